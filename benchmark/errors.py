@@ -1,0 +1,22 @@
+"""The two ways a command ends early: the user's input is wrong, or a check did not hold."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's input is wrong: one line with the key, the value and what is allowed (exit 2)."""
+
+
+class CheckFailed(Exception):
+    """A check that the command was asked to make did not hold (exit 1)."""
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
+    """The error for a name that is not one of `allowed`, with the nearest one suggested."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names) or 'none'})")

@@ -1,0 +1,1 @@
+"""A reproducible benchmark of normalization schemes in self-supervised learning."""

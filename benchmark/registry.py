@@ -56,11 +56,18 @@ def load(kind: str, name: str) -> ModuleType:
     return importlib.import_module(facts(kind, name)["module"])
 
 
-def _literal(path: Path) -> list[dict[str, Any]]:
+def constant(path: Path, name: str) -> Any:
+    """The value of a module-level literal, read without importing the module."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "COMPONENT" for target in node.targets
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
         ):
-            value = ast.literal_eval(node.value)
-            return value if isinstance(value, list) else [value]
-    return []
+            return ast.literal_eval(node.value)
+    return None
+
+
+def _literal(path: Path) -> list[dict[str, Any]]:
+    value = constant(path, "COMPONENT")
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

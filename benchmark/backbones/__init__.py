@@ -1,0 +1,1 @@
+"""Backbones from timm, with the norms of a scheme injected."""

@@ -1,0 +1,78 @@
+"""What the rest of the benchmark knows of a backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.norms.factory import SectionNorms
+
+
+class ImageShape(NamedTuple):
+    """The images a backbone is built for: channels and side lengths in pixels."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Mask(NamedTuple):
+    """Which patches of each image are hidden, on a grid of `patch` × `patch` pixel patches.
+
+    `hidden` is (N, P) bool with the same number of True in every row, `visible` (N, V) the indices
+    of the others in ascending order; patches are numbered row by row.
+    """
+
+    hidden: Tensor
+    visible: Tensor
+    patch: int
+
+
+class Backbone(nn.Module, ABC):
+    """Images to embeddings."""
+
+    width: int
+    """Length of the embedding."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (N, C, H, W) → the embedding `pooled` (N, width) and further readouts by name."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) → embeddings (N, width)."""
+        return self.features(images)["pooled"]
+
+
+class MaskedBackbone(Backbone):
+    """A backbone that can encode an image of which patches are hidden, for masked modelling."""
+
+    @abstractmethod
+    def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
+        """Images (N, C, H, W) → an encoding of their visible patches that `decoder` understands."""
+
+    @abstractmethod
+    def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
+        """A light decoder: (encoding, mask) → pixels of every patch (N, P, patch² · C)."""
+
+    @abstractmethod
+    def check_patch(self, patch: int) -> None:
+        """Raises UserError if the backbone cannot mask patches of that many pixels."""
+
+
+def patches(images: Tensor, patch: int) -> Tensor:
+    """Cuts images (N, C, H, W) into patches (N, P, patch² · C), row by row."""
+    n, c, h, w = images.shape
+    grid = images.reshape(n, c, h // patch, patch, w // patch, patch)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, patch * patch * c)
+
+
+def random_mask(n: int, grid: int, ratio: float, patch: int, generator: torch.Generator) -> Mask:
+    """Hides round(ratio · P) of the P = grid² patches of each of n images, uniformly at random."""
+    total = grid * grid
+    order = torch.rand(n, total, generator=generator).argsort(1)
+    visible = order[:, : total - round(ratio * total)].sort(1).values
+    hidden = torch.ones(n, total, dtype=torch.bool).scatter_(1, visible, False)
+    return Mask(hidden, visible, patch)

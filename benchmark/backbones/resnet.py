@@ -1,0 +1,130 @@
+"""timm's ResNet (He et al. 2016, 1512.03385) with a stem for small images."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.resnet import BasicBlock, ResNet, make_blocks
+from torch import Tensor, nn
+
+from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone
+from benchmark.errors import UserError
+from benchmark.norms.factory import SectionNorms
+
+COMPONENT = {
+    "name": "resnet",
+    "version": 1,
+    "options": {
+        "channels": "list of int >= 1",
+        "blocks": "list of int >= 1",
+        "stem_kernel": "int >= 1",
+        "stem_stride": "int >= 1",
+        "stem_pool": "bool",
+    },
+    "normalized": True,
+}
+
+
+def build(
+    shape: ImageShape,
+    norms: SectionNorms,
+    channels: list[int],
+    blocks: list[int],
+    stem_kernel: int,
+    stem_stride: int,
+    stem_pool: bool,
+) -> TimmResNet:
+    """A ResNet of basic blocks, one stage for each entry of `channels`, each halving the map."""
+    if len(channels) != len(blocks) or len(channels) != 4:
+        raise UserError(
+            f"family resnet: channels {channels} and blocks {blocks} must have four entries each"
+        )
+
+    def norm(width: int, **_: object) -> nn.Module:
+        return norms.layer("map", width)
+
+    net = ResNet(
+        BasicBlock, tuple(blocks), num_classes=0, in_chans=shape.channels,
+        channels=tuple(channels), norm_layer=norm,
+    )  # fmt: skip
+    # timm's stem is 64 channels wide, whatever the first stage is; ours has the stage's width, so
+    # the first stage is made again for it. With 64 channels it is the network timm would build.
+    net.conv1 = nn.Conv2d(
+        shape.channels, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False
+    )
+    net.bn1 = norm(channels[0])
+    if not stem_pool:
+        net.maxpool = nn.Identity()
+    stages, _ = make_blocks(
+        (BasicBlock,) * 4, tuple(channels), tuple(blocks), channels[0],
+        act_layer=nn.ReLU, norm_layer=norm,
+    )  # fmt: skip
+    for name, stage in stages:
+        setattr(net, name, stage)
+    net.init_weights(zero_init_last=True)
+    for module in net.modules():
+        if isinstance(module, BasicBlock):
+            # drop_path is what timm applies last on the branch, just before the addition.
+            module.drop_path = norms.branch()
+    return TimmResNet(net, stem_stride * (2 if stem_pool else 1) * 8)
+
+
+class TimmResNet(MaskedBackbone):
+    """Pooled features of the last map; `stride` is how many pixels one of its positions spans."""
+
+    def __init__(self, net: ResNet, stride: int) -> None:
+        super().__init__()
+        self.net = net
+        self.stride = stride
+        self.width = int(net.num_features)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """`pooled`: the mean over positions."""
+        return {"pooled": self.net.forward_features(images).mean((2, 3))}
+
+    def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
+        """The last map (N, width, h, w) of the images with zeros in the hidden patches."""
+        n, _, height, width = images.shape
+        grid = mask.hidden.view(n, 1, height // mask.patch, width // mask.patch)
+        hidden = grid.repeat_interleave(mask.patch, 2).repeat_interleave(mask.patch, 3)
+        encoded: Tensor = self.net.forward_features(images.masked_fill(hidden, 0.0))
+        return encoded
+
+    def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
+        """One convolution over the map resampled to the patch grid, then a linear readout."""
+        return MapDecoder(self.width, width, norms, patch, self.net.conv1.in_channels)
+
+    def check_patch(self, patch: int) -> None:
+        """Any patch that divides the image will do."""
+
+
+class MapDecoder(nn.Module):
+    """Map (N, C, h, w) → pixels of every patch (N, P, patch² · channels)."""
+
+    def __init__(
+        self, incoming: int, width: int, norms: SectionNorms, patch: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(incoming, width, 3, padding=1, bias=False)
+        self.norm = norms.layer("map", width)
+        self.read = nn.Conv2d(width, patch * patch * channels, 1)
+
+    def forward(self, encoded: Tensor, mask: Mask) -> Tensor:
+        """Decodes an encoding of `TimmResNet.encode_masked`."""
+        grid = round(mask.hidden.shape[1] ** 0.5)
+        rows = _bilinear(encoded.shape[2], grid, encoded)
+        columns = _bilinear(encoded.shape[3], grid, encoded)
+        resampled = rows @ encoded @ columns.T
+        decoded: Tensor = self.read(torch.relu(self.norm(self.mix(resampled))))
+        return decoded.flatten(2).transpose(1, 2)
+
+
+def _bilinear(size: int, out: int, like: Tensor) -> Tensor:
+    """The (out, size) matrix of bilinear resampling, pixel centres aligned as in torch.
+
+    A matrix product has a deterministic gradient on every device; interpolate's has not.
+    """
+    position = ((torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5).clamp(
+        0, size - 1
+    )
+    weight = (1 - (position[:, None] - torch.arange(size)).abs()).clamp(min=0)
+    return weight.to(like)

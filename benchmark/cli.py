@@ -1,0 +1,116 @@
+"""The command line: `benchmark VERB …`.
+
+Exit codes: 0 done, 1 a check did not hold, 2 the user's input is wrong, 130 interrupted with
+everything saved. Verbs import what they need when they run, so that `--help` and errors are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark import commands
+from benchmark.errors import CheckFailed, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    except CheckFailed as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("benchmark: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) went away: not an error.
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="benchmark",
+        description="Normalization schemes in self-supervised learning, compared reproducibly.",
+    )
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    plan = _verb(verbs, "plan", commands.plan, "list the cells, their state and expected cost")
+    _track(plan)
+    plan.add_argument("--experiment", default="leaderboard", metavar="E")
+    plan.add_argument("--method", metavar="M", help="only the cells of this method")
+    plan.add_argument("--json", action="store_true", help="for programs")
+
+    data = _verb(verbs, "data", commands.data, "fetch, verify and build a track's images")
+    data.add_argument("track", nargs="?", default="mini")
+
+    train = _verb(verbs, "train", commands.train, "train what is missing and publish the records")
+    _track(train)
+    train.add_argument("--experiment", default="leaderboard", metavar="E")
+    train.add_argument("--method", metavar="M", help="only the cells of this method")
+    train.add_argument("--cell", action="append", metavar="C", help="only this cell (repeatable)")
+    _machine(train)
+
+    sweep = _verb(verbs, "sweep", commands.sweep, "tune the learning rates on the validation split")
+    _track(sweep)
+    _machine(sweep)
+
+    board = _verb(verbs, "leaderboard", commands.leaderboard, "rebuild the tables from records")
+    _track(board)
+    board.add_argument("--experiment", default="leaderboard", metavar="E")
+
+    sync = _verb(verbs, "sync", commands.sync, "bring MLflow up to date with the records")
+    _track(sync)
+    sync.add_argument("--uri", help="tracking server (default: MLFLOW_TRACKING_URI, else SQLite)")
+    sync.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+
+    verify = _verb(
+        verbs, "verify", commands.verify, "train cells again from nothing and compare the records"
+    )
+    _track(verify)
+    verify.add_argument("cells", nargs="*", metavar="CELL", help="e.g. simclr-resnet-bn-s0")
+    verify.add_argument("--experiment", default="leaderboard", metavar="E")
+    verify.add_argument("--sample", type=int, metavar="N", help="N cells chosen by --draw")
+    verify.add_argument("--draw", default="0", help="another text, another sample")
+    verify.add_argument(
+        "--exact", action="store_true", help="refuse what is only within the tolerance"
+    )
+    _machine(verify)
+
+    _verb(
+        verbs, "components", commands.components, "write components.json, the versions DVC watches"
+    )
+    _verb(verbs, "doctor", commands.doctor, "what this machine is and what is missing on it")
+    return top
+
+
+def _verb(verbs, name: str, run, help_text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=help_text, description=help_text[:1].upper() + help_text[1:] + "."
+    )
+    verb.set_defaults(run=run, root=Path.cwd())
+    return verb
+
+
+def _track(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--track", default="mini", metavar="T", help="default: mini")
+
+
+def _machine(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--jobs", default="auto", metavar="N", help="cells at once (default: one for each CPU core)"
+    )
+    verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

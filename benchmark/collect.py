@@ -1,0 +1,89 @@
+"""Published records: one file for each cell of an experiment, under its names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import canonical
+from benchmark.errors import UserError
+from benchmark.plan import Cell
+from benchmark.records import Store
+
+
+@dataclass(frozen=True)
+class Published:
+    """A record under the names of one experiment."""
+
+    track: str
+    experiment: str
+    method: str
+    family: str
+    scheme: str
+    seed: int
+    label: str
+    record: Mapping[str, Any]
+    """See `benchmark.records.record`."""
+    checksum: str
+    """sha256 of the file."""
+
+    @property
+    def name(self) -> str:
+        """E.g. `mini/leaderboard/simclr-resnet-bn-s0`."""
+        return f"{self.track}/{self.experiment}/{self.label}"
+
+
+NAMES = ("track", "experiment", "method", "family", "scheme", "seed", "label")
+
+
+def folder(root: Path, track: str, experiment: str, method: str | None = None) -> Path:
+    """Where the records of an experiment, or of one method in it, are published."""
+    path = root / "results" / track / "records" / experiment
+    return path / method if method else path
+
+
+def publish(cells: Sequence[Cell], dataset: str, store: Store, target: Path) -> None:
+    """Writes the records of `cells` into `target`, all of them or none, replacing what was there.
+
+    A cell that crashed is published as such; one that was not trained is an error.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        for cell in cells:
+            print_ = cell.fingerprint(dataset)
+            entry = store.record(print_) or store.crash(print_)
+            if entry is None:
+                raise UserError(f"{cell.name} has not been trained")
+            canonical.write(Path(name) / f"{cell.label}.json", document(cell, entry))
+        if target.exists():
+            shutil.rmtree(target)
+        Path(name).chmod(0o755)
+        shutil.copytree(name, target)
+
+
+def document(cell: Cell, record: Mapping[str, Any]) -> str:
+    """The text of a published record."""
+    return canonical.pretty({**{key: getattr(cell, key) for key in NAMES}, "record": record})
+
+
+def read(path: Path) -> list[Published]:
+    """Every published record below a folder, by name."""
+    return sorted((read_one(file) for file in path.rglob("*.json")), key=lambda entry: entry.name)
+
+
+def read_one(file: Path) -> Published:
+    """One published record."""
+    raw = file.read_bytes()
+    try:
+        found = json.loads(raw)
+        names = {key: found[key] for key in NAMES}
+        record = found["record"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a record ({error})") from None
+    return Published(**names, record=record, checksum=hashlib.sha256(raw).hexdigest())

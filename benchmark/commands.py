@@ -1,0 +1,238 @@
+"""What each verb of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmark import canonical, collect, params, registry
+from benchmark import plan as planning
+from benchmark import sweep as sweeping
+from benchmark.errors import CheckFailed, UserError, unknown
+from benchmark.params import Params
+from benchmark.paths import data_folder, dataset_checksum
+from benchmark.plan import Cell
+from benchmark.records import Store, store
+
+
+def read_params(arguments: argparse.Namespace) -> Params:
+    """The params of the track that the command names."""
+    found = params.read(params.track_file(arguments.root, arguments.track))
+    if found.track != arguments.track:
+        raise UserError(f"track is {found.track!r}, expected {arguments.track!r}")
+    return found
+
+
+def planned(arguments: argparse.Namespace, found: Params) -> list[Cell]:
+    """The cells that the command names."""
+    table = sweeping.load(sweeping.path(arguments.root, found.track))
+    cells = planning.cells(found, arguments.experiment, sweeping.settings(table))
+    method = getattr(arguments, "method", None)
+    if method is not None:
+        methods = found.experiments[arguments.experiment].methods
+        if method not in methods:
+            raise unknown(f"method of experiment {arguments.experiment}", method, methods)
+        cells = [cell for cell in cells if cell.method == method]
+    return cells
+
+
+def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+    """The cells of these labels or full names."""
+    known = {cell.label: cell for cell in cells}
+    chosen = []
+    for name in names:
+        label = name.rsplit("/", 1)[-1]
+        if label not in known:
+            raise unknown("cell", name, known)
+        chosen.append(known[label])
+    return chosen
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Lists cells and their state."""
+    from benchmark.listing import table
+
+    found = read_params(arguments)
+    cells = planned(arguments, found)
+    try:
+        dataset: str | None = dataset_checksum(arguments.root, found.track)
+    except UserError:
+        dataset = None
+    entries = table(cells, dataset, store(arguments.root), arguments.root)
+    if arguments.json:
+        print(json.dumps(entries, indent=1))
+        return
+    width = max(len(entry["cell"]) for entry in entries)
+    for entry in entries:
+        cost = entry["seconds"]
+        print(
+            f"{entry['cell']:{width}}  {entry['state']:8}"
+            f"{f'  {cost:6.0f} s' if cost is not None else ''}"
+        )
+    missing = [entry for entry in entries if entry["state"] != "done"]
+    known = [entry["seconds"] for entry in missing if entry["seconds"] is not None]
+    print(f"{len(entries)} cells, {len(missing)} to train", end="")
+    print(f", about {sum(known) / 60:.0f} core-minutes" if known else "")
+    if dataset is None:
+        print(f"the images are not built yet: `benchmark data {found.track}`")
+
+
+def data(arguments: argparse.Namespace) -> None:
+    """Fetches, verifies and builds a track's images."""
+    found = read_params(arguments)
+    from benchmark.data.build import build
+
+    manifest = build(
+        found.track, found.data.source, found.data.options, found.data.splits.model_dump(),
+        found.data.seed, data_folder(arguments.root, found.track),
+        arguments.root / "data" / "downloads",
+    )  # fmt: skip
+    counts = ", ".join(f"{name} {part['count']}" for name, part in manifest["splits"].items())
+    print(f"{found.track}: {counts}; sha256 {manifest['sha256']}")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Trains what is missing; publishes the records of whole methods."""
+    found = read_params(arguments)
+    cells = planned(arguments, found)
+    if arguments.cell:
+        cells = named(cells, arguments.cell)
+    dataset = dataset_checksum(arguments.root, found.track)
+    _train(arguments, found, cells, dataset)
+    kept = store(arguments.root)
+    if arguments.cell:
+        for cell in cells:
+            print(kept.of(cell.fingerprint(dataset)) / "record.json")
+        return
+    for method in dict.fromkeys(cell.method for cell in cells):
+        target = collect.folder(arguments.root, found.track, arguments.experiment, method)
+        of_method = [cell for cell in cells if cell.method == method]
+        collect.publish(of_method, dataset, kept, target)
+
+
+def _train(
+    arguments: argparse.Namespace, found: Params, cells: Sequence[Cell], dataset: str
+) -> None:
+    from benchmark.launch import Stopped, train_missing
+
+    try:
+        summary = train_missing(
+            cells, store(arguments.root), data_folder(arguments.root, found.track), dataset,
+            jobs(arguments.jobs), arguments.device,
+        )  # fmt: skip
+    except Stopped:
+        raise KeyboardInterrupt from None
+    print(
+        f"{summary.trained} trained, {summary.found} found done, {len(summary.crashed)} crashed",
+        file=sys.stderr,
+    )
+    for line in summary.crashed:
+        print(f"  crashed: {line}", file=sys.stderr)
+
+
+def jobs(text: str) -> int:
+    """The number of workers that `--jobs` asks for."""
+    from benchmark.launch import default_jobs
+
+    if text == "auto":
+        return default_jobs()
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"--jobs is {text!r}, expected auto or a number from 1")
+    return int(text)
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Tunes learning rates and writes the table."""
+    found = read_params(arguments)
+    dataset = dataset_checksum(arguments.root, found.track)
+    target = sweeping.path(arguments.root, found.track)
+    known = sweeping.known(sweeping.load(target))
+    metric = sweeping.metric(found)
+    kept = store(arguments.root)
+    prints: dict[str, str] = {}
+
+    def results(cells: Sequence[Cell]) -> Mapping[str, sweeping.Result]:
+        prints.update({cell.label: cell.fingerprint(dataset) for cell in cells})
+        _train(arguments, found, [c for c in cells if prints[c.label] not in known], dataset)
+        return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
+
+    table = sweeping.tune(found, results, lambda line: print(line, file=sys.stderr))
+    sweeping.write(target, found, table, prints)
+    print(target)
+
+
+def _trial(
+    kept: Store, fingerprint: str, known: Mapping[str, sweeping.Result], metric: str
+) -> sweeping.Result:
+    if fingerprint in known:
+        return known[fingerprint]
+    entry = kept.record(fingerprint) or kept.crash(fingerprint)
+    if entry is None:
+        raise RuntimeError(f"cell {fingerprint} left no record")
+    return sweeping.Result(entry["status"], entry["result"]["metrics"].get(metric))
+
+
+def leaderboard(arguments: argparse.Namespace) -> None:
+    """Rebuilds tables and figures."""
+    from benchmark.report.leaderboard import write
+
+    for path in write(arguments.root, read_params(arguments), arguments.experiment):
+        print(path)
+
+
+def sync(arguments: argparse.Namespace) -> None:
+    """Brings MLflow up to date."""
+    from benchmark import tracking
+
+    if arguments.watch:
+        tracking.watch(arguments.root, arguments.track, arguments.uri)
+    else:
+        print(tracking.sync(arguments.root, arguments.track, arguments.uri))
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Trains cells again from nothing and compares."""
+    from benchmark import verify as verifying
+
+    found = read_params(arguments)
+    cells = planned(arguments, found)
+    if arguments.cells:
+        cells = named(cells, arguments.cells)
+    if arguments.sample:
+        cells = verifying.sample(cells, arguments.sample, arguments.draw)
+    verdicts = verifying.verify(
+        arguments.root, found.track, cells, jobs(arguments.jobs), arguments.device
+    )
+    for entry in verdicts:
+        print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")
+    accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}
+    if failed := [entry.cell.label for entry in verdicts if entry.verdict not in accepted]:
+        raise CheckFailed(f"{len(failed)} of {len(verdicts)} cells differ: {', '.join(failed)}")
+
+
+def component_versions() -> dict[str, Any]:
+    """The version of every component and part."""
+    return {
+        **{
+            kind: {name: facts["version"] for name, facts in registry.catalogue(kind).items()}
+            for kind in registry.FOLDERS
+        },
+        "part": {part: planning.part_version(part) for part in planning.PARTS},
+    }
+
+
+def components(arguments: argparse.Namespace) -> None:
+    """Writes the versions that DVC watches."""
+    target = arguments.root / "components.json"
+    canonical.write(target, canonical.pretty(component_versions()))
+    print(target)
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Describes the machine."""
+    from benchmark.doctor import report
+
+    print("\n".join(report(arguments.root)))

@@ -1,0 +1,187 @@
+"""Builds a track's data set once, byte for byte the same everywhere, and reads it back checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmark import registry
+from benchmark.data.fetch import DEFAULT_CACHE
+from benchmark.data.pool import Splits
+from benchmark.data.split import NAMES, split
+from benchmark.errors import UserError, unknown
+from benchmark.options import check_options
+
+FORMAT = 1
+"""Version of the two files' layout."""
+
+TENSORS = "splits.safetensors"
+MANIFEST = "manifest.json"
+
+
+def build(
+    track: str,
+    source: str,
+    options: Mapping[str, Any],
+    splits: Mapping[str, int | float],
+    seed: int,
+    out: Path,
+    cache: Path = DEFAULT_CACHE,
+) -> dict[str, Any]:
+    """Reads a source, splits it and writes `splits.safetensors` and `manifest.json` into `out`.
+
+    The tensors are `<split>.images`, uint8 (N, C, H, W), and `<split>.labels`, int64 (N,).
+    `splits` is described at `benchmark.data.split.split`; downloads go to `cache`. Returns the
+    manifest. Raises UserError for a wrong option or count, or where the source cannot be read.
+    """
+    facts = registry.facts("source", source)
+    settings = check_options(f"source {source}", options, facts["options"])
+    pool = registry.load("source", source).read(settings, cache)
+    chosen = split(pool, splits, seed)
+    tensors: dict[str, Tensor] = {}
+    described: dict[str, dict[str, Any]] = {}
+    for name in NAMES:
+        images, labels = pool.images[chosen[name]], pool.labels[chosen[name]]
+        tensors |= {f"{name}.images": images, f"{name}.labels": labels}
+        per_class = torch.bincount(labels, minlength=len(pool.classes)).tolist()
+        described[name] = {
+            "count": len(labels),
+            "per_class": dict(zip(pool.classes, per_class, strict=True)),
+            "sha256": checksum(images, labels),
+        }
+    mean, std = _statistics(tensors["train.images"])
+    unrecorded = facts.get("unrecorded", ())
+    manifest = {
+        "format": FORMAT,
+        "track": track,
+        "source": {
+            "name": source,
+            "version": facts["version"],
+            "options": {key: value for key, value in settings.items() if key not in unrecorded},
+        },
+        "shape": list(pool.images.shape[1:]),
+        "classes": list(pool.classes),
+        "seed": seed,
+        "splits": described,
+        "mean": mean,
+        "std": std,
+        "sha256": _dataset_checksum(described),
+    }
+    _write(out, tensors, manifest)
+    return manifest
+
+
+def load(folder: Path, names: Collection[str]) -> Splits:
+    """The manifest of a built data set and those of its splits that are named, each checked.
+
+    Other splits are not read, so that nothing sees the test images before it asks for them.
+    Raises UserError, saying how to build the data set anew, if a file is missing or damaged.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise unknown("split", name, NAMES)
+    manifest = _manifest(folder)
+    again = _again(manifest["track"])
+    path = folder / TENSORS
+    images: dict[str, Tensor] = {}
+    labels: dict[str, Tensor] = {}
+    if not path.is_file():
+        raise UserError(f"{path}: expected a data set, found no such file; {again}")
+    if names:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in names:
+                    images[name] = file.get_tensor(f"{name}.images")
+                    labels[name] = file.get_tensor(f"{name}.labels")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: expected a data set, found {error}; {again}") from error
+    for name in images:
+        expected, found = manifest["splits"][name]["sha256"], checksum(images[name], labels[name])
+        if found != expected:
+            raise UserError(
+                f"{path}: expected sha256 {expected} of the split {name!r}, found {found}; {again}"
+            )
+    return Splits(manifest, images, labels)
+
+
+def checksum(images: Tensor, labels: Tensor) -> str:
+    """sha256 over the bytes of the images, then of the labels as little-endian 64-bit integers."""
+    digest = hashlib.sha256(images.contiguous().reshape(-1).numpy().data)
+    digest.update(labels.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _dataset_checksum(described: Mapping[str, Mapping[str, Any]]) -> str:
+    """sha256 over the splits' checksums, as JSON with sorted keys and no spaces."""
+    sums = {name: entry["sha256"] for name, entry in described.items()}
+    canonical = json.dumps(sums, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel's pixels in 0..1, rounded to 6 decimals."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        # From a histogram: its counts are exact, so that no order of summing shows in the result.
+        weights = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
+        mean = (weights * values).sum()
+        means.append(round(float(mean), 6))
+        stds.append(round(float((weights * (values - mean) ** 2).sum().sqrt()), 6))
+    return means, stds
+
+
+def _write(out: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as name:
+            folder = Path(name)
+            (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+            save_file(tensors, folder / TENSORS)
+            # Safetensors writes files for their owner alone; both are to be read alike.
+            (folder / TENSORS).chmod((folder / MANIFEST).stat().st_mode)
+            # The manifest last: until it is in place, its checksums refuse the new tensors.
+            for file in (TENSORS, MANIFEST):
+                (folder / file).replace(out / file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{out}: expected a folder to write to, found {error}") from error
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    # Tracks are built into folders of their names; without a manifest nothing else tells.
+    again = _again(folder.name)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: expected a data set, found no such file; {again}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a manifest, found {error}; {again}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: expected format {FORMAT}, found {found!r}; {again}")
+    try:
+        expected, actual = manifest["sha256"], _dataset_checksum(manifest["splits"])
+        again = _again(manifest["track"])
+        missing = [name for name in NAMES if name not in manifest["splits"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected a manifest, found no {error}; {again}") from error
+    if missing or actual != expected:
+        raise UserError(
+            f"{path}: expected sha256 {expected} of the data set, found {actual}; {again}"
+        )
+    return manifest
+
+
+def _again(track: str) -> str:
+    return f"run `benchmark data {track}`"

@@ -1,0 +1,57 @@
+"""What passes between the parts that read, split and use images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Every image of a source, before it is split.
+
+    images: uint8 (N, C, H, W); labels: int64 (N,), indices into `classes`; parts: int64 indices
+    into the N images, under "train" and "test" (an official split), "train", "validation" and
+    "test" (a preset one) or "all". Raises ValueError where these do not hold.
+    """
+
+    images: Tensor
+    labels: Tensor
+    parts: dict[str, Tensor]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(f"images: expected uint8 NCHW, found {_describe(self.images)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"labels: expected int64 ({len(self.images)},), found {_describe(self.labels)}"
+            )
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
+            self.classes
+        ):
+            raise ValueError(f"labels: expected 0 to {len(self.classes) - 1}")
+        # An image in two parts would leak from training into the test.
+        used = torch.cat(list(self.parts.values())) if self.parts else torch.empty(0)
+        if used.dtype != torch.int64 or used.unique().numel() != used.numel():
+            raise ValueError("parts: expected int64 indices, each image in one part at most")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a built data set that were asked for.
+
+    manifest: what `manifest.json` says of all splits; images: uint8 (N, C, H, W) and labels:
+    int64 (N,) by the split's name ("train", "validation", "test").
+    """
+
+    manifest: dict[str, Any]
+    images: dict[str, Tensor]
+    labels: dict[str, Tensor]
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -1,0 +1,144 @@
+"""Divides a pool into fixed, stratified train, validation and test splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from benchmark.data.pool import Pool
+from benchmark.errors import UserError, unknown
+
+NAMES = ("train", "validation", "test")
+
+
+def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str, Tensor]:
+    """The indices of each split into the pool, int64, ascending, with every class in each.
+
+    `splits` gives each of train, validation and test a number of images or, for a source without
+    an official test part, a fraction of every class. An official test part feeds only the test
+    split and an official train part the other two; a preset split is taken as it is. Raises
+    UserError for a count that the pool cannot give.
+    """
+    fractions = _fractions(splits)
+    preset = all(name in pool.parts for name in NAMES)
+    if fractions and (preset or "all" not in pool.parts):
+        raise UserError(
+            f"splits: expected numbers of images, as the source has an official split, "
+            f"found fractions {dict(splits)}"
+        )
+    if preset:
+        return _preset(pool, splits)
+    generator = torch.Generator().manual_seed(seed)
+    if "all" in pool.parts:
+        return _divide(pool, "all", NAMES, splits, fractions, generator)
+    return _divide(pool, "train", NAMES[:2], splits, {}, generator) | _divide(
+        pool, "test", NAMES[2:], splits, {}, generator
+    )
+
+
+def _preset(pool: Pool, splits: Mapping[str, int | float]) -> dict[str, Tensor]:
+    for name in NAMES:
+        if splits[name] != len(pool.parts[name]):
+            raise UserError(
+                f"splits.{name}: expected {len(pool.parts[name])}, as the source has a preset "
+                f"split, found {splits[name]}"
+            )
+    return {name: pool.parts[name].sort().values for name in NAMES}
+
+
+def _divide(
+    pool: Pool,
+    part: str,
+    names: Sequence[str],
+    splits: Mapping[str, int | float],
+    fractions: Mapping[str, Fraction],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Disjoint splits of one part: every class is shuffled, then dealt out from its beginning."""
+    # Ascending first, so that the draw does not depend on the order in which the part was given.
+    indices = pool.parts[part].sort().values
+    labels = pool.labels[indices]
+    members = [indices[labels == index] for index in range(len(pool.classes))]
+    for name, found in zip(pool.classes, members, strict=True):
+        if len(found) < len(names):
+            raise UserError(
+                f"class {name!r}: expected at least {len(names)} images, one for each of "
+                f"{', '.join(names)}, found {len(found)}"
+            )
+    available = [len(found) for found in members]
+    if fractions:
+        shares = list(fractions.values())
+        table = [_share(shares, max(len(names), int(n * sum(shares)))) for n in available]
+    else:
+        table = _counted(available, part, {name: int(splits[name]) for name in names})
+    taken: dict[str, list[Tensor]] = {name: [] for name in names}
+    for found, counts in zip(members, table, strict=True):
+        shuffled = found[torch.randperm(len(found), generator=generator)]
+        pieces = shuffled[: sum(counts)].split(counts)
+        for name, piece in zip(names, pieces, strict=True):
+            taken[name].append(piece)
+    return {name: torch.cat(pieces).sort().values for name, pieces in taken.items()}
+
+
+def _counted(available: Sequence[int], part: str, wanted: Mapping[str, int]) -> list[list[int]]:
+    """How many images of each class (rows) go to each split (columns), with the sums wanted."""
+    for name, count in wanted.items():
+        if count < len(available):
+            raise UserError(
+                f"splits.{name}: expected at least {len(available)}, one image of each class, "
+                f"found {count}"
+            )
+    if sum(wanted.values()) > sum(available):
+        raise UserError(
+            f"splits: expected {' + '.join(wanted)} to be at most {sum(available)}, the images of "
+            f"the source's {part!r} part, found {sum(wanted.values())}"
+        )
+    left = list(available)
+    columns = []
+    for later, count in zip(range(len(wanted) - 1, -1, -1), wanted.values(), strict=True):
+        # Each class keeps one image back for every split still to come.
+        column = _share([n - later for n in left], count)
+        left = [n - taken for n, taken in zip(left, column, strict=True)]
+        columns.append(column)
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _share(weights: Sequence[int | Fraction], total: int) -> list[int]:
+    """`total` in whole numbers, by the largest remainders of the weights, and none of them zero.
+
+    In exact arithmetic, as a rounding error would decide ties differently from case to case.
+    """
+    quotas = [Fraction(weight) * total / Fraction(sum(weights)) for weight in weights]
+    counts = [int(quota) for quota in quotas]
+    order = sorted(range(len(quotas)), key=lambda index: (counts[index] - quotas[index], index))
+    for index in order[: total - sum(counts)]:
+        counts[index] += 1
+    while 0 in counts:
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(0)] += 1
+    return counts
+
+
+def _fractions(splits: Mapping[str, int | float]) -> dict[str, Fraction]:
+    """The splits as exact fractions, in the order of NAMES; empty if they are numbers of images."""
+    for name in splits:
+        if name not in NAMES:
+            raise unknown("split", name, NAMES)
+    for name in NAMES:
+        value = splits.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UserError(f"splits.{name}: expected a positive number, found {value!r}")
+    if all(isinstance(value, int) for value in splits.values()):
+        return {}
+    if any(isinstance(value, int) or value >= 1 for value in splits.values()):
+        raise UserError(
+            f"splits: expected numbers of images, or fractions below 1, found {dict(splits)}"
+        )
+    # By way of its decimal digits, .7 becomes seven tenths and not the nearest binary number.
+    fractions = {name: Fraction(str(splits[name])) for name in NAMES}
+    if sum(fractions.values()) > 1:
+        raise UserError(f"splits: expected fractions of at most 1 in all, found {dict(splits)}")
+    return fractions

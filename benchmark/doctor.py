@@ -1,0 +1,66 @@
+"""What this machine is, and what is missing on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmark import runtime
+from benchmark.launch import default_jobs
+from benchmark.params import read, track_file
+
+PINNED = ("torch", "torchvision", "timm", "dvc", "mlflow", "numpy", "scipy", "scikit-learn")
+
+
+def report(root: Path) -> list[str]:
+    """Lines for a person: machine, device, versions against the lock, data files."""
+    device = runtime.start()
+    facts = runtime.environment(device)
+    locked = _locked(root / "uv.lock")
+    lines = [
+        f"machine      {platform.platform()}, {default_jobs()} CPU cores usable",
+        f"python       {sys.version.split()[0]}",
+        f"device       {facts['device']} (instruction set {facts['instruction_set']}, "
+        f"{facts['threads']} thread a cell)",
+        f"disk         {shutil.disk_usage(root).free / 2**30:.0f} GiB free",
+    ]
+    for name in PINNED:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            lines.append(f"{name:12} MISSING (locked: {_listed(locked, name)})")
+            continue
+        # A local version label (2.11.0+cu130) names a build of the same release.
+        same = found.split("+")[0] in locked.get(name, {found})
+        note = "as locked" if same else f"NOT AS LOCKED: {_listed(locked, name)}"
+        lines.append(f"{name:12} {found} ({note})")
+    folder = os.environ.get("BENCHMARK_DATA")
+    exists = folder is not None and Path(folder).is_dir()
+    lines.append(
+        f"BENCHMARK_DATA {folder or 'not set'}{'' if exists or not folder else ' MISSING'}"
+    )
+    for track in ("mini", *sorted(p.parent.name for p in root.glob("tracks/*/params.yaml"))):
+        title = read(track_file(root, track)).title
+        built = (root / "data" / track / "manifest.json").is_file()
+        lines.append(f"track        {track}: {title} ({'built' if built else 'not built'})")
+    return lines
+
+
+def _locked(lock: Path) -> dict[str, set[str]]:
+    """The versions of each package in a uv.lock: more than one where Python versions differ."""
+    import tomllib
+
+    if not lock.is_file():
+        return {}
+    found: dict[str, set[str]] = {}
+    for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]:
+        found.setdefault(package["name"], set()).add(package.get("version", ""))
+    return found
+
+
+def _listed(locked: dict[str, set[str]], name: str) -> str:
+    return " or ".join(sorted(locked.get(name, {"nothing"})))

@@ -1,0 +1,56 @@
+"""Embeddings of whole splits, and re-estimated BN statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.backbones.base import Backbone
+
+CHUNK = 500
+"""Images in one forward pass in evaluation mode; the last pass of a split may be smaller."""
+
+
+@torch.no_grad()
+def embed(
+    backbone: Backbone, images: Tensor, standardise: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Every readout (N, width), float32, of uint8 images (N, C, H, W), in evaluation mode."""
+    backbone.eval()
+    parts = [backbone.features(standardise(part.float() / 255)) for part in images.split(CHUNK)]
+    return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """The modules that keep running statistics of a batch."""
+    return [m for m in network.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
+
+
+@torch.no_grad()
+def reestimate(
+    backbone: Backbone, images: Tensor, batch: int, standardise: Callable[[Tensor], Tensor]
+) -> bool:
+    """Replaces running statistics by their mean over the training images, in batches of `batch`.
+
+    Short trainings, small groups and untrained networks have poor running statistics, which would
+    look like an effect of the norm (precise-BN, Wu & Johnson 2021, 2105.07576, §3). Returns whether
+    there was anything to estimate.
+    """
+    norms = batch_norms(backbone)
+    if not norms:
+        return False
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the cumulative mean
+    backbone.train()
+    for part in images.split(batch):
+        if len(part) == batch:
+            backbone.features(standardise(part.float() / 255))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    backbone.eval()
+    return True

@@ -1,0 +1,84 @@
+"""The final stage of a cell: the only code that is given the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.backbones.base import Backbone
+from benchmark.evaluation.features import embed, reestimate
+from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.probe import linear_probe
+
+VERSION = 1
+"""Raised whenever the same weights would get other metrics."""
+
+Split = tuple[Tensor, Tensor]
+
+
+def evaluate(
+    backbone: Backbone,
+    splits: Mapping[str, Split],
+    spec: Mapping[str, Any],
+    standardise: Callable[[Tensor], Tensor],
+) -> dict[str, Any]:
+    """Metrics of a frozen backbone, each an accuracy in 0..1 unless its name says otherwise.
+
+    `splits` holds uint8 images and labels: `train`, `validation` and, where the cell is judged on
+    it, `test`. Keys are `<readout>[_reestimated].<metric>`; without batch statistics the
+    re-estimated ones are those of the only network there is. Re-estimates the statistics in place.
+    """
+    judge = spec["judge"]
+    metrics = _judge(embed_all(backbone, splits, standardise), splits, spec, "")
+    if reestimate(backbone, splits["train"][0], spec["calibration_batch"], standardise):
+        features = embed_all(backbone, splits, standardise)
+        return metrics | _judge(features, splits, spec, "_reestimated") | {"judge": judge}
+    same = {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
+    return metrics | same | {"judge": judge}
+
+
+def embed_all(
+    backbone: Backbone, splits: Mapping[str, Split], standardise: Callable[[Tensor], Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """Every split's readouts by split and readout."""
+    return {name: embed(backbone, split[0], standardise) for name, split in splits.items()}
+
+
+def _judge(
+    features: Mapping[str, Mapping[str, Tensor]],
+    splits: Mapping[str, Split],
+    spec: Mapping[str, Any],
+    suffix: str,
+) -> dict[str, Any]:
+    judge = spec["judge"]
+    metrics: dict[str, Any] = {}
+    for readout in features["train"]:
+        columns = {name: (features[name][readout], splits[name][1]) for name in features}
+        prefix = f"{readout}{suffix}"
+        if not all(bool(torch.isfinite(column[0]).all()) for column in columns.values()):
+            metrics |= {f"{prefix}.knn{k}": None for k in spec["neighbours"]}
+            continue
+        for split in dict.fromkeys(("validation", judge)):
+            tag = "" if split == judge else ".validation"
+            scores = knn_accuracy(
+                *columns["train"], *columns[split], spec["neighbours"], spec["temperature"]
+            )
+            metrics |= {
+                f"{prefix}.knn{k}{tag}": score
+                for k, score in zip(spec["neighbours"], scores, strict=True)
+            }
+        if judge == "validation":
+            continue  # a trial of a sweep is scored by its nearest neighbours alone
+        probe = linear_probe(
+            columns["train"], columns["validation"], columns[judge], spec["penalties"]
+        )
+        metrics |= {
+            f"{prefix}.linear": probe.accuracy,
+            f"{prefix}.linear.validation": probe.validation,
+            f"{prefix}.linear.penalty": probe.penalty,
+            f"{prefix}.linear.penalty_at_edge": probe.at_edge,
+        }
+    return metrics

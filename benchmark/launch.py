@@ -1,0 +1,236 @@
+"""Many cells at once: worker processes of one machine, each training one cell at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from benchmark import runtime, worker
+from benchmark.errors import UserError
+from benchmark.plan import Cell
+from benchmark.progress import Bars
+from benchmark.records import Store, record
+
+PATIENCE = 30.0
+"""Seconds that workers get to save their checkpoints before they are killed."""
+
+
+class Stopped(Exception):
+    """Ctrl-C or a termination signal; everything done so far is saved."""
+
+
+@dataclass
+class Summary:
+    """What became of the cells asked for."""
+
+    found: int = 0
+    """Already in the store."""
+    trained: int = 0
+    crashed: list[str] = field(default_factory=list)
+    """One line for each cell whose training ended in an error, with the cause."""
+
+
+@dataclass
+class _Slot:
+    process: BaseProcess
+    pipe: Connection
+    cell: Cell | None = None
+
+
+def default_jobs() -> int:
+    """One worker for each CPU core this process may use; on a GPU machine one, unless asked."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def train_missing(
+    cells: Sequence[Cell], store: Store, data: Path, dataset: str, jobs: int, device: str = "auto"
+) -> Summary:
+    """Trains every cell that the store does not hold, `jobs` at a time.
+
+    `data` is the folder of the built dataset and `dataset` its checksum. Raises UserError before
+    any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
+    """
+    wanted = {cell.fingerprint(dataset): cell for cell in cells}
+    missing = [cell for print_, cell in wanted.items() if store.record(print_) is None]
+    summary = Summary(found=len(wanted) - len(missing))
+    if not missing:
+        return summary
+    runtime.prepare()
+    context = multiprocessing.get_context("spawn")
+    _check(context, missing, data)
+    pool = _Pool(context, store, data, dataset, min(jobs, len(missing)), device)
+    with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
+        pool.run(missing, bars, summary)
+    return summary
+
+
+def _check(
+    context: multiprocessing.context.SpawnContext, cells: Sequence[Cell], data: Path
+) -> None:
+    """Refuses what cannot be built, in a process of its own: this one never loads torch."""
+    distinct = {}
+    for cell in cells:
+        batch = (cell.config["training"] or {}).get("batch")
+        distinct[str([batch, *(cell.config[key] for key in ("method", "family", "norms"))])] = (
+            cell.as_json()
+        )
+    ours, theirs = context.Pipe()
+    process = context.Process(target=worker.check, args=(theirs, list(distinct.values()), data))
+    process.start()
+    theirs.close()
+    try:
+        refusal = ours.recv()
+    except EOFError:
+        raise RuntimeError("the check of the networks died; its error stands above") from None
+    finally:
+        process.join()
+    if refusal:
+        raise UserError(refusal)
+
+
+class _Pool:
+    """Worker processes and what each is doing."""
+
+    def __init__(
+        self,
+        context: multiprocessing.context.SpawnContext,
+        store: Store,
+        data: Path,
+        dataset: str,
+        jobs: int,
+        device: str,
+    ) -> None:
+        self.context, self.store, self.data = context, store, data
+        self.dataset, self.device = dataset, device
+        self.stopping = False
+        self.slots = [self._start() for _ in range(max(1, jobs))]
+
+    def _start(self) -> _Slot:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(
+            target=worker.main, args=(theirs, self.store.folder, self.data, self.device)
+        )
+        process.start()
+        theirs.close()
+        return _Slot(process, ours)
+
+    def run(self, queue: Sequence[Cell], bars: Bars, summary: Summary) -> None:
+        """Hands out the cells and listens until all are done."""
+        waiting = list(queue)
+        before = {
+            number: signal.signal(number, self._ask_to_stop)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        refusal: str | None = None
+        try:
+            for slot in self.slots:
+                self._hand_out(slot, waiting, bars)
+            while any(slot.cell for slot in self.slots) and not self.stopping:
+                for place, slot in enumerate(self.slots):
+                    refusal = self._listen(place, slot, waiting, bars, summary) or refusal
+                if refusal:
+                    self.stopping = True
+        finally:
+            self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if refusal:
+            raise UserError(refusal)
+        if self.stopping:
+            raise Stopped
+
+    def _hand_out(self, slot: _Slot, waiting: list[Cell], bars: Bars) -> None:
+        slot.cell = waiting.pop(0) if waiting else None
+        if slot.cell:
+            slot.pipe.send(slot.cell.as_json())
+        bars.start(self.slots.index(slot), slot.cell.label if slot.cell else "")
+
+    def _listen(
+        self,
+        place: int,
+        slot: _Slot,
+        waiting: list[Cell],
+        bars: Bars,
+        summary: Summary,
+    ) -> str | None:
+        """Takes what one worker has to say; returns a refusal of the user's input."""
+        if slot.cell is None:
+            return None
+        # Waiting on the process too: a killed worker closes its pipe without a word.
+        wait([slot.pipe, slot.process.sentinel], timeout=0.25 / len(self.slots))
+        try:
+            message = slot.pipe.recv() if slot.pipe.poll() else None
+        except (EOFError, OSError):
+            message = ("lost",)
+        if message is None:
+            return None
+        kind = message[0]
+        if kind == "step":
+            bars.step(place, message[1], message[2])
+            return None
+        if kind == "refused":
+            slot.cell = None
+            return str(message[1])
+        if kind == "stopped":
+            slot.cell = None
+            self.stopping = True
+            return None
+        if kind == "lost":
+            if self.stopping:
+                slot.cell = None
+                return None
+            slot.process.join()
+            cause = f"the worker died ({_exit(slot.process.exitcode)})"
+            print_ = slot.cell.fingerprint(self.dataset)
+            result = {"metrics": {}, "curves": {}, "cause": cause}
+            self.store.put(record(slot.cell, print_, self.dataset, {}, "crashed", result), {})
+            summary.crashed.append(f"{slot.cell.name}: {cause}")
+            bars.finish(place, f"{slot.cell.label}: {cause}")
+            self.slots[place] = slot = self._start()
+        elif kind == "crashed":
+            summary.crashed.append(f"{slot.cell.name}: {message[1]}")
+            bars.finish(place, f"{slot.cell.label}: crashed: {message[1]}")
+        else:
+            summary.trained += 1
+            bars.finish(place, f"{slot.cell.label}: {message[1]}")
+        self._hand_out(slot, waiting, bars)
+        return None
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        print("\nstopping: saving what is under way …", file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        """Ends the workers: idle ones at once, busy ones after they have saved a checkpoint."""
+        for slot in self.slots:
+            if slot.cell is None:
+                try:
+                    slot.pipe.send(None)
+                except OSError:
+                    continue
+            else:
+                slot.process.terminate()
+        deadline = time.monotonic() + PATIENCE
+        for slot in self.slots:
+            slot.process.join(max(0.1, deadline - time.monotonic()))
+            if slot.process.is_alive():
+                slot.process.kill()
+                slot.process.join()
+            slot.pipe.close()
+
+
+def _exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -1,0 +1,49 @@
+"""The state of planned cells and what they are expected to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmark import collect
+from benchmark.plan import Cell
+from benchmark.records import Store
+
+
+def table(
+    cells: Sequence[Cell], dataset: str | None, store: Store, root: Path
+) -> list[dict[str, Any]]:
+    """One entry for each cell: name, fingerprint, state and the seconds it took or should take.
+
+    States: `done`; `stale`, where a record is published under the name but of another fingerprint;
+    `missing`; `unknown` before the images are built. The seconds come from the run logs of this
+    machine: the cell's own, or the median of those of the same method and family; null without any.
+    """
+    entries = []
+    spent: dict[tuple[str, str], list[float]] = {}
+    for cell in cells:
+        print_ = cell.fingerprint(dataset) if dataset else None
+        state, seconds = "unknown", None
+        if print_ is not None:
+            state = "done" if store.record(print_) else _published(cell, print_, root)
+            if state == "done" and (log := store.run_log(print_)):
+                seconds = float(log["wall_seconds"])
+                spent.setdefault((cell.method, cell.family), []).append(seconds)
+        entries.append(
+            {"cell": cell.name, "fingerprint": print_, "state": state, "seconds": seconds}
+        )
+    for entry, cell in zip(entries, cells, strict=True):
+        if entry["seconds"] is None and (similar := spent.get((cell.method, cell.family))):
+            entry["seconds"] = median(similar)
+    return entries
+
+
+def _published(cell: Cell, fingerprint: str, root: Path) -> str:
+    folder = collect.folder(root, cell.track, cell.experiment, cell.method)
+    file = folder / f"{cell.label}.json"
+    if not file.is_file():
+        return "missing"
+    same = collect.read_one(file).record["fingerprint"] == fingerprint
+    return "done" if same else "stale"

@@ -1,0 +1,1 @@
+"""Self-supervised methods and the controls they are held against, one file each."""

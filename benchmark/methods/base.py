@@ -1,0 +1,76 @@
+"""What a method is given, and what the training loop asks of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.backbones.base import Backbone, ImageShape
+from benchmark.norms.factory import SectionNorms
+from benchmark.randomness import Draw
+
+
+class Batch(NamedTuple):
+    """What one step trains on."""
+
+    views: Sequence[Tensor]
+    """As many as the method's `views`, each (N, C, H, W), standardised, on the device."""
+    labels: Tensor
+    """Class indices (N,); only the supervised control may look at them."""
+    draw: Draw
+    """The step's own randomness."""
+
+
+class Outcome(NamedTuple):
+    """What a forward pass returns."""
+
+    loss: Tensor
+    """A scalar with a gradient."""
+    pretext: Tensor | None
+    """Accuracy of the pretext task in 0..1, a detached scalar, where the task has one."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know about the cell when it builds its network."""
+
+    shape: ImageShape
+    classes: int
+    training_images: int
+    batch: int
+    norms: Mapping[str, SectionNorms]
+    """The norms of each section that the method declares."""
+    view_batching: str
+    """`separate`: each view is a forward pass, and a BN batch, of its own; `together`: one for all."""
+    teacher: str
+    """How a teacher's norms get their statistics: `batch` or `eman` (see `methods.teacher`)."""
+
+
+class Method(nn.Module, ABC):
+    """A method: a backbone, its heads and a loss."""
+
+    def __init__(self, backbone: Backbone, context: Context) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.context = context
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Outcome:
+        """The loss of one step."""
+
+    def start(self) -> None:
+        """Called once, when the weights have been initialised."""
+
+    def after_step(self) -> None:
+        """Called once after each optimizer step."""
+
+    def each_view(self, network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+        """`network` of each view (N, …), in one forward pass or in one for each, as declared."""
+        if self.context.view_batching == "together":
+            return list(network(torch.cat(list(views))).chunk(len(views)))
+        return [network(view) for view in views]

@@ -1,0 +1,71 @@
+"""Masked autoencoder (He et al. 2022, 2111.06377); on a ResNet, its convolutional counterpart."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from benchmark.backbones.base import Backbone, MaskedBackbone, patches, random_mask
+from benchmark.errors import UserError
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.losses import masked_reconstruction
+
+COMPONENT = {
+    "name": "mae",
+    "version": 1,
+    "title": "MAE",
+    "views": 1,
+    "sections": ["backbone", "decoder"],
+    "teacher": False,
+    "options": {
+        "mask_ratio": "0 < float < 1",
+        "patch": "int >= 1",
+        "decoder_width": "int >= 1",
+        "normalize_target": "bool",
+    },
+}
+
+
+class MAE(Method):
+    """The pixels of hidden patches, from the visible ones."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        mask_ratio: float,
+        patch: int,
+        decoder_width: int,
+        normalize_target: bool,
+    ) -> None:
+        super().__init__(backbone, context)
+        if not isinstance(backbone, MaskedBackbone):
+            raise UserError("method mae needs a family that can encode a masked image")
+        if context.shape.height % patch or context.shape.height != context.shape.width:
+            raise UserError(
+                f"method mae: patch {patch} does not divide "
+                f"{context.shape.height}×{context.shape.width}"
+            )
+        backbone.check_patch(patch)
+        self.decoder = backbone.decoder(context.norms["decoder"], decoder_width, patch)
+        self.grid = context.shape.height // patch
+        self.mask_ratio, self.patch, self.normalize_target = mask_ratio, patch, normalize_target
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Mean squared error on the hidden patches, each standardised by itself if so declared."""
+        (view,) = batch.views
+        mask = random_mask(
+            len(view), self.grid, self.mask_ratio, self.patch, batch.draw.generator("mask")
+        )
+        mask = mask._replace(
+            hidden=mask.hidden.to(view.device), visible=mask.visible.to(view.device)
+        )
+        target = patches(view, self.patch)
+        if self.normalize_target:
+            variance, mean = target.var(2, keepdim=True), target.mean(2, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        encoded = cast(MaskedBackbone, self.backbone).encode_masked(view, mask)
+        prediction = self.decoder(encoded, mask)
+        return Outcome(masked_reconstruction(prediction, target, mask.hidden), None)
+
+
+build = MAE

@@ -1,0 +1,109 @@
+"""MoCo v2 (He et al. 2020, 1911.05722; Chen et al. 2020, 2003.04297)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.errors import UserError
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import info_nce
+from benchmark.methods.teacher import Teacher
+from benchmark.randomness import keyed
+
+COMPONENT = {
+    "name": "moco",
+    "version": 1,
+    "title": "MoCo v2",
+    "views": 2,
+    "sections": ["backbone", "projector"],
+    "teacher": True,
+    "options": {
+        "temperature": "float > 0",
+        "hidden": "int >= 1",
+        "output": "int >= 1",
+        "queue": "int >= 1",
+        "momentum": "0 <= float <= 1",
+        "shuffle": "bool",
+        "symmetric": "bool",
+    },
+}
+
+
+class MoCo(Method):
+    """A query must find the key of its own image among the keys of a queue."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        temperature: float,
+        hidden: int,
+        output: int,
+        queue: int,
+        momentum: float,
+        shuffle: bool,
+        symmetric: bool,
+    ) -> None:
+        super().__init__(backbone, context)
+        if queue > context.training_images // 4:
+            raise UserError(
+                f"method moco: queue {queue} is more than a quarter of the "
+                f"{context.training_images} training images, so an image's own past keys would "
+                "become its negatives"
+            )
+        joining = context.batch * (2 if symmetric else 1)
+        if queue % joining:
+            raise UserError(
+                f"method moco: queue {queue} is not a multiple of {joining} keys a step"
+            )
+        self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
+        self.teacher = Teacher(self.student(), momentum, context.teacher)
+        self.temperature, self.shuffle, self.symmetric = temperature, shuffle, symmetric
+        self.queue: Tensor
+        start = torch.randn(queue, output, generator=keyed(0, "moco queue"))
+        self.register_buffer("queue", F.normalize(start, dim=1))
+
+    def student(self) -> nn.Sequential:
+        """The query encoder: backbone and projector."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def start(self) -> None:
+        """The teacher starts at the student's initial weights."""
+        self.teacher.load(self.student())
+
+    def forward(self, batch: Batch) -> Outcome:
+        """q = f_q(x₁), k = f_k(x₂); InfoNCE of q against k and the queue; then k joins the queue.
+
+        The symmetric loss is the mean of both assignments of the views (the authors' CIFAR-10 demo).
+        """
+        pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
+        queries = self.each_view(self.student(), [batch.views[first] for first, _ in pairs])
+        keys = [
+            F.normalize(self.keys(batch.views[second], batch, f"shuffle {second}"), dim=1)
+            for _, second in pairs
+        ]
+        outcomes = [
+            info_nce(F.normalize(query, dim=1), key, self.queue, self.temperature)
+            for query, key in zip(queries, keys, strict=True)
+        ]
+        self.queue = torch.cat((self.queue[len(keys) * len(keys[0]) :], *keys))
+        losses, accuracies = zip(*outcomes, strict=True)
+        return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
+
+    def keys(self, view: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """The teacher's output, its batch permuted across BN groups and put back (§3.3)."""
+        if not self.shuffle:
+            return self.teacher(view)
+        order = torch.randperm(len(view), generator=batch.draw.generator(purpose)).to(view.device)
+        return self.teacher(view[order])[order.argsort()]
+
+    def after_step(self) -> None:
+        """The teacher follows the student."""
+        self.teacher.follow(self.student())
+
+
+build = MoCo

@@ -1,0 +1,53 @@
+"""Rotation prediction (Gidaris et al. 2018, 1803.07728)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.losses import classification
+
+COMPONENT = {
+    "name": "rotation",
+    "version": 1,
+    "title": "Rotation",
+    "views": 1,
+    "sections": ["backbone"],
+    "teacher": False,
+    "options": {"rotations": [1, 4]},
+}
+
+
+class Rotation(Method):
+    """By how many quarter turns has the image been turned?"""
+
+    def __init__(self, backbone: Backbone, context: Context, rotations: int) -> None:
+        super().__init__(backbone, context)
+        if context.shape.height != context.shape.width:
+            raise ValueError("rotation needs square images")
+        self.classifier = nn.Linear(backbone.width, 4)
+        self.rotations = rotations
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Cross-entropy over the four turns.
+
+        All four of each image stand in one batch (the paper's choice, §3.1), or one of each image,
+        drawn at random: four times the steps for the same arithmetic.
+        """
+        (view,) = batch.views
+        if self.rotations == 4:
+            target = torch.arange(4).repeat_interleave(len(view))
+        else:
+            target = torch.randint(4, (len(view),), generator=batch.draw.generator("rotation"))
+        turned = torch.empty_like(view.repeat(self.rotations, 1, 1, 1))
+        for turns in range(4):
+            chosen = torch.nonzero(target == turns).flatten()
+            index = (chosen % len(view)).to(view.device)
+            turned[chosen.to(view.device)] = view[index].rot90(turns, (2, 3))
+        logits = self.classifier(self.backbone(turned))
+        return Outcome(*classification(logits, target.to(view.device)))
+
+
+build = Rotation

@@ -1,0 +1,40 @@
+"""SimCLR (Chen et al. 2020, 2002.05709)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import nt_xent
+
+COMPONENT = {
+    "name": "simclr",
+    "version": 1,
+    "title": "SimCLR",
+    "views": 2,
+    "sections": ["backbone", "projector"],
+    "teacher": False,
+    "options": {"temperature": "float > 0", "hidden": "int >= 1", "output": "int >= 1"},
+}
+
+
+class SimCLR(Method):
+    """Two views of an image attract, all other images of the batch repel."""
+
+    def __init__(
+        self, backbone: Backbone, context: Context, temperature: float, hidden: int, output: int
+    ) -> None:
+        super().__init__(backbone, context)
+        self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
+        self.temperature = temperature
+
+    def forward(self, batch: Batch) -> Outcome:
+        """z = g(f(x)) for both views; NT-Xent between them."""
+        network = nn.Sequential(self.backbone, self.projector)
+        first, second = self.each_view(network, batch.views)
+        return Outcome(*nt_xent(first, second, self.temperature))
+
+
+build = SimCLR

@@ -1,0 +1,1 @@
+"""Normalization layers by name, built for the site where they stand."""

@@ -1,0 +1,23 @@
+"""Layer normalization over the channels of each position (Ba et al. 2016, 1607.06450)."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm, LayerNorm2d
+from torch import nn
+
+from benchmark.norms.factory import Site
+
+COMPONENT = {
+    "name": "ln",
+    "version": 1,
+    "options": {},
+    "batch_dependent": False,
+    "branch": None,
+    "normalizes": True,
+}
+
+
+def build(name: str, site: Site) -> nn.Module:
+    """timm's layers: in a map each position is normalized alone (one-group GN is another norm)."""
+    layer: nn.Module = (LayerNorm2d if site.shape == "map" else LayerNorm)(site.width, eps=1e-6)
+    return layer

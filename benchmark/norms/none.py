@@ -1,0 +1,51 @@
+"""No normalization, in two forms that answer different questions.
+
+`none-plain` takes the norm away and nothing else: what did the norm do? `none-skipinit` also puts
+a scalar that starts at zero on every residual branch: what can good initialisation replace?
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.norms.factory import Site
+
+COMPONENT = [
+    {
+        "name": "none-plain",
+        "version": 1,
+        "options": {},
+        "batch_dependent": False,
+        "branch": None,
+        "normalizes": False,
+    },
+    {
+        "name": "none-skipinit",
+        "version": 1,
+        "options": {},
+        "batch_dependent": False,
+        "branch": "skipinit",
+        "normalizes": False,
+    },
+]
+
+
+def build(name: str, site: Site) -> nn.Module:
+    """The bias that the norm supplied, where the layer before it has none (convolutions, heads).
+
+    A ViT's linear layers have biases of their own, so there the norm leaves nothing behind.
+    """
+    return nn.Identity() if site.shape == "tokens" else Bias(site.width)
+
+
+class Bias(nn.Module):
+    """Adds a learnable bias to each channel, zero at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …)."""
+        return x + self.bias.view(1, -1, *[1] * (x.ndim - 2))

@@ -1,0 +1,64 @@
+"""Checks option values against the short descriptions that components declare.
+
+A description is `int >= 1`, `float > 0`, `0 <= float <= 1`, `bool`, `str`, a list of allowed values,
+or one of the former after `list of `. It stands in a component's literal facts, so options are
+checked without importing the component.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from benchmark.errors import UserError, unknown
+
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_RANGE = re.compile(
+    r"(?:(?P<low>[-.\d]+) (?P<below><=?) )?(?P<type>int|float)(?: (?P<op>[<>]=?) (?P<bound>[-.\d]+))?"
+)
+
+
+def check_options(
+    where: str, given: Mapping[str, Any], described: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`given`, if it has exactly the described options with values they allow; else UserError."""
+    for key in given:
+        if key not in described:
+            raise unknown(f"option of {where}", key, described)
+    for key in described:
+        if key not in given:
+            raise UserError(f"{where}: option {key!r} is missing (expected {described[key]})")
+    return {key: check(f"{where}: {key}", given[key], described[key]) for key in described}
+
+
+def check(where: str, value: Any, description: str | list[Any]) -> Any:
+    """`value`, an int widened where a float is described, if the description allows it."""
+    if isinstance(description, list):
+        if value not in description:
+            raise unknown(f"value of {where}:", value, map(str, description))
+        return value
+    if description.startswith("list of "):
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{where} is {value!r}, expected a {description}")
+        return [check(where, item, description.removeprefix("list of ")) for item in value]
+    if description in ("bool", "str"):
+        if type(value).__name__ != description:
+            raise UserError(f"{where} is {value!r}, expected {description}")
+        return value
+    match = _RANGE.fullmatch(description)
+    if match is None:
+        raise ValueError(f"{where}: cannot read the description {description!r}")
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    allowed = integer or (match["type"] == "float" and isinstance(value, float))
+    if allowed:
+        allowed = math.isfinite(value)
+        if match["low"]:
+            allowed &= _COMPARE[match["below"]](float(match["low"]), value)
+        if match["bound"]:
+            allowed &= _COMPARE[match["op"]](value, float(match["bound"]))
+    if not allowed:
+        raise UserError(f"{where} is {value!r}, expected {description}")
+    return float(value) if match["type"] == "float" else value

@@ -1,0 +1,205 @@
+"""From params to cells: every training of an experiment, fully resolved."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import canonical, registry
+from benchmark.errors import UserError, unknown
+from benchmark.params import VIEWS_FILE, MethodParams, Params, section_specs
+
+PARTS = {
+    "views": VIEWS_FILE,
+    "training": Path(__file__).parent / "training" / "loop.py",
+    "evaluation": Path(__file__).parent / "evaluation" / "final.py",
+}
+"""Versioned parts of the benchmark that are not components one can choose."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training, fully resolved, seed included."""
+
+    track: str
+    experiment: str
+    method: str
+    family: str
+    scheme: str
+    seed: int
+    label: str
+    """What tells it from its neighbours, e.g. `simclr-resnet-bn-s0`; a file name."""
+    config: Mapping[str, Any]
+    """Everything that decides the result, as plain JSON values."""
+    components: Mapping[str, int]
+    """The version of every component the cell uses, e.g. `{"norm bn": 1}`."""
+
+    @property
+    def name(self) -> str:
+        """E.g. `mini/leaderboard/simclr-resnet-bn-s0`."""
+        return f"{self.track}/{self.experiment}/{self.label}"
+
+    def fingerprint(self, dataset: str) -> str:
+        """sha256 over configuration, component versions and the dataset's checksum.
+
+        Names are left out: two experiments that ask for the same training share its record.
+        """
+        return canonical.checksum(
+            {"config": self.config, "components": self.components, "dataset": dataset}
+        )
+
+    def as_json(self) -> str:
+        """For a worker process."""
+        return json.dumps(self.__dict__)
+
+    @staticmethod
+    def from_json(text: str) -> Cell:
+        """The inverse of `as_json`."""
+        return Cell(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what its seeds have in common."""
+
+    method: str
+    family: str
+    scheme: str
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.family}-{self.scheme}"
+
+
+def rows(params: Params, experiment: str) -> list[Row]:
+    """The rows of an experiment in the order of its lists.
+
+    A control without a network of its own (raw pixels) has one row, family `pixels`, scheme `none`.
+    """
+    if experiment not in params.experiments:
+        raise unknown("experiment", experiment, params.experiments)
+    grid = params.experiments[experiment]
+    found: list[Row] = []
+    for method in grid.methods:
+        if not registry.facts("method", method)["sections"]:
+            found.append(Row(method, "pixels", "none"))
+            continue
+        found += [
+            Row(method, family, scheme) for family in grid.families for scheme in grid.schemes
+        ]
+    return found
+
+
+def is_trained(method: str) -> bool:
+    """Whether the method has anything to train, and so a learning rate."""
+    return bool(registry.facts("method", method)["views"])
+
+
+def is_normalized(params: Params, scheme: str) -> bool:
+    """Whether the backbone has norms that normalize under this scheme."""
+    spec = section_specs(params.schemes[scheme])["backbone"]
+    return bool(registry.facts("norm", spec["norm"])["normalizes"])
+
+
+def default_setting(params: Params, row: Row) -> tuple[float, float]:
+    """The recipe's learning rate and weight decay for a row."""
+    recipe = params.methods[row.method]
+    if not isinstance(recipe, MethodParams):
+        raise ValueError(f"{row.method} is not trained")
+    return recipe.rate[row.family], recipe.weight_decay[row.family]
+
+
+def cells(
+    params: Params, experiment: str, rates: Mapping[Row, tuple[float, float]] | None
+) -> list[Cell]:
+    """The cells of an experiment; `rates` are the tuned settings, asked for if it declares them."""
+    grid = params.experiments.get(experiment)
+    if grid is None:
+        raise unknown("experiment", experiment, params.experiments)
+    planned = []
+    for row in rows(params, experiment):
+        seeds: Iterable[int] = grid.seeds
+        setting = None
+        if not registry.facts("method", row.method)["sections"]:
+            seeds = grid.seeds[:1]
+        elif is_trained(row.method):
+            setting = default_setting(params, row)
+            if grid.rates == "tuned":
+                if rates is None or row not in rates:
+                    raise UserError(
+                        f"results/{params.track}/rates.json has no rate for {row}: run "
+                        f"`dvc repro tracks/{params.track}/sweep/dvc.yaml`"
+                    )
+                setting = rates[row]
+        planned += [
+            resolve(params, experiment, row, seed, setting, "test", f"{row}-s{seed}")
+            for seed in seeds
+        ]
+    return planned
+
+
+def resolve(
+    params: Params,
+    experiment: str,
+    row: Row,
+    seed: int,
+    setting: tuple[float, float] | None,
+    judge: str,
+    label: str,
+) -> Cell:
+    """One cell; `setting` is its learning rate and weight decay, `judge` the split that scores it."""
+    facts = registry.facts("method", row.method)
+    recipe = params.methods[row.method]
+    used = {f"method {row.method}": facts["version"], "evaluation": part_version("evaluation")}
+    used[f"family {row.family}"] = registry.facts("family", row.family)["version"]
+    norms: dict[str, Any] = {}
+    if facts["sections"]:
+        specs = section_specs(params.schemes[row.scheme])
+        for section in facts["sections"]:
+            if section not in specs:
+                raise UserError(
+                    f"scheme {row.scheme} has no norm for the {section} of {row.method}"
+                )
+            norms[section] = specs[section]
+            norm = specs[section]["norm"]
+            used[f"norm {norm}"] = registry.facts("norm", norm)["version"]
+    training = None
+    if isinstance(recipe, MethodParams) and setting is not None:
+        optimizer = params.optimizers[row.family]
+        used[f"optimizer {optimizer['name']}"] = registry.facts("optimizer", optimizer["name"])[
+            "version"
+        ]
+        used["training"], used["views"] = part_version("training"), part_version("views")
+        training = {
+            **params.training.model_dump(),
+            "images": recipe.images,
+            "rate": setting[0],
+            "weight_decay": setting[1],
+            "optimizer": optimizer,
+            "views": [params.views[view] for view in recipe.views],
+        }
+        if not facts["teacher"]:
+            del training["teacher"]
+    config = {
+        "method": {"name": row.method, **recipe.options},
+        "family": {"name": row.family, **params.families.get(row.family, {})},
+        "norms": norms,
+        "training": training,
+        "evaluation": {**params.evaluation.model_dump(mode="json"), "judge": judge},
+        "seed": seed,
+    }
+    # Plain JSON values, so that a cell is the same before and after it has been sent or stored.
+    config = json.loads(canonical.compact(config))
+    return Cell(
+        track=params.track, experiment=experiment, method=row.method, family=row.family,
+        scheme=row.scheme, seed=seed, label=label, config=config, components=used,
+    )  # fmt: skip
+
+
+@functools.cache
+def part_version(part: str) -> int:
+    """The version of a part that every cell uses."""
+    return int(registry.constant(PARTS[part], "VERSION"))

@@ -1,0 +1,109 @@
+"""Records and run logs: what a cell leaves behind, and the store that keeps them.
+
+A record is deterministic: configuration, versions, metrics and curves over steps, and nothing that
+differs between two runs of the same cell. What does (times, host, throughput) is the run log's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark import canonical
+from benchmark.plan import Cell
+
+SCHEMA = 1
+
+FINAL = ("done", "diverged", "out-of-memory")
+"""Statuses that are results. `crashed` is not: such a cell is trained again."""
+
+
+def record(
+    cell: Cell,
+    fingerprint: str,
+    dataset: str,
+    environment: Mapping[str, Any],
+    status: str,
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A cell's record.
+
+    `schema`: version of this layout. `cell`: configuration without names. `components`: versions.
+    `dataset`: the checksum of the images. `fingerprint`: sha256 of these three. `environment`: what
+    else decides the bits. `status`: done, diverged, out-of-memory or crashed. `result`: `metrics`
+    (accuracies in 0..1, null where not finite), `curves` (by step, thinned), `steps`,
+    `parameters`, `first_non_finite_step`, `cause`.
+    """
+    return {
+        "schema": SCHEMA,
+        "fingerprint": fingerprint,
+        "dataset": dataset,
+        "cell": dict(cell.config),
+        "components": dict(cell.components),
+        "environment": dict(environment),
+        "status": status,
+        "result": dict(result),
+    }
+
+
+def store(root: Path) -> Store:
+    """A project's store: in `$BENCHMARK_HOME`, or in `.benchmark` at the top.
+
+    Outside DVC's outputs, which DVC removes before it runs a stage.
+    """
+    return Store(Path(os.environ.get("BENCHMARK_HOME") or root / ".benchmark") / "cells")
+
+
+class Store:
+    """Finished cells by fingerprint, each in a subfolder of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, fingerprint: str) -> Path:
+        """The cell's folder."""
+        return self.folder / fingerprint
+
+    def checkpoint(self, fingerprint: str) -> Path:
+        """Where an interrupted cell's state is."""
+        return self.of(fingerprint) / "checkpoint.safetensors"
+
+    def record(self, fingerprint: str) -> dict[str, Any] | None:
+        """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
+        found = _read(self.of(fingerprint) / "record.json")
+        if found is None or found.get("schema") != SCHEMA or found["fingerprint"] != fingerprint:
+            return None
+        return found if found["status"] in FINAL else None
+
+    def crash(self, fingerprint: str) -> dict[str, Any] | None:
+        """The record of a crash, if the last try ended in one."""
+        found = _read(self.of(fingerprint) / "record.json")
+        return found if found is not None and found.get("status") == "crashed" else None
+
+    def run_log(self, fingerprint: str) -> dict[str, Any]:
+        """The cell's run log, empty if there is none."""
+        return _read(self.of(fingerprint) / "run.json") or {}
+
+    def put(self, entry: Mapping[str, Any], run_log: Mapping[str, Any]) -> None:
+        """Stores a cell's record and run log; its checkpoint is no longer needed."""
+        folder = self.of(entry["fingerprint"])
+        canonical.write(folder / "run.json", canonical.pretty(run_log))
+        canonical.write(folder / "record.json", canonical.pretty(entry))
+        if entry["status"] in FINAL:
+            self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
+
+
+def checksum(entry: Mapping[str, Any]) -> str:
+    """sha256 of a record's canonical JSON."""
+    return canonical.checksum(entry)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,1 @@
+"""From published records to the tables and figures that people read."""

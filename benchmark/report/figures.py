@@ -1,0 +1,204 @@
+"""The leaderboard as one figure: accuracy by method and scheme, a panel for each family.
+
+An SVG with outlined text and fixed identifiers, so that the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark import registry
+from benchmark.report.leaderboard import CONTROLS, Entry, Table, is_fixed
+
+WIDTH = 9.0
+"""Inches; 900 pixels in a browser at a README's scale."""
+
+ROW = 0.155
+"""Inches between two schemes of a method."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a scheme is drawn: shapes and fills differ, so that it can be told without colour."""
+
+    shape: str
+    colour: str
+    filled: bool
+
+
+SHAPES = "osD^vPX*"
+# Okabe and Ito's colours, told apart with any colour vision, without the light yellow.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+GREY = "#666666"
+
+# Points and lines on white, no frame, and nothing left to the settings of the machine.
+STYLE: dict[str, Any] = {
+    "svg.hashsalt": "leaderboard",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": "#999999",
+    "xtick.color": "#333333",
+    "ytick.color": "#111111",
+    "ytick.major.size": 0,
+}
+
+
+def mark(place: int) -> Mark:
+    """The mark of the scheme at a place of the table's list."""
+    return Mark(
+        SHAPES[place % len(SHAPES)],
+        COLOURS[place % len(COLOURS)],
+        (place // len(SHAPES) + place) % 2 == 0,
+    )
+
+
+def accuracy(table: Table) -> bytes:
+    """kNN accuracy with its interval by method and scheme, as SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        # What a user's matplotlibrc says must not show in a file under version control.
+        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
+        matplotlib.rcParams.update(STYLE)
+        methods = _methods(table)
+        schemes = list(table.schemes)
+        height = len(methods) * (len(schemes) + 1) * ROW
+        figure = Figure(figsize=(WIDTH, height + 1.25))
+        panels = figure.subplots(1, len(table.families), sharey=True, sharex=True, squeeze=False)[0]
+        figure.subplots_adjust(
+            left=0.11, right=0.985, wspace=0.07,
+            top=1 - 0.72 / (height + 1.25), bottom=0.53 / (height + 1.25),
+        )  # fmt: skip
+        for panel, family in zip(panels, table.families, strict=True):
+            _panel(panel, table, family, methods)
+        _scale(panels[0], table)
+        near = table.neighbours[0]
+        figure.supxlabel(
+            f"{near}-nearest-neighbour accuracy on the test split, % (mean and 95 % interval)",
+            fontsize=9.5, x=0.5475, y=0.012, va="bottom",
+        )  # fmt: skip
+        _legend(figure, panels[0], table)
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _methods(table: Table) -> list[str]:
+    """Methods with a line of their own, from the top: those ranked, then the controls."""
+    present = {entry.row.method for entry in table.entries if not is_fixed(entry.row.method)}
+    best: dict[str, float] = {}
+    for entry in table.entries:
+        found = entry.estimates["knn"]
+        if entry.row.method in present - set(CONTROLS):
+            value = found.mean if found else -1.0
+            best[entry.row.method] = max(value, best.get(entry.row.method, -1.0))
+    ranked = sorted(best, key=lambda method: (-best[method], method))
+    return ranked + [control for control in CONTROLS if control in present]
+
+
+def _panel(panel: Any, table: Table, family: str, methods: list[str]) -> None:
+    step = len(table.schemes) + 1
+    shown = family if family not in NAMES else NAMES[family]
+    panel.set_title(shown, loc="left", fontsize=11, fontweight="bold", pad=7)
+    panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
+    panel.set_axisbelow(True)
+    centres = [place * step + (step - 2) / 2 for place in range(len(methods))]
+    panel.set_yticks(centres, [str(registry.facts("method", m)["title"]) for m in methods])
+    panel.set_ylim(len(methods) * step - 1, -1)
+    for place, method in enumerate(methods):
+        if method in CONTROLS:
+            panel.axhspan(
+                place * step - 1, (place + 1) * step - 1, color="#f3f3f3", linewidth=0, zorder=0
+            )
+        if place:
+            panel.axhline(place * step - 1, color="#cccccc", linewidth=0.6, zorder=1)
+    for entry in table.of(family):
+        if is_fixed(entry.row.method):
+            _reference(panel, entry)
+        else:
+            line = methods.index(entry.row.method) * step + table.schemes.index(entry.row.scheme)
+            _point(panel, entry, line, mark(table.schemes.index(entry.row.scheme)))
+
+
+NAMES = {"resnet": "ResNet", "vit": "ViT"}
+
+
+def _reference(panel: Any, entry: Entry) -> None:
+    if found := entry.estimates["knn"]:
+        panel.axvline(100 * found.mean, color="#111111", linewidth=1.1, dashes=(3, 2.2), zorder=2)
+
+
+def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
+    found = entry.estimates["knn"]
+    failed = ", ".join(f"{n} {status}" for status, n in entry.counts.items() if status != "done")
+    note = failed or ("no finite embedding" if found is None else "")
+    if found is None:
+        # At the left edge, whatever the scale: there is no accuracy to put it at.
+        edge = panel.get_yaxis_transform()
+        panel.plot(0.012, line, "x", color=style.colour, markersize=5, transform=edge)
+        panel.text(
+            0.03, line, f"{entry.row.scheme}: {note}", transform=edge, va="center",
+            fontsize=7.5, color=GREY,
+        )  # fmt: skip
+        return
+    if found.low is not None and found.high is not None:
+        panel.plot(
+            [100 * found.low, 100 * found.high], [line, line],
+            color=style.colour, linewidth=1.4, solid_capstyle="butt", zorder=3,
+        )  # fmt: skip
+    panel.plot(
+        100 * found.mean, line, style.shape, markersize=5.6, markeredgewidth=1.2,
+        color=style.colour, markerfacecolor=style.colour if style.filled else "white", zorder=4,
+    )  # fmt: skip
+    if note:
+        panel.annotate(
+            note, (100 * max(found.mean, found.high or 0), line), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=7.5, color=GREY,
+        )  # fmt: skip
+
+
+def _scale(panel: Any, table: Table) -> None:
+    """One scale for all panels, from the lowest interval to the highest."""
+    found = [e.estimates["knn"] for e in table.entries]
+    ends = [
+        100 * end
+        for estimate in found
+        if estimate is not None
+        for end in (estimate.low, estimate.mean, estimate.high)
+        if end is not None
+    ]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 100.0)
+    margin = max(0.04 * (high - low), 0.5)
+    panel.set_xlim(low - margin, high + margin)
+
+
+def _legend(figure: Any, panel: Any, table: Table) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for place, scheme in enumerate(table.schemes):
+        style = mark(place)
+        handles.append(
+            Line2D(
+                [], [], color=style.colour, marker=style.shape, markersize=5.6, linewidth=1.4,
+                markeredgewidth=1.2, label=scheme,
+                markerfacecolor=style.colour if style.filled else "white",
+            )
+        )  # fmt: skip
+    if any(is_fixed(entry.row.method) and entry.estimates["knn"] for entry in table.entries):
+        handles.append(
+            Line2D([], [], color="#111111", linewidth=1.1, dashes=(3, 2.2), label="raw pixels")
+        )
+    figure.legend(
+        handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.995), ncols=min(len(handles), 6),
+        frameon=False, fontsize=9, handlelength=1.9, columnspacing=1.4, handletextpad=0.5,
+    )  # fmt: skip

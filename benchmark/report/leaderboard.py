@@ -1,0 +1,396 @@
+"""The leaderboard of an experiment: a row per method, family and scheme, built from its records.
+
+A failure is a result: a cell that diverged or ran out of memory has no accuracy, is counted, and
+puts its row behind every row whose seeds all finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark import canonical, collect, plan, registry, sweep
+from benchmark.collect import Published
+from benchmark.errors import UserError
+from benchmark.params import Params
+from benchmark.plan import Cell, Row
+from benchmark.report import statistics
+from benchmark.report.statistics import Estimate, Spread
+
+CONTROLS = ("supervised", "untrained", "raw-pixels")
+"""What the methods are held against, in the order in which they stand below them."""
+
+STATUSES = ("done", "diverged", "out-of-memory", "crashed")
+"""From best to worst."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of accuracies."""
+
+    name: str
+    """Its name in the JSON and CSV files."""
+    key: str
+    """Its name in a record."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A learning rate and weight decay with what the sweep found for them."""
+
+    rate: float
+    weight_decay: float
+    validation: float | None
+    """Validation accuracy in 0..1, null where no sweep scored this setting."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of a trained row."""
+
+    tuned: Setting | None
+    """What its cells were trained with, null where the experiment keeps the recipe's rate."""
+    default: Setting
+    at_edge: bool
+    """Whether the best rate was still the lowest or highest tried, or none scored at all."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one cell of a row takes; nothing that depends on the machine."""
+
+    parameters: int | None
+    """Of the backbone."""
+    images: int
+    """Training images, repetitions counted and views not."""
+    tflop: float | None
+    """10¹² floating-point operations of a whole training; null if unknown or never finished."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pooled spread: of one metric over the rows of one family, trained or untrained."""
+
+    metric: str
+    family: str
+    trained: bool
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table."""
+
+    row: Row
+    seeds: tuple[int, ...]
+    statuses: tuple[str, ...]
+    """Of each seed."""
+    estimates: Mapping[str, Estimate | None]
+    """By metric name, over the seeds that have a value; None where none has."""
+    complete: bool
+    """Whether every seed has a kNN accuracy; other rows stand behind those."""
+    control: bool
+    rank: int | None
+    """Within the family, from 1; null for controls."""
+    best: bool
+    """Whether this is the best of several schemes of its method and family, by mean kNN."""
+    rates: Rates | None
+    cost: Cost
+    penalty_at_edge: bool
+    """Whether a seed's linear probe chose the weakest or the strongest penalty."""
+    environments: tuple[int, ...]
+    """Places in the table's environments."""
+    records: tuple[Published, ...]
+    """In the order of the seeds."""
+
+    @property
+    def status(self) -> str:
+        """The worst status of its seeds."""
+        return max(self.statuses, key=_severity)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many seeds came to each status, e.g. `{"done": 1, "diverged": 1}`."""
+        found = sorted(set(self.statuses), key=lambda status: (_severity(status), status))
+        return {status: self.statuses.count(status) for status in found}
+
+
+@dataclass(frozen=True)
+class Table:
+    """An experiment's leaderboard."""
+
+    track: str
+    title: str
+    experiment: str
+    dataset: str
+    """Checksum of the images."""
+    neighbours: tuple[int, int]
+    metrics: tuple[Metric, ...]
+    families: tuple[str, ...]
+    """Those with a table of their own."""
+    schemes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    """Family by family, ranked, then its controls; last the controls without a family."""
+    pools: tuple[Pool, ...]
+    environments: tuple[Mapping[str, Any], ...]
+
+    def of(self, family: str) -> list[Entry]:
+        """A family's rows, ranked, with every control that belongs below them."""
+        return [e for e in self.entries if e.row.family == family or is_fixed(e.row.method)]
+
+    def missing_controls(self) -> list[str]:
+        """The controls that the experiment does not have."""
+        present = {entry.row.method for entry in self.entries}
+        return [control for control in CONTROLS if control not in present]
+
+
+def is_fixed(method: str) -> bool:
+    """Whether a method has no network, and so neither a family nor anything random."""
+    return not registry.facts("method", method)["sections"]
+
+
+def metrics(params: Params) -> tuple[Metric, ...]:
+    """The table's columns of accuracies; the first one ranks."""
+    near, far = params.evaluation.neighbours
+    return (
+        Metric("knn", f"pooled.knn{near}", "kNN"),
+        Metric("knn_reestimated", f"pooled_reestimated.knn{near}", "kNN re-est."),
+        Metric(f"knn{far}", f"pooled.knn{far}", f"kNN-{far}"),
+        Metric("linear", "pooled.linear", "linear"),
+        Metric("class_token", f"class_token.knn{near}", "class token"),
+    )
+
+
+def write(root: Path, params: Params, experiment: str) -> list[Path]:
+    """Writes `results/<track>/<experiment>.{md,csv,json}` and `figures/<experiment>.svg` beside.
+
+    Returns their paths. Raises UserError where a cell that the params ask for has no record.
+    """
+    # Both read this module's table.
+    from benchmark.report import figures, tables
+
+    published = collect.read(collect.folder(root, params.track, experiment))
+    table = build(params, experiment, published, sweep.load(sweep.path(root, params.track)))
+    folder = root / "results" / params.track
+    contents = {
+        folder / f"{experiment}.md": tables.markdown(table, f"figures/{experiment}.svg"),
+        folder / f"{experiment}.csv": tables.csv(table),
+        folder / f"{experiment}.json": tables.json(table),
+        folder / "figures" / f"{experiment}.svg": figures.accuracy(table),
+    }
+    for path, content in contents.items():
+        canonical.write(path, content)
+    return list(contents)
+
+
+def build(
+    params: Params, experiment: str, published: Sequence[Published], sweep_table: Mapping[str, Any]
+) -> Table:
+    """The table of an experiment from its published records and the sweep's table of rates.
+
+    Raises UserError where a cell that the params ask for is missing or was trained otherwise.
+    """
+    rows = plan.rows(params, experiment)
+    tuned = params.experiments[experiment].rates == "tuned"
+    settings = sweep.settings(sweep_table) if tuned else None
+    records = _matched(params, plan.cells(params, experiment, settings), published)
+    columns = metrics(params)
+    found = sweep_table["rows"] if tuned else []
+    swept = {Row(line["method"], line["family"], line["scheme"]): line for line in found}
+    environments = _distinct([p.record["environment"] for row in rows for p in records[row]])
+    values = {
+        (row, metric.name): _values(records[row], metric.key) for row in rows for metric in columns
+    }
+    pools = _pools(rows, columns, records, values)
+    spreads = {(pool.metric, pool.family, pool.trained): pool.spread for pool in pools}
+    entries = []
+    for row in rows:
+        estimates: dict[str, Estimate | None] = {}
+        for metric in columns:
+            numbers = values[row, metric.name]
+            if is_fixed(row.method):
+                estimates[metric.name] = statistics.exact(numbers)
+            else:
+                spread = spreads[metric.name, row.family, plan.is_trained(row.method)]
+                estimates[metric.name] = statistics.estimate(numbers, spread)
+        entries.append(
+            Entry(
+                row=row,
+                seeds=tuple(p.seed for p in records[row]),
+                statuses=tuple(p.record["status"] for p in records[row]),
+                estimates=estimates,
+                complete=len(values[row, columns[0].name]) == len(records[row]),
+                control=row.method in CONTROLS,
+                rank=None,
+                best=False,
+                rates=_rates(params, row, swept.get(row)),
+                cost=_cost(records[row]),
+                penalty_at_edge=_penalty_at_edge(records[row]),
+                environments=_places(records[row], environments),
+                records=tuple(records[row]),
+            )
+        )
+    return Table(
+        track=params.track,
+        title=params.title,
+        experiment=experiment,
+        dataset=str(records[rows[0]][0].record["dataset"]),
+        neighbours=params.evaluation.neighbours,
+        metrics=columns,
+        families=params.experiments[experiment].families,
+        schemes=params.experiments[experiment].schemes,
+        entries=tuple(_ordered(entries, columns[0].name)),
+        pools=tuple(pools),
+        environments=tuple(environments),
+    )
+
+
+def _matched(
+    params: Params, cells: Sequence[Cell], published: Sequence[Published]
+) -> dict[Row, list[Published]]:
+    """The record of every cell, by row; each must be of that very cell, all of the same images."""
+    by_label = {entry.label: entry for entry in published}
+    missing = [cell.label for cell in cells if cell.label not in by_label]
+    where = f"results/{params.track}/records/{cells[0].experiment}"
+    file = "" if params.track == "mini" else f" tracks/{params.track}/dvc.yaml"
+    remedy = f"run `dvc repro{file}`"
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{where} has no record of {missing[0]}{more}: {remedy}")
+    records: dict[Row, list[Published]] = {}
+    for cell in cells:
+        entry = by_label[cell.label]
+        if cell.fingerprint(entry.record["dataset"]) != entry.record["fingerprint"]:
+            raise UserError(
+                f"{where}: the record of {cell.label} is of another configuration than the params "
+                f"ask for: {remedy}"
+            )
+        records.setdefault(Row(cell.method, cell.family, cell.scheme), []).append(entry)
+    if len(images := {by_label[cell.label].record["dataset"] for cell in cells}) > 1:
+        raise UserError(f"{where} mixes {len(images)} versions of the images: {remedy}")
+    return records
+
+
+def _values(records: Sequence[Published], key: str) -> list[float]:
+    """A metric's values; a cell that failed, or whose embeddings are not finite, has none."""
+    found = [
+        p.record["result"]["metrics"].get(key) for p in records if p.record["status"] == "done"
+    ]
+    return [float(value) for value in found if value is not None]
+
+
+def _pools(
+    rows: Sequence[Row],
+    columns: Sequence[Metric],
+    records: Mapping[Row, Sequence[Published]],
+    values: Mapping[tuple[Row, str], Sequence[float]],
+) -> list[Pool]:
+    """A spread for every metric, family, and trained or untrained rows.
+
+    Only rows whose every seed finished with a value count: the seeds that survive in a row that
+    also fails are a selection.
+    """
+    random = [row for row in rows if not is_fixed(row.method)]
+    groups = dict.fromkeys((row.family, plan.is_trained(row.method)) for row in random)
+    pools = []
+    for metric in columns:
+        for family, trained in groups:
+            complete = [
+                values[row, metric.name]
+                for row in random
+                if (row.family, plan.is_trained(row.method)) == (family, trained)
+                and len(values[row, metric.name]) == len(records[row])
+            ]
+            pools.append(Pool(metric.name, family, trained, statistics.pool(complete)))
+    return pools
+
+
+def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | None:
+    if not plan.is_trained(row.method):
+        return None
+    if line is None:
+        return Rates(None, Setting(*plan.default_setting(params, row), None), False)
+    return Rates(
+        Setting(line["rate"], line["weight_decay"], line["validation"]),
+        Setting(line["default_rate"], line["default_weight_decay"], line["default_validation"]),
+        bool(line["at_edge"]),
+    )
+
+
+def _cost(records: Sequence[Published]) -> Cost:
+    # Seeds of a row cost the same, except where a training ended early.
+    results = [p.record["result"] for p in records]
+    sizes = [r["parameters"] for r in results if r.get("parameters") is not None]
+    size = sizes[0] if sizes else None
+    training = records[0].record["cell"]["training"]
+    if training is None:
+        return Cost(size, 0, 0.0)
+    operations = [
+        p.record["result"]["flops_per_step"] * p.record["result"]["steps"] / 1e12
+        for p in records
+        if p.record["status"] == "done" and p.record["result"].get("flops_per_step") is not None
+    ]
+    return Cost(size, training["images"], operations[0] if operations else None)
+
+
+def _penalty_at_edge(records: Sequence[Published]) -> bool:
+    key = "pooled.linear.penalty_at_edge"
+    return any(bool(p.record["result"]["metrics"].get(key)) for p in records)
+
+
+def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return list(
+        {canonical.compact(environment): environment for environment in environments}.values()
+    )
+
+
+def _places(
+    records: Sequence[Published], environments: Sequence[Mapping[str, Any]]
+) -> tuple[int, ...]:
+    return tuple(sorted({environments.index(p.record["environment"]) for p in records}))
+
+
+def _mean(entry: Entry, name: str) -> float:
+    found = entry.estimates[name]
+    return -1.0 if found is None else found.mean
+
+
+def _ordered(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """Ranks the entries within their family by a metric and marks each method's best scheme."""
+    marked = [replace(entry, best=_is_best(entry, entries, name)) for entry in entries]
+    families = dict.fromkeys(e.row.family for e in marked)
+    # A row without a family stands below all of them, wherever the experiment lists it.
+    fixed = {e.row.family for e in marked if is_fixed(e.row.method)}
+    ordered: list[Entry] = []
+    for family in sorted(families, key=lambda family: family in fixed):
+        own = [entry for entry in marked if entry.row.family == family]
+        # Sorting is stable: equals keep the order of the experiment's lists.
+        ranked = sorted(
+            (entry for entry in own if not entry.control),
+            key=lambda entry: (not entry.complete, -_mean(entry, name)),
+        )
+        ordered += [replace(entry, rank=place) for place, entry in enumerate(ranked, 1)]
+        ordered += sorted(
+            (entry for entry in own if entry.control),
+            key=lambda e: (CONTROLS.index(e.row.method), not e.complete, -_mean(e, name)),
+        )
+    return ordered
+
+
+def _is_best(entry: Entry, entries: Sequence[Entry], name: str) -> bool:
+    rivals = [
+        other
+        for other in entries
+        if (other.row.method, other.row.family) == (entry.row.method, entry.row.family)
+    ]
+    complete = [other for other in rivals if other.complete]
+    if len(rivals) < 2 or not complete:
+        return False
+    return max(complete, key=lambda other: _mean(other, name)) is entry
+
+
+def _severity(status: str) -> int:
+    return STATUSES.index(status) if status in STATUSES else len(STATUSES)

@@ -1,0 +1,390 @@
+"""The leaderboard as Markdown for people, CSV for spreadsheets and JSON for programs.
+
+Every file is a function of the records alone: no times, hosts or paths.
+"""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmark import canonical
+from benchmark.report.leaderboard import Cost, Entry, Setting, Table
+from benchmark.report.statistics import LEVEL, Estimate
+
+SCHEMA = 1
+"""Version of the JSON layout; see docs/leaderboard-json.md."""
+
+DIGITS = 6
+"""Decimals of the JSON file."""
+
+RULE = (
+    "mean ± t(.975, df) · s / √n over the n seeds of a row, cut to 0..1; s is the standard deviation "
+    "within rows, pooled over the rows of the same family whose every seed finished, per metric and "
+    "apart for trained and untrained rows; df = Σ (nᵢ − 1) over the pooled rows. Raw pixels do not "
+    "depend on a seed: low = high = mean"
+)
+
+PARTIAL, RATE_EDGE, PENALTY_EDGE = "†", "‡", "§"
+
+
+def escape(text: object) -> str:
+    """Text that Markdown shows as it is, in a table too: no markup, no HTML, one line."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|`*_~\[\]$#])", r"\\\1", line)
+
+
+def environment_name(place: int) -> str:
+    """A, B, … for the places of a table's environments."""
+    return chr(ord("A") + place) if place < 26 else f"A{place}"
+
+
+def json(table: Table) -> str:
+    """The table for programs, as documented in docs/leaderboard-json.md."""
+    return canonical.pretty(
+        {
+            "schema": SCHEMA,
+            "track": table.track,
+            "title": table.title,
+            "experiment": table.experiment,
+            "dataset": table.dataset,
+            "neighbours": list(table.neighbours),
+            "interval": {
+                "level": LEVEL,
+                "rule": RULE,
+                "pools": [
+                    {
+                        "metric": pool.metric,
+                        "family": pool.family,
+                        "trained": pool.trained,
+                        "sd": _rounded(pool.spread.sd),
+                        "df": pool.spread.df,
+                    }
+                    for pool in table.pools
+                    if pool.spread.df
+                ],
+            },
+            "environments": [dict(environment) for environment in table.environments],
+            "rows": [_json_row(entry) for entry in table.entries],
+        }
+    )
+
+
+def _json_row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "method": entry.row.method,
+        "family": entry.row.family,
+        "scheme": entry.row.scheme,
+        "control": entry.control,
+        "rank": entry.rank,
+        "best_scheme": entry.best,
+        "seeds": list(entry.seeds),
+        "status": entry.status,
+        "statuses": entry.counts,
+        "complete": entry.complete,
+    }
+    for name, found in entry.estimates.items():
+        row[name] = None if found is None else _json_estimate(found)
+    rates = entry.rates
+    row["learning_rate"] = rates and {
+        "tuned": _json_setting(rates.tuned),
+        "default": _json_setting(rates.default),
+        "at_edge": rates.at_edge,
+    }
+    row["linear_penalty_at_edge"] = entry.penalty_at_edge
+    row["cost"] = {
+        "parameters": entry.cost.parameters,
+        "images": entry.cost.images,
+        "tflop": _rounded(entry.cost.tflop),
+    }
+    row["environments"] = list(entry.environments)
+    row["records"] = [
+        {"name": p.label, "seed": p.seed, "status": p.record["status"], "sha256": p.checksum}
+        for p in entry.records
+    ]
+    return row
+
+
+def _json_estimate(found: Estimate) -> dict[str, Any]:
+    return {
+        "mean": _rounded(found.mean),
+        "low": _rounded(found.low),
+        "high": _rounded(found.high),
+        "sd": _rounded(found.sd),
+        "n": found.n,
+    }
+
+
+def _json_setting(setting: Setting | None) -> dict[str, Any] | None:
+    if setting is None:
+        return None
+    # Rates are what was typed or swept, exact; only what was measured is rounded.
+    return {
+        "rate": setting.rate,
+        "weight_decay": setting.weight_decay,
+        "validation": _rounded(setting.validation),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def csv(table: Table) -> str:
+    """The table with one line a row: accuracies in percent, empty where there is none."""
+    names = [metric.name for metric in table.metrics]
+    head = ["rank", "family", "method", "scheme", "control", "best_scheme", "seeds", "status"]
+    head += ["statuses"]
+    for name in names:
+        head += [f"{name}_percent{part}" for part in ("", "_low", "_high", "_sd")]
+    for which in ("tuned", "default"):
+        head += [f"rate_{which}", f"weight_decay_{which}", f"validation_percent_{which}"]
+    head += ["rate_at_edge", "linear_penalty_at_edge", "parameters", "images", "tflop"]
+    head += ["environments", "interval"]
+    out = io.StringIO()
+    writer = csv_module.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for entry in table.entries:
+        writer.writerow(["" if value is None else value for value in _csv_row(entry, names)])
+    return out.getvalue()
+
+
+def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
+    row: list[Any] = [entry.rank, entry.row.family, entry.row.method, entry.row.scheme]
+    row += [_yes(entry.control), _yes(entry.best), " ".join(map(str, entry.seeds)), entry.status]
+    row += [_counts(entry)]
+    for name in names:
+        found = entry.estimates[name]
+        parts = (found.mean, found.low, found.high, found.sd) if found else (None,) * 4
+        row += [_percent(value, DIGITS - 2) for value in parts]
+    rates = entry.rates
+    for setting in (rates.tuned, rates.default) if rates else (None, None):
+        if setting is None:
+            row += [None] * 3
+        else:
+            row += [setting.rate, setting.weight_decay]
+            row += [_percent(setting.validation, DIGITS - 2)]
+    row += [_yes(rates.at_edge) if rates else None, _yes(entry.penalty_at_edge)]
+    row += [entry.cost.parameters, entry.cost.images, _rounded(entry.cost.tflop)]
+    row += [" ".join(environment_name(place) for place in entry.environments), RULE]
+    return row
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _percent(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{100 * value:.{digits}f}"
+
+
+def _counts(entry: Entry) -> str:
+    return ", ".join(f"{count} {status}" for status, count in entry.counts.items())
+
+
+def markdown(table: Table, figure: str) -> str:
+    """The table for people, family by family; `figure` is the address of the figure."""
+    ranked = [entry for entry in table.entries if not entry.control]
+    seeds = {len(entry.seeds) for entry in ranked}
+    spread = f"over {min(seeds)} seeds" if len(seeds) == 1 else "over the seeds"
+    parts = [
+        f"# {_heading(table.experiment)}: {escape(table.title)}",
+        f"Accuracy in % on the test split of frozen embeddings, {spread} of every method × backbone "
+        f"family × normalization scheme (track `{_code(table.track)}`).",
+        f"![kNN accuracy by method and scheme]({figure})",
+    ]
+    for family in table.families:
+        parts += [f"## {_heading(_family(family))}", _family_table(table, family)]
+    parts += ["## How to read this", _bullets(_reading(table))]
+    parts += ["## The rules", _bullets(_rules(table))]
+    parts += ["## Environments", _environments(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _family_table(table: Table, family: str) -> str:
+    entries = table.of(family)
+    own = [e for e in entries if e.row.family == family]
+    # A readout that the family's backbone does not have is no column.
+    columns = [
+        metric
+        for metric in table.metrics
+        if metric.name != "class_token" or any(e.estimates[metric.name] for e in own)
+    ]
+    head = ["#", "method", "scheme", *(metric.title for metric in columns)]
+    head += ["lr tuned", "lr default", "params · images · TFLOP", "status"]
+    lines = [head, ["--:", ":--", ":--", *["--:"] * (len(columns) + 3), ":--"]]
+    many = len(table.environments) > 1
+    for entry in entries:
+        scheme = escape(entry.row.scheme)
+        accuracies = []
+        for place, metric in enumerate(columns):
+            same = metric.name == "knn_reestimated" and _is_same(entry)
+            shown = "=" if same else _accuracy(entry, metric.name)
+            accuracies.append(f"**{shown}**" if entry.best and place == 0 else shown)
+        tuned, default = _settings(entry)
+        status = escape(_counts(entry))
+        if many:
+            status += f", env. {' '.join(environment_name(p) for p in entry.environments)}"
+        lines.append(
+            [
+                "" if entry.rank is None else str(entry.rank),
+                escape(entry.row.method),
+                f"**{scheme}**" if entry.best else scheme,
+                *accuracies,
+                tuned,
+                default,
+                _cost(entry.cost),
+                status,
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _is_same(entry: Entry) -> bool:
+    """Whether re-estimating the statistics changed nothing for any seed."""
+    found = entry.estimates["knn"], entry.estimates["knn_reestimated"]
+    return None not in found and all(
+        p.record["result"]["metrics"].get(key)
+        == p.record["result"]["metrics"].get(key.replace(".", "_reestimated.", 1))
+        for p in entry.records
+        for key in p.record["result"]["metrics"]
+        if re.fullmatch(r"pooled\.knn\d+", key)
+    )
+
+
+def _accuracy(entry: Entry, name: str) -> str:
+    found = entry.estimates[name]
+    if found is None:
+        return "—"
+    shown = f"{100 * found.mean:.1f}"
+    if found.half_width:
+        shown += f" ± {100 * found.half_width:.1f}"
+    if found.n < len(entry.seeds):
+        shown += f" {PARTIAL}"
+    if name == "linear" and entry.penalty_at_edge:
+        shown += f" {PENALTY_EDGE}"
+    return shown
+
+
+def _settings(entry: Entry) -> tuple[str, str]:
+    rates = entry.rates
+    if rates is None:
+        return "—", "—"
+    mark = f" {RATE_EDGE}" if rates.at_edge else ""
+    if rates.tuned is None:
+        return "—", _setting(rates.default)
+    tuned = _setting(rates.tuned)
+    if rates.tuned.weight_decay != rates.default.weight_decay:
+        tuned += f", wd {rates.tuned.weight_decay:g}"
+    return tuned + mark, _setting(rates.default)
+
+
+def _setting(setting: Setting) -> str:
+    if setting.validation is None:
+        return f"{setting.rate:g}"
+    return f"{setting.rate:g} (val. {100 * setting.validation:.1f})"
+
+
+def _cost(cost: Cost) -> str:
+    size = "—" if cost.parameters is None else _short(cost.parameters)
+    if not cost.images:
+        return f"{size} · 0 · 0"
+    compute = "—" if cost.tflop is None else f"{cost.tflop:.3g}"
+    return f"{size} · {_short(cost.images)} · {compute}"
+
+
+def _short(count: int) -> str:
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+def _reading(table: Table) -> Iterable[str]:
+    near, far = table.neighbours
+    yield (
+        f"**kNN** is the top-1 accuracy of {near} nearest neighbours, with the running statistics "
+        "that training left behind; it ranks the rows. **re-est.**: with batch statistics estimated "
+        "anew on the training split; `=` where that gives the same kNN for every seed, as it must "
+        f"without batch statistics. **kNN-{far}**: {far} neighbours. **linear**: a linear probe. "
+        f"**class token**: {near} neighbours of the class token, for families that have one; every "
+        "other column takes the pooled embedding."
+    )
+    yield (
+        "**Bold** marks the best scheme of each method by mean kNN. It was picked by the numbers "
+        "shown and is not a test: where intervals overlap much, take the order as undecided (the "
+        "interval of a difference of two rows is √2 times as wide as theirs)."
+    )
+    yield (
+        "**lr tuned** is what the row was trained with, **lr default** the recipe's; `val.` is the "
+        "kNN accuracy on the *validation* split in the sweep (its own seeds, failures counted as "
+        "0), not comparable with the test columns. `wd` names a tuned weight decay where it is not "
+        "the recipe's."
+    )
+    yield (
+        "**params** counts the backbone; **images** are training images, repetitions counted and "
+        "views not; **TFLOP** is the compute of one training (— if unknown, or if none finished)."
+    )
+    yield (
+        f"{PARTIAL} mean of only the seeds that have a value. {RATE_EDGE} the best rate tried was "
+        "the lowest or highest, so a better one may lie beyond (or no rate scored). "
+        f"{PENALTY_EDGE} for at least one seed the probe chose the weakest or strongest penalty."
+    )
+
+
+def _rules(table: Table) -> Iterable[str]:
+    yield f"The interval ({LEVEL:.0%}) is {RULE}. It assumes that the pooled rows spread alike."
+    pools = [
+        f"{escape(_family(pool.family))} {'trained' if pool.trained else 'untrained'} "
+        f"s = {100 * pool.spread.sd:.2f}, df = {pool.spread.df}"
+        for pool in table.pools
+        if pool.metric == "knn" and pool.spread.sd is not None
+    ]
+    if pools:
+        yield f"For kNN, in points of accuracy: {'; '.join(pools)}."
+    yield (
+        "A seed that diverged or ran out of memory is a result: it has no accuracy, is counted in "
+        "the status, ranks its row behind every row whose seeds all finished, and keeps the row out "
+        "of the pooled spread."
+    )
+    yield (
+        "Controls are not ranked: `supervised` was trained with the labels, `untrained` is the "
+        "backbone as initialised, `raw-pixels` has no backbone and is one value for all families."
+    )
+    if missing := table.missing_controls():
+        yield f"This experiment does not have the controls: {', '.join(missing)}."
+    if any("crashed" in entry.statuses for entry in table.entries):
+        yield "A crash is not a result: those cells are to be trained again."
+
+
+def _environments(table: Table) -> str:
+    lines = []
+    for place, environment in enumerate(table.environments):
+        facts = ", ".join(f"{key} {environment[key]}" for key in sorted(environment))
+        lines.append(f"{environment_name(place)}: {escape(facts)}")
+    many = (
+        "The rows were **not** all computed in the same environment; the status column says which."
+    )
+    single = "All rows were computed in the same environment."
+    return f"{many if len(lines) > 1 else single}\n\n{_bullets(lines)}"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _heading(text: str) -> str:
+    shown = escape(text)
+    return shown[:1].upper() + shown[1:]
+
+
+def _code(text: str) -> str:
+    return " ".join(text.replace("`", "'").split())
+
+
+def _family(name: str) -> str:
+    return {"resnet": "ResNet", "vit": "ViT"}.get(name, name)

@@ -1,0 +1,159 @@
+"""One cell from its configuration to its record."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark import records, runtime
+from benchmark.data.build import load
+from benchmark.data.pool import Splits
+from benchmark.evaluation.final import evaluate
+from benchmark.plan import Cell
+from benchmark.records import Store
+from benchmark.training import network
+from benchmark.training.loop import Trained, train
+
+POINTS = 50
+"""Points of a recorded curve: means over equal stretches of the training."""
+
+Progress = Callable[[int, int], bool]
+
+
+def run(
+    cell: Cell,
+    data: Path,
+    store: Store,
+    device: torch.device,
+    progress: Progress,
+    checkpoint_steps: int = 200,
+) -> dict[str, Any]:
+    """Trains and evaluates a cell, stores its record and run log, and returns the record.
+
+    Running out of memory and a loss that is not finite are results; any other exception is the
+    caller's. Raises `training.loop.Interrupted` where `progress` says to stop.
+    """
+    judge = cell.config["evaluation"]["judge"]
+    splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
+    fingerprint = cell.fingerprint(splits.manifest["sha256"])
+    begun, cpu = time.time(), time.process_time()
+    try:
+        status, result, log = _result(
+            cell, splits, fingerprint, store, device, progress, checkpoint_steps
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        status, log = "out-of-memory", {}
+        result = {"metrics": {}, "curves": {}, "cause": "out of memory"}
+    entry = records.record(
+        cell, fingerprint, splits.manifest["sha256"], runtime.environment(device), status, result
+    )
+    log |= {
+        "started": begun,
+        "wall_seconds": time.time() - begun,
+        "cpu_seconds": time.process_time() - cpu,
+        "host": platform.node(),
+        "platform": platform.platform(),
+    }
+    store.put(entry, log)
+    return entry
+
+
+def _result(
+    cell: Cell,
+    splits: Splits,
+    fingerprint: str,
+    store: Store,
+    device: torch.device,
+    progress: Progress,
+    checkpoint_steps: int,
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    standardise = standardiser(splits.manifest, device)
+    on_device = {
+        name: (images.to(device), splits.labels[name].to(device))
+        for name, images in splits.images.items()
+    }
+    method = network.build(cell, splits.manifest).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    status, log = "done", {}
+    result: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in method.backbone.parameters()),
+        "steps": 0,
+        "flops_per_step": None,
+        "first_non_finite_step": None,
+        "curves": {},
+        "metrics": {},
+        "cause": None,
+    }
+    if cell.config["training"]:
+        begun = time.perf_counter()
+        trained = train(
+            method, dict(cell.config), *on_device["train"], standardise, device,
+            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps,
+        )  # fmt: skip
+        log = _training_log(cell, trained, time.perf_counter() - begun)
+        status = trained.status
+        result |= {
+            "steps": trained.steps,
+            "flops_per_step": trained.flops_per_step,
+            "first_non_finite_step": trained.first_non_finite,
+            "curves": thinned(trained),
+        }
+        if status == "diverged":
+            result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
+    if status == "done":
+        spec = cell.config["evaluation"]
+        result["metrics"] = evaluate(method.backbone, on_device, spec, standardise)
+    return status, result, log
+
+
+def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Maps images in 0..1 to zero mean and unit deviation by the training split's statistics."""
+    mean = torch.tensor(manifest["mean"], device=device).view(1, -1, 1, 1)
+    std = torch.tensor(manifest["std"], device=device).view(1, -1, 1, 1)
+
+    def standardise(images: Tensor) -> Tensor:
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    return standardise
+
+
+def thinned(trained: Trained) -> dict[str, list[float | None]]:
+    """Each curve as means over at most POINTS stretches, with the `step` that ends each stretch.
+
+    Values that are not finite, or not defined, are null.
+    """
+    length = len(trained.curves["loss"])
+    ends = sorted({round((k + 1) * length / POINTS) for k in range(POINTS)} - {0})
+    starts = [0, *ends[:-1]]
+    curves: dict[str, list[float | None]] = {"step": [float(end) for end in ends]}
+    for name, curve in trained.curves.items():
+        means = [float(curve[a:b].double().mean()) for a, b in zip(starts, ends, strict=True)]
+        curves[name] = [value if abs(value) < float("inf") else None for value in means]
+    return curves
+
+
+def _training_log(cell: Cell, trained: Trained, seconds: float) -> dict[str, Any]:
+    done = len(trained.curves["loss"]) - trained.resumed_at
+    log: dict[str, Any] = {
+        "training_seconds": seconds,
+        "images_per_second": done * cell.config["training"]["batch"] / max(seconds, 1e-9),
+        "resumed_at_step": trained.resumed_at,
+    }
+    if torch.cuda.is_available():
+        log["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return log
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "can't allocate memory" in str(error)
+        or "out of memory" in str(error)
+    )

@@ -1,0 +1,76 @@
+"""A training in the middle: saved whole or not at all, and never unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from benchmark import canonical
+
+
+def save_checkpoint(
+    path: Path,
+    fingerprint: str,
+    step: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    curves: dict[str, Tensor],
+) -> None:
+    """Writes weights, buffers, optimizer state and curves after `step` steps."""
+    tensors = {f"network/{key}": value for key, value in network.state_dict().items()}
+    tensors |= {f"curve/{key}": value for key, value in curves.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer/{index}/{key}": value
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+    plain = {key: value.detach().contiguous().cpu().clone() for key, value in tensors.items()}
+    note = json.dumps({"fingerprint": fingerprint, "step": step})
+    canonical.write(path, save(plain, metadata={"checkpoint": note}))
+
+
+def load_checkpoint(
+    path: Path,
+    fingerprint: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    curves: dict[str, Tensor],
+) -> int:
+    """Restores what `save_checkpoint` wrote and returns the number of steps done, 0 if there is none.
+
+    A file of another fingerprint, or one that cannot be read, counts as none.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(path, "pt") as file:
+            note = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, ValueError, OSError):
+        return 0
+    if note.get("fingerprint") != fingerprint:
+        return 0
+    network.load_state_dict(
+        {
+            key.removeprefix("network/"): v
+            for key, v in tensors.items()
+            if key.startswith("network/")
+        }
+    )
+    state = optimizer.state_dict()
+    restored: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, name = key.split("/")
+            restored.setdefault(int(index), {})[name] = value
+    state["state"] = restored
+    optimizer.load_state_dict(state)
+    for name, curve in curves.items():
+        curve.copy_(tensors[f"curve/{name}"])
+    return int(note["step"])

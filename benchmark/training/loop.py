@@ -1,0 +1,143 @@
+"""The training loop of one cell."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark import registry
+from benchmark.data.views import view
+from benchmark.methods.base import Batch, Method
+from benchmark.randomness import Draw, keyed
+from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
+from benchmark.training.network import parameter_groups
+
+VERSION = 1
+"""Raised whenever the loop would give other weights for the same configuration."""
+
+LOOK = 25
+"""Steps between two looks at the loss: each look waits for the device."""
+
+
+class Interrupted(Exception):
+    """The training was asked to stop and has saved a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training went."""
+
+    status: str
+    """`done`, or `diverged` where a loss was not finite."""
+    steps: int
+    """Steps in the whole training."""
+    first_non_finite: int | None
+    """The first step, counted from 1, whose loss was not finite."""
+    curves: dict[str, Tensor]
+    """By step (steps,), float32 on the CPU: loss, gradient_norm, pretext (NaN where undefined)."""
+    resumed_at: int
+    flops_per_step: int
+    """Floating-point operations of one step's matrix products and convolutions, both ways."""
+
+
+def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Learning rate of a step counted from 0: linear warm-up over a share of the steps, then cosine.
+
+    (Loshchilov & Hutter 2017, 1608.03983, without restarts; the last step is just above zero.)
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
+    """The images of one step: epochs of a permutation each, the incomplete last batch left out."""
+    epoch, place = divmod(step, count // batch)
+    order = torch.randperm(count, generator=keyed(seed, "order", epoch))
+    return order[place * batch : (place + 1) * batch]
+
+
+def train(
+    method: Method,
+    config: dict[str, Any],
+    images: Tensor,
+    labels: Tensor,
+    standardise: Callable[[Tensor], Tensor],
+    device: torch.device,
+    checkpoint: Path,
+    fingerprint: str,
+    progress: Callable[[int, int], bool],
+    checkpoint_steps: int = 200,
+) -> Trained:
+    """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
+
+    `progress(step, steps)` is called now and then and returns whether to go on; if not, the state
+    is saved and Interrupted is raised. A later call with the same fingerprint goes on from the
+    checkpoint to the same bits.
+    """
+    recipe, seed = config["training"], config["seed"]
+    batch, steps = recipe["batch"], recipe["images"] // recipe["batch"]
+    groups = parameter_groups(method, recipe["weight_decay"], recipe["weight_decay_on"])
+    options = {key: value for key, value in recipe["optimizer"].items() if key != "name"}
+    optimizer: torch.optim.Optimizer = registry.load(
+        "optimizer", recipe["optimizer"]["name"]
+    ).build(groups, recipe["rate"], **options)
+    trained = [p for group in groups for p in group["params"]]
+    curves = {
+        name: torch.full((steps,), torch.nan, device=device)
+        for name in ("loss", "gradient_norm", "pretext")
+    }
+    method.train()
+    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, curves)
+    mixed = recipe["precision"] == "bfloat16"
+    counter = FlopCounterMode(display=False)
+    for step in range(start, steps):
+        index = batch_indices(seed, step, batch, len(images)).to(device)
+        pixels = images[index].float() / 255
+        views = [
+            standardise(view(pixels, spec, keyed(seed, "view", number, step)))
+            for number, spec in enumerate(recipe["views"])
+        ]
+        optimizer.zero_grad()
+        with counter if step == start else contextlib.nullcontext():
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                outcome = method(Batch(views, labels[index], Draw(seed, step)))
+            outcome.loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if recipe["clip"] is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, recipe["clip"], norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, steps, recipe["rate"], recipe["warmup"])
+        optimizer.step()
+        method.after_step()
+        curves["loss"][step] = outcome.loss.detach()
+        curves["gradient_norm"][step] = norm
+        if outcome.pretext is not None:
+            curves["pretext"][step] = outcome.pretext
+        done = step + 1
+        if done % LOOK == 0 or done == steps:
+            broken = torch.nonzero(~curves["loss"][:done].isfinite())
+            if len(broken):
+                first = int(broken[0]) + 1
+                return Trained(
+                    "diverged", steps, first, _kept(curves, first), start, counter.get_total_flops()
+                )
+            if not progress(done, steps):
+                save_checkpoint(checkpoint, fingerprint, done, method, optimizer, curves)
+                raise Interrupted
+        if done % checkpoint_steps == 0 and done < steps:
+            save_checkpoint(checkpoint, fingerprint, done, method, optimizer, curves)
+    return Trained("done", steps, None, _kept(curves, steps), start, counter.get_total_flops())
+
+
+def _kept(curves: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
+    return {name: curve[:steps].cpu() for name, curve in curves.items()}

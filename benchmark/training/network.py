@@ -1,0 +1,80 @@
+"""Builds a cell's network and gives it its initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmark import registry
+from benchmark.backbones.base import ImageShape
+from benchmark.methods.base import Context, Method
+from benchmark.norms.factory import SectionNorms
+from benchmark.plan import Cell
+from benchmark.randomness import keyed
+
+
+def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
+    """The network of a cell for the images of `manifest`; what it cannot be is a UserError."""
+    config = cell.config
+    shape = ImageShape(*manifest["shape"])
+    norms = {section: SectionNorms(section, spec) for section, spec in config["norms"].items()}
+    family = {key: value for key, value in config["family"].items() if key != "name"}
+    backbone = registry.load("family", cell.family).build(shape, norms.get("backbone"), **family)
+    training = config["training"] or {}
+    context = Context(
+        shape=shape,
+        classes=len(manifest["classes"]),
+        training_images=manifest["splits"]["train"]["count"],
+        batch=training.get("batch", 0),
+        norms=norms,
+        view_batching=training.get("view_batching", "separate"),
+        teacher=training.get("teacher", "batch"),
+    )
+    options = {key: value for key, value in config["method"].items() if key != "name"}
+    method: Method = registry.load("method", cell.method).build(backbone, context, **options)
+    initialise(method, config["seed"])
+    method.start()
+    return method
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draws every unnormalized weight from a generator keyed by the seed and the weight's own name.
+
+    So a weight starts at the same value whatever norms, heads or other layers stand around it.
+    Convolutions: He normal by fan-out, as timm's ResNet. Linear layers and the patch embedding:
+    Xavier uniform, as MAE (2111.06377, A.1) and MoCo v3. Tokens and positions: normal, .02. Norm
+    layers keep what their constructors, or a zero-initialised residual branch, gave them.
+    """
+    for name, module in network.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            generator = keyed(seed, "weights", f"{name}.{key}")
+            if key in ("pos_embed", "cls_token", "mask_token"):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                if key == "bias":
+                    nn.init.zeros_(parameter)
+                elif isinstance(module, nn.Linear) or "patch_embed" in name:
+                    nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+                else:
+                    nn.init.kaiming_normal_(
+                        parameter, mode="fan_out", nonlinearity="relu", generator=generator
+                    )
+
+
+def parameter_groups(network: nn.Module, weight_decay: float, on: str) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay.
+
+    `on` is `all`, or `weights`: those of two or more dimensions. Going by dimension and not by
+    class or name keeps the groups the same when the norm changes.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    decayed = [p for p in trained if on == "all" or p.ndim >= 2]
+    rest = [p for p in trained if on != "all" and p.ndim < 2]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,116 @@
+"""The process that trains cells: reads them from a pipe, one at a time, and reports back.
+
+Messages to a worker are a cell (JSON), or None to end it. Messages from it are tuples: ("step",
+step, steps), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+from benchmark import runtime
+from benchmark.errors import UserError
+from benchmark.plan import Cell
+
+REPORT_SECONDS = 0.2
+"""Least time between two reports of progress."""
+
+
+class _Stop:
+    """Whether the process was asked to stop: by a signal, or because its parent is gone."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.parent = os.getppid()
+        # A terminal's Ctrl-C reaches every process of the group; the parent passes it on as TERM.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked or os.getppid() != self.parent
+
+
+def main(pipe: Connection, cells: Path, data: Path, device_name: str) -> None:
+    """Serves the pipe until it is told to end, is asked to stop, or its parent is gone."""
+    stop = _Stop()
+    device = runtime.start(device_name)
+    from benchmark.records import Store, record
+    from benchmark.run import run
+    from benchmark.training.loop import Interrupted
+
+    store = Store(cells)
+
+    def report(*message: object) -> None:
+        # Without a parent there is nobody to tell; `stop` ends the work soon.
+        with contextlib.suppress(OSError):
+            pipe.send(message)
+
+    while not stop:
+        try:
+            if not pipe.poll(0.5):
+                continue
+            text = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if text is None:
+            return
+        cell = Cell.from_json(text)
+        told = 0.0
+
+        def progress(step: int, steps: int) -> bool:
+            nonlocal told
+            if time.monotonic() - told > REPORT_SECONDS:
+                told = time.monotonic()
+                report("step", step, steps)
+            return not stop
+
+        try:
+            entry = run(cell, data, store, device, progress)
+            report("done", entry["status"])
+        except Interrupted:
+            report("stopped")
+        except UserError as error:
+            report("refused", str(error))
+        except Exception as error:  # whatever it is, it costs this cell only
+            cause = f"{type(error).__name__}: {error}"
+            dataset = _dataset(data)
+            entry = record(
+                cell, cell.fingerprint(dataset), dataset, runtime.environment(device), "crashed",
+                {"metrics": {}, "curves": {}, "cause": cause},
+            )  # fmt: skip
+            store.put(entry, {"traceback": traceback.format_exc()})
+            report("crashed", cause, traceback.format_exc())
+
+
+def _dataset(data: Path) -> str:
+    from benchmark.data.build import load
+
+    return str(load(data, ()).manifest["sha256"])
+
+
+def check(pipe: Connection, cells: list[str], data: Path) -> None:
+    """Builds the network of every cell without memory for its weights; sends the first refusal."""
+    runtime.start("cpu")
+    import torch
+
+    from benchmark.data.build import load
+    from benchmark.training import network
+
+    try:
+        manifest = load(data, ()).manifest
+        for text in cells:
+            with torch.device("meta"):
+                network.build(Cell.from_json(text), manifest)
+        pipe.send(None)
+    except UserError as error:
+        pipe.send(str(error))

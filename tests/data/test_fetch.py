@@ -1,0 +1,281 @@
+"""Files are found or downloaded, whatever the server does, and never used unchecked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from benchmark.data import download
+from benchmark.data.archive import read_members
+from benchmark.data.fetch import RemoteFile, local, locate
+from benchmark.errors import UserError
+
+CONTENT = bytes(range(256)) * 800
+MD5 = hashlib.md5(CONTENT).hexdigest()
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port, on which nothing answers."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` at every path that ends in /file.bin, as ill as it is told to."""
+
+    content = CONTENT
+    breaks = 0
+    """How many answers stop in the middle."""
+    ranges = True
+    """Whether a Range request gets 206, and not 200 and everything."""
+    shift = 0
+    """How many bytes the answer to a Range request is off."""
+    failures: tuple[int, ...] = ()
+    """Status codes of the first answers."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, Server)
+        asked = self.headers.get("Range")
+        server.seen.append((self.path, asked))
+        start, status = 0, 200
+        if server.failures:
+            status, *rest = server.failures
+            server.failures = tuple(rest)
+        elif not self.path.endswith("/file.bin"):
+            status = 404
+        elif asked and server.ranges:
+            match = re.fullmatch(r"bytes=(\d+)-", asked)
+            assert match
+            start = int(match[1]) + server.shift
+            status = 206 if start < len(server.content) else 416
+        body = server.content[start:] if status in (200, 206) else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 206:
+            last = len(server.content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
+        if server.breaks and body:
+            server.breaks -= 1
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BENCHMARK_DATA", raising=False)
+    monkeypatch.delenv("BENCHMARK_MIRROR", raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
+
+
+def remote(*bases: str) -> RemoteFile:
+    return RemoteFile("file.bin", MD5, tuple(f"{base}/file.bin" for base in bases))
+
+
+def test_downloads_once_and_leaves_nothing_else(server: Server, tmp_path: Path) -> None:
+    path = locate("set", remote(server.url), tmp_path)
+    assert path == tmp_path / "set" / "file.bin"
+    assert path.read_bytes() == CONTENT
+    assert locate("set", remote(server.url), tmp_path) == path
+    assert server.seen == [("/file.bin", None)]
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.breaks = 2
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+    half, quarter = len(CONTENT) // 2, len(CONTENT) // 4
+    asked = [asked for _, asked in server.seen]
+    assert asked == [None, f"bytes={half}-", f"bytes={half + quarter}-"]
+
+
+def test_broken_download_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+    server.breaks, server.ranges = 1, False
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+    assert [asked for _, asked in server.seen] == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+def test_a_later_run_resumes_an_earlier_one(server: Server, tmp_path: Path) -> None:
+    server.breaks = 100
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        locate("set", remote(server.url), tmp_path)
+    server.breaks = 0
+    server.seen.clear()
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+    assert len(server.seen) == 1
+    assert server.seen[0][1] is not None
+
+
+@pytest.mark.parametrize("piece", [b"not the beginning", CONTENT, CONTENT + b"more", b"\0" * 10**6])
+def test_any_piece_left_behind_ends_in_the_right_file(
+    server: Server, tmp_path: Path, piece: bytes
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "file.bin.part").write_bytes(piece)
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_another_range_than_asked_for_is_made_good(server: Server, tmp_path: Path) -> None:
+    server.breaks, server.shift = 1, 7
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_server_errors_are_tried_again(server: Server, tmp_path: Path) -> None:
+    server.failures = (503, 429)
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+    assert len(server.seen) == 3
+
+
+def test_missing_on_one_server_is_had_from_the_next(server: Server, tmp_path: Path) -> None:
+    file = RemoteFile("file.bin", MD5, (f"{server.url}/gone", f"{server.url}/file.bin"))
+    assert locate("set", file, tmp_path).read_bytes() == CONTENT
+    assert [path for path, _ in server.seen] == ["/gone", "/file.bin"]
+
+
+def test_damaged_download_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
+    server.content = CONTENT[:-1] + b"?"
+    found = hashlib.md5(server.content).hexdigest()
+    with pytest.raises(UserError, match=f"file.bin.*expected md5 {MD5}, found {found}"):
+        locate("set", remote(server.url), tmp_path)
+    assert not list((tmp_path / "set").iterdir())
+    server.content = CONTENT
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_compressed_file_is_kept_as_it_is(server: Server, tmp_path: Path) -> None:
+    class Encoded(Handler):
+        def end_headers(self) -> None:
+            self.send_header("Content-Encoding", "gzip")
+            super().end_headers()
+
+    server.RequestHandlerClass = Encoded
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_damaged_cache_is_refused_once(server: Server, tmp_path: Path) -> None:
+    path = locate("set", remote(server.url), tmp_path)
+    path.write_bytes(b"rotten")
+    with pytest.raises(UserError, match=f"{MD5}, found {hashlib.md5(b'rotten').hexdigest()}"):
+        locate("set", remote(server.url), tmp_path)
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_no_network_says_which_file_where_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        locate("set", remote(NOWHERE), tmp_path / "cache")
+    message = str(error.value)
+    assert "\n" not in message
+    for said in ("set/file.bin", str(tmp_path / "cache"), "BENCHMARK_DATA", "ConnectionError"):
+        assert said in message
+    assert not list(tmp_path.rglob("*.bin*"))
+
+
+def test_mirror_comes_first(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCHMARK_MIRROR", f"{server.url}/mirror/")
+    server.failures = (404, 404)
+    assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
+    asked = [path for path, _ in server.seen]
+    assert asked == ["/mirror/set/file.bin", "/mirror/file.bin", "/file.bin"]
+
+
+@pytest.mark.parametrize("place", ["set/file.bin", "file.bin"])
+def test_users_folder_comes_before_cache_and_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    path = tmp_path / "data" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path / "data"))
+    assert locate("set", remote(NOWHERE), tmp_path / "cache") == path
+    assert not (tmp_path / "cache").exists()
+
+
+def test_users_file_is_checked_and_never_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"wrong")
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=f"{MD5}, found {hashlib.md5(b'wrong').hexdigest()}"):
+        locate("set", remote(NOWHERE), tmp_path / "cache")
+    assert path.read_bytes() == b"wrong"
+
+
+def test_users_folder_that_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path / "typo"))
+    with pytest.raises(UserError, match="BENCHMARK_DATA: expected a folder"):
+        local("set", remote())
+
+
+def archive_of(path: Path, **members: bytes | tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_members_are_read_without_unpacking(tmp_path: Path) -> None:
+    path = archive_of(tmp_path / "a.tar.gz", **{"in/a": b"A", "in/b": b"B", "in/c": b"C"})
+    assert read_members(path, ("in/c", "in/a")) == {"in/a": b"A", "in/c": b"C"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "in/../../a", "in\\..\\a"])
+def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
+    path = archive_of(tmp_path / "a.tar.gz", **{name: b"A", "in/b": b"B"})
+    with pytest.raises(UserError, match="expected names inside the archive"):
+        read_members(path, ("in/b",))
+
+
+def test_a_link_does_not_stand_for_a_file(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("in/a")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+    with pytest.raises(UserError, match="expected the file in/a"):
+        read_members(archive_of(tmp_path / "a.tar.gz", link=link), ("in/a",))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60])
+def test_damaged_archive_is_the_users_error(tmp_path: Path, keep: int) -> None:
+    path = archive_of(tmp_path / "a.tar.gz", a=bytes(range(256)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_members(path, ("a",))

@@ -1,0 +1,357 @@
+"""Each source gives the images that its format says, and refuses what is not in that format."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import tarfile
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.data.fetch import RemoteFile
+from benchmark.data.pool import Pool
+from benchmark.data.sources import cifar10, fashion_mnist, folder
+from benchmark.errors import UserError
+
+OFFICIAL = os.environ.get("BENCHMARK_DATA")
+official = pytest.mark.skipif(not OFFICIAL, reason="BENCHMARK_DATA names no official files")
+
+
+def idx(values: np.ndarray) -> bytes:
+    sizes = b"".join(struct.pack(">I", size) for size in values.shape)
+    return b"\x00\x00\x08" + bytes([values.ndim]) + sizes + values.astype(np.uint8).tobytes()
+
+
+def record(label: int, pixels: np.ndarray) -> bytes:
+    """A CIFAR-10 record of an image (32, 32, 3), as its authors describe it."""
+    return bytes([label]) + b"".join(pixels[:, :, channel].tobytes() for channel in range(3))
+
+
+# --- Fashion-MNIST
+
+
+def test_idx_pixels_and_labels() -> None:
+    pixels = np.arange(2 * 3 * 5).reshape(2, 3, 5)
+    images, labels = fashion_mnist.parse(idx(pixels), idx(np.array([9, 4])))
+    assert images.dtype == torch.uint8
+    assert images.shape == (2, 1, 3, 5)
+    assert (images[:, 0].numpy() == pixels).all()
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [9, 4]
+
+
+GOOD = idx(np.zeros((2, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        GOOD[:7],
+        GOOD[:-1],
+        GOOD + b"\0",
+        b"\x00\x01" + GOOD[2:],
+        b"\x00\x00\x0d" + GOOD[3:],
+        idx(np.zeros((2, 9))),
+        idx(np.zeros((0, 3, 3))),
+        b"\x00\x00\x08\x03" + b"\xff" * 12,
+    ],
+    ids=["empty", "header", "short", "long", "magic", "floats", "dims", "none", "huge"],
+)
+def test_wrong_idx_is_refused(content: bytes) -> None:
+    with pytest.raises(UserError, match="images: expected"):
+        fashion_mnist.parse(content, idx(np.array([0, 1])))
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 2, 3], [1, 10]])
+def test_wrong_idx_labels_are_refused(labels: list[int]) -> None:
+    with pytest.raises(UserError, match="labels: expected"):
+        fashion_mnist.parse(GOOD, idx(np.array(labels)))
+
+
+@pytest.mark.parametrize("content", [b"", b"plain", gzip.compress(b"x" * 99)[:-9]])
+def test_wrong_gzip_is_refused(content: bytes) -> None:
+    if content == b"":
+        assert fashion_mnist.gunzip(content, "f") == b""  # which no IDX header can follow
+        return
+    with pytest.raises(UserError, match="f: expected a gzip file"):
+        fashion_mnist.gunzip(content, "f")
+
+
+def test_fashion_mnist_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    arrays = {
+        "train-images-idx3-ubyte.gz": random.integers(0, 256, (6, 28, 28)),
+        "train-labels-idx1-ubyte.gz": np.array([0, 1, 2, 3, 4, 5]),
+        "t10k-images-idx3-ubyte.gz": random.integers(0, 256, (2, 28, 28)),
+        "t10k-labels-idx1-ubyte.gz": np.array([8, 9]),
+    }
+    sums = {}
+    for name, values in arrays.items():
+        content = gzip.compress(idx(values))
+        (tmp_path / name).write_bytes(content)
+        sums[name] = md5(content).hexdigest()
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: expected md5 8d4fb7e6"):
+        fashion_mnist.read({}, tmp_path / "cache")
+    monkeypatch.setattr(fashion_mnist, "CHECKSUMS", sums)
+    pool = fashion_mnist.read({}, tmp_path / "cache")
+    assert pool.labels[pool.parts["train"]].tolist() == [0, 1, 2, 3, 4, 5]
+    test = pool.images[pool.parts["test"]]
+    assert (test[:, 0].numpy() == arrays["t10k-images-idx3-ubyte.gz"]).all()
+
+
+@official
+def test_official_fashion_mnist(tmp_path: Path) -> None:
+    pool = fashion_mnist.read({}, tmp_path)
+    assert pool.images.shape == (70000, 1, 28, 28)
+    assert histogram(pool, "train") == [6000] * 10
+    assert histogram(pool, "test") == [1000] * 10
+    # The published mean and standard deviation of the training pixels.
+    train = pool.images[pool.parts["train"]].double() / 255
+    assert float(train.mean()) == pytest.approx(0.2860, abs=5e-5)
+    assert float(train.std(correction=0)) == pytest.approx(0.3530, abs=5e-5)
+    # An ankle boot comes first; trousers are tall, so that their outer columns are empty.
+    assert pool.classes[int(pool.labels[0])] == "Ankle boot"
+    trousers = pool.images[pool.labels == pool.classes.index("Trouser")].double().mean((0, 1))
+    assert trousers[:, 0].mean() < 1 < 50 < trousers[:, 14].mean()
+
+
+# --- CIFAR-10
+
+
+def test_cifar_planes_and_labels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    images, labels = cifar10.parse(record(3, pixels[0]) + record(9, pixels[1]), "b")
+    assert images.shape == (2, 3, 32, 32)
+    assert (images.numpy() == pixels.transpose(0, 3, 1, 2)).all()
+    assert labels.tolist() == [3, 9]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 3072, b"\0" * 3074, b"\x0a" + b"\0" * 3072])
+def test_wrong_cifar_is_refused(content: bytes) -> None:
+    with pytest.raises(UserError, match="b: expected"):
+        cifar10.parse(content, "b")
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with six made-up batches, whose only image has the batch's number as its label."""
+    data = tmp_path / "data" / "cifar-10-batches-bin"
+    data.mkdir(parents=True)
+    files = []
+    for number, file in enumerate(cifar10.BATCHES):
+        content = record(number, np.full((32, 32, 3), number, dtype=np.uint8))
+        (data / file.path).write_bytes(content)
+        files.append(RemoteFile(file.path, md5(content).hexdigest()))
+    monkeypatch.setattr(cifar10, "BATCHES", tuple(files))
+    monkeypatch.setenv("BENCHMARK_DATA", str(data.parent))
+    return data
+
+
+def test_cifar_from_unpacked_files(cifar: Path, tmp_path: Path) -> None:
+    pool = cifar10.read({}, tmp_path / "cache")
+    assert pool.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert pool.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert {name: part.tolist() for name, part in pool.parts.items()} == {
+        "train": [0, 1, 2, 3, 4],
+        "test": [5],
+    }
+
+
+def test_cifar_from_the_archive(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = cifar10.read({}, tmp_path / "cache")
+    archive = tmp_path / "archive" / "cifar-10-binary.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(cifar, cifar.name)
+    checksum = md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(cifar10, "ARCHIVE", RemoteFile(archive.name, checksum))
+    monkeypatch.setenv("BENCHMARK_DATA", str(archive.parent))
+    pool = cifar10.read({}, tmp_path / "cache")
+    assert torch.equal(pool.images, expected.images)
+    assert torch.equal(pool.labels, expected.labels)
+
+
+def test_cifar_batch_missing(cifar: Path, tmp_path: Path) -> None:
+    (cifar / "data_batch_4.bin").unlink()
+    with pytest.raises(UserError, match=r"expected all six batches.*no data_batch_4\.bin"):
+        cifar10.read({}, tmp_path / "cache")
+
+
+def test_cifar_batch_damaged(cifar: Path, tmp_path: Path) -> None:
+    (cifar / "test_batch.bin").write_bytes(b"\0" * 3073)
+    found = md5(b"\0" * 3073).hexdigest()
+    with pytest.raises(UserError, match=f"test_batch.bin: expected md5 [0-9a-f]+, found {found}"):
+        cifar10.read({}, tmp_path / "cache")
+
+
+@official
+def test_official_cifar10(tmp_path: Path) -> None:
+    pool = cifar10.read({}, tmp_path)
+    assert pool.images.shape == (60000, 3, 32, 32)
+    assert histogram(pool, "train") == [5000] * 10
+    assert histogram(pool, "test") == [1000] * 10
+    # The published training statistics; planes in another order would swap them.
+    std, mean = torch.std_mean(pool.images[pool.parts["train"]].float() / 255, (0, 2, 3))
+    assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert std.tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
+    # The well-known first images: a frog in training, a cat in the test.
+    assert pool.classes[int(pool.labels[0])] == "frog"
+    assert pool.classes[int(pool.labels[50000])] == "cat"
+
+
+def histogram(pool: Pool, part: str) -> list[int]:
+    return torch.bincount(pool.labels[pool.parts[part]], minlength=len(pool.classes)).tolist()
+
+
+# --- the user's own folder
+
+
+def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (12, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes, `b` made before `a`, in every format, with files that are not images."""
+    root = tmp_path / "photos"
+    for value, name in enumerate(("b/3.PNG", "b/1.jpg", "b/2.JPEG"), 1):
+        save(root / name, (200, 0, value))
+    for value, name in enumerate(("a/z.bmp", "a/deep/y.webp", "a/x.gif"), 1):
+        save(root / name, (0, 200, value))
+    for name in ("b/notes.txt", "b/.hidden.png", ".git/x.png", "a/.cache/y.png", "loose.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"not an image")
+    return root
+
+
+def test_folder_classes_and_order(photos: Path, tmp_path: Path) -> None:
+    pool = folder.read({"path": str(photos), "size": 6, "channels": 3}, tmp_path)
+    assert pool.classes == ("a", "b")
+    assert pool.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert pool.parts["all"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert pool.images.shape == (6, 3, 6, 6)
+    red, green = pool.images[:, 0].double().mean((1, 2)), pool.images[:, 1].double().mean((1, 2))
+    assert (red < 20).tolist() == [True, True, True, False, False, False]
+    assert (green < 20).tolist() == [False, False, False, True, True, True]
+    # The lossless ones show that images are in the order of their names.
+    assert pool.images[5, :, 0, 0].tolist() == [200, 0, 1]
+    assert pool.images[2, :, 0, 0].tolist() == [0, 200, 1]
+
+
+def test_folder_in_grey(photos: Path, tmp_path: Path) -> None:
+    pool = folder.read({"path": str(photos), "size": 6, "channels": 1}, tmp_path)
+    # Rec. 601 luma of (200, 0, 1).
+    assert pool.images.shape == (6, 1, 6, 6)
+    assert int(pool.images[5, 0, 0, 0]) == round(0.299 * 200 + 0.114)
+
+
+def test_centre_is_cut_from_the_longer_side(tmp_path: Path) -> None:
+    pixels = np.zeros((10, 30, 3), dtype=np.uint8)
+    pixels[:, 10:20] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert (folder.load_image(tmp_path / "wide.png", 10, 3) == 255).all()
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "tall.png")
+    assert (folder.load_image(tmp_path / "tall.png", 10, 3) == 255).all()
+
+
+def test_shrinking_is_antialiased(tmp_path: Path) -> None:
+    # Picking pixels from a fine chessboard would leave black or white; averaging leaves grey.
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(board).save(tmp_path / "board.png")
+    small = folder.load_image(tmp_path / "board.png", 8, 1)[:, 1:-1, 1:-1]
+    assert 120 <= int(small.min()) <= int(small.max()) <= 135
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
+    """The stored arrays are the upright one turned, by NumPy, as the EXIF standard defines."""
+    upright = np.zeros((8, 8), dtype=np.uint8)
+    upright[:4, :2] = 255
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "o.png", exif=exif)
+    assert (folder.load_image(tmp_path / "o.png", 8, 1)[0].numpy() == upright).all()
+
+
+def test_sixteen_bits_keep_their_tones(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(0, 65536, 257, dtype=np.uint16), (256, 1))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    assert folder.load_image(tmp_path / "ramp.png", 256, 1)[0, 0].tolist() == list(range(256))
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert folder.load_image(tmp_path / "a.gif", 8, 3)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_unreadable_image_is_named(photos: Path, tmp_path: Path) -> None:
+    bad = photos / "b" / "4.png"
+    bad.write_bytes(b"not an image\n")
+    with pytest.raises(UserError, match=r"4\.png: expected an image") as error:
+        folder.read({"path": str(photos), "size": 8, "channels": 3}, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif"])
+def test_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"cut.{suffix}: expected an image"):
+        folder.load_image(path, 32, 3)
+
+
+def test_too_few_images_of_a_class(photos: Path, tmp_path: Path) -> None:
+    (photos / "a" / "x.gif").unlink()
+    with pytest.raises(UserError, match=r"class 'a': expected at least 3 images.*found 2"):
+        folder.read({"path": str(photos), "size": 8, "channels": 3}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": None}, "path is None, expected str"),
+        ({"path": ""}, "path is empty"),
+        ({"path": "no/such/folder"}, "path: expected a folder, found none at no/such/folder"),
+        ({"size": 0}, "size is 0, expected int >= 1"),
+        ({"size": 8.5}, "size is 8.5, expected int >= 1"),
+        ({"channels": 2}, r"channels: 2 .*\(allowed: 1, 3\)"),
+        ({"chanels": 3}, "did you mean 'channels'"),
+    ],
+)
+def test_wrong_folder_options(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        folder.read({"path": ".", "size": 8, "channels": 3, **options}, tmp_path)
+
+
+def test_folder_without_classes(tmp_path: Path) -> None:
+    save(tmp_path / "x.png", (0, 0, 0))
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(UserError, match="expected a folder for each class, found none"):
+        folder.read({"path": str(tmp_path), "size": 8, "channels": 3}, tmp_path)
+    save(tmp_path / "only" / "x.png", (0, 0, 0))
+    with pytest.raises(UserError, match="at least 2 class folders, found 1"):
+        folder.read({"path": str(tmp_path), "size": 8, "channels": 3}, tmp_path)

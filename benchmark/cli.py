@@ -71,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
     sync = _verb(verbs, "sync", commands.sync, "bring MLflow up to date with the records")
     _track(sync)
     sync.add_argument("--uri", help="tracking server (default: MLFLOW_TRACKING_URI, else SQLite)")
+    sync.add_argument(
+        "--stamp", type=Path, metavar="FILE", help="write down what was synced (for DVC)"
+    )
     sync.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
 
     verify = _verb(

@@ -133,12 +133,10 @@ def _train(
         print(f"  crashed: {line}", file=sys.stderr)
 
 
-def jobs(text: str) -> int:
-    """The number of workers that `--jobs` asks for."""
-    from benchmark.launch import default_jobs
-
+def jobs(text: str) -> int | None:
+    """The number of workers that `--jobs` asks for, None for `auto`."""
     if text == "auto":
-        return default_jobs()
+        return None
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"--jobs is {text!r}, expected auto or a number from 1")
     return int(text)
@@ -189,8 +187,12 @@ def sync(arguments: argparse.Namespace) -> None:
 
     if arguments.watch:
         tracking.watch(arguments.root, arguments.track, arguments.uri)
-    else:
-        print(tracking.sync(arguments.root, arguments.track, arguments.uri))
+        return
+    print(tracking.sync(arguments.root, arguments.track, arguments.uri))
+    if arguments.stamp:
+        published = collect.read(arguments.root / "results" / arguments.track / "records")
+        stamp = {entry.name: entry.checksum for entry in published}
+        canonical.write(arguments.root / arguments.stamp, canonical.pretty(stamp))
 
 
 def verify(arguments: argparse.Namespace) -> None:

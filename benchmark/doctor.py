@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmark import runtime
-from benchmark.launch import default_jobs
+from benchmark.launch import cores
 from benchmark.params import read, track_file
 
 PINNED = ("torch", "torchvision", "timm", "dvc", "mlflow", "numpy", "scipy", "scikit-learn")
@@ -22,7 +22,7 @@ def report(root: Path) -> list[str]:
     facts = runtime.environment(device)
     locked = _locked(root / "uv.lock")
     lines = [
-        f"machine      {platform.platform()}, {default_jobs()} CPU cores usable",
+        f"machine      {platform.platform()}, {cores()} CPU cores usable",
         f"python       {sys.version.split()[0]}",
         f"device       {facts['device']} (instruction set {facts['instruction_set']}, "
         f"{facts['threads']} thread a cell)",

@@ -46,17 +46,22 @@ class _Slot:
     cell: Cell | None = None
 
 
-def default_jobs() -> int:
-    """One worker for each CPU core this process may use; on a GPU machine one, unless asked."""
+def cores() -> int:
+    """How many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train_missing(
-    cells: Sequence[Cell], store: Store, data: Path, dataset: str, jobs: int, device: str = "auto"
+    cells: Sequence[Cell],
+    store: Store,
+    data: Path,
+    dataset: str,
+    jobs: int | None,
+    device: str = "auto",
 ) -> Summary:
     """Trains every cell that the store does not hold, `jobs` at a time.
 
-    `data` is the folder of the built dataset and `dataset` its checksum. Raises UserError before
+    Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the built dataset and `dataset` its checksum. Raises UserError before
     any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
     """
     wanted = {cell.fingerprint(dataset): cell for cell in cells}
@@ -66,7 +71,8 @@ def train_missing(
         return summary
     runtime.prepare()
     context = multiprocessing.get_context("spawn")
-    _check(context, missing, data)
+    device_type = _check(context, missing, data, device)
+    jobs = jobs or (cores() if device_type == "cpu" else 1)
     pool = _Pool(context, store, data, dataset, min(jobs, len(missing)), device)
     with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
         pool.run(missing, bars, summary)
@@ -74,9 +80,12 @@ def train_missing(
 
 
 def _check(
-    context: multiprocessing.context.SpawnContext, cells: Sequence[Cell], data: Path
-) -> None:
-    """Refuses what cannot be built, in a process of its own: this one never loads torch."""
+    context: multiprocessing.context.SpawnContext, cells: Sequence[Cell], data: Path, device: str
+) -> str:
+    """Refuses what cannot be built, and returns the type of the device.
+
+    In a process of its own: this one never loads torch.
+    """
     distinct = {}
     for cell in cells:
         batch = (cell.config["training"] or {}).get("batch")
@@ -84,17 +93,20 @@ def _check(
             cell.as_json()
         )
     ours, theirs = context.Pipe()
-    process = context.Process(target=worker.check, args=(theirs, list(distinct.values()), data))
+    process = context.Process(
+        target=worker.check, args=(theirs, list(distinct.values()), data, device)
+    )
     process.start()
     theirs.close()
     try:
-        refusal = ours.recv()
+        device_type, refusal = ours.recv()
     except EOFError:
         raise RuntimeError("the check of the networks died; its error stands above") from None
     finally:
         process.join()
     if refusal:
         raise UserError(refusal)
+    return str(device_type)
 
 
 class _Pool:
@@ -163,7 +175,8 @@ class _Pool:
         summary: Summary,
     ) -> str | None:
         """Takes what one worker has to say; returns a refusal of the user's input."""
-        if slot.cell is None:
+        cell = slot.cell
+        if cell is None:
             return None
         # Waiting on the process too: a killed worker closes its pipe without a word.
         wait([slot.pipe, slot.process.sentinel], timeout=0.25 / len(self.slots))
@@ -188,20 +201,20 @@ class _Pool:
             if self.stopping:
                 slot.cell = None
                 return None
-            slot.process.join()
+            slot.process.join(PATIENCE)
             cause = f"the worker died ({_exit(slot.process.exitcode)})"
-            print_ = slot.cell.fingerprint(self.dataset)
+            print_ = cell.fingerprint(self.dataset)
             result = {"metrics": {}, "curves": {}, "cause": cause}
-            self.store.put(record(slot.cell, print_, self.dataset, {}, "crashed", result), {})
-            summary.crashed.append(f"{slot.cell.name}: {cause}")
-            bars.finish(place, f"{slot.cell.label}: {cause}")
+            self.store.put(record(cell, print_, self.dataset, {}, "crashed", result), {})
+            summary.crashed.append(f"{cell.name}: {cause}")
+            bars.finish(place, f"{cell.label}: {cause}")
             self.slots[place] = slot = self._start()
         elif kind == "crashed":
-            summary.crashed.append(f"{slot.cell.name}: {message[1]}")
-            bars.finish(place, f"{slot.cell.label}: crashed: {message[1]}")
+            summary.crashed.append(f"{cell.name}: {message[1]}")
+            bars.finish(place, f"{cell.label}: crashed: {message[1]}")
         else:
             summary.trained += 1
-            bars.finish(place, f"{slot.cell.label}: {message[1]}")
+            bars.finish(place, f"{cell.label}: {message[1]}")
         self._hand_out(slot, waiting, bars)
         return None
 

@@ -11,6 +11,8 @@ import platform
 import sys
 from typing import Any
 
+from benchmark.errors import UserError, unknown
+
 THREADS = 1
 """A CPU cell always uses one thread: results do not depend on the machine's cores, and cells run
 side by side."""
@@ -57,6 +59,10 @@ def start(device: str = "auto") -> Any:
     torch.backends.cuda.matmul.allow_tf32 = False
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': this machine has no CUDA GPU that torch can use")
     return torch.device(device)
 
 

@@ -1,4 +1,4 @@
-"""What people see in MLflow of a record: names, parameters, metrics and descriptions.
+"""What people see in MLflow of one record: names, parameters, metrics and a description.
 
 Knows nothing of MLflow's client; `benchmark.tracking` sends what is made here.
 """
@@ -160,30 +160,30 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
         documents={},
         files=files,
         dataset=None,
-        stamp=_stamp(digest.hexdigest(), ""),
+        stamp=_stamp(digest.hexdigest(), None),
     )  # fmt: skip
 
 
 def parameters(entry: Published) -> dict[str, str]:
-    """The cell's configuration, flattened: `training.rate`, `norms.backbone`, `views.1.flip`."""
-    config = dict(entry.record["cell"])
-    training = dict(config.pop("training", None) or {})
+    """The cell's configuration, flattened: `training.rate`, `norms.backbone`, `views.1.flip`.
+
+    What tells cells apart comes first: MLflow lists parameters in the order in which it got them.
+    """
+    config, result = entry.record["cell"], entry.record["result"]
+    training = dict(config.get("training") or {})
     views = training.pop("views", [])
-    flat: dict[str, str] = {"scheme": entry.scheme, "seed": str(config.pop("seed", entry.seed))}
-    for section, norm in dict(config.pop("norms", {})).items():
+    flat = {"method": entry.method, "family": entry.family, "scheme": entry.scheme}
+    flat["seed"] = str(entry.seed)
+    for section, norm in config.get("norms", {}).items():
         options = [f"{key}={value}" for key, value in norm.items() if key != "norm"]
         flat[f"norms.{section}"] = " ".join([norm["norm"], *options])
-    for group, options in config.items():
-        flat |= _flat(group, options)
-    flat |= _flat("training", training)
+    flat |= _flat("method", config.get("method", {})) | _flat("training", training)
     for place, view in enumerate(views, start=1):
         flat |= _flat(f"views.{place}", view)
-    result = entry.record["result"]
-    flat |= {
-        key: str(result[source])
-        for key, source in {"training.steps": "steps", "backbone.parameters": "parameters"}.items()
-        if result.get(source) is not None
-    }
+    flat |= _flat("family", config.get("family", {}))
+    flat |= _flat("evaluation", config.get("evaluation", {}))
+    sizes = {"training.steps": result.get("steps"), "backbone.weights": result.get("parameters")}
+    flat |= {key: str(value) for key, value in sizes.items() if value is not None}
     return {key: value[:LONGEST_PARAM] for key, value in flat.items()}
 
 
@@ -192,42 +192,44 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
         return {prefix: value if isinstance(value, str) else json.dumps(value)}
     flat: dict[str, str] = {}
     for key, item in value.items():
-        # `method`, not `method.name`: the choice itself comes first, its options below it.
+        # `training.optimizer`, not `training.optimizer.name`: the choice above its options.
         flat |= _flat(prefix if key == "name" else f"{prefix}.{key}", item)
     return flat
 
 
 def finals(record: Mapping[str, Any], run_log: Mapping[str, Any]) -> Iterator[Point]:
-    """The values a cell ends with; what is not a finite number is left out."""
-    for key, value in record["result"]["metrics"].items():
-        if _is_number(value):
-            yield Point(metric_name(key), float(value), 0)
+    """The values a cell ends with; what is not a finite number is left out.
+
+    Test accuracies come first: MLflow lists metrics in the order in which it got them.
+    """
+    metrics = {metric_name(key): value for key, value in record["result"]["metrics"].items()}
+    for name in sorted(metrics, key=lambda name: (name.startswith("validation/"), "/" in name)):
+        if _is_number(metrics[name]):
+            yield Point(name, float(metrics[name]), 0)
     for key in ("training_seconds", "wall_seconds", "cpu_seconds", "images_per_second"):
         if _is_number(run_log.get(key)):
-            yield Point(f"cost/{key}", float(run_log[key]), 0)
+            yield Point(f"usage/{key}", float(run_log[key]), 0)
     if _is_number(run_log.get("peak_memory_bytes")):
-        yield Point("cost/peak_memory_gib", run_log["peak_memory_bytes"] / _GIB, 0)
+        yield Point("usage/peak_memory_gib", run_log["peak_memory_bytes"] / _GIB, 0)
 
 
 def metric_name(key: str) -> str:
     """A record's `<readout>[_reestimated].<metric>[.<detail>]` as MLflow groups it.
 
     `pooled`, the readout every backbone has, goes without saying: `knn20`, `knn20_reestimated`,
-    `class_token/knn20`, `validation/knn20`, `validation/class_token/linear`, `probe/penalty`.
+    `class_token/knn20`, `validation/knn20`, `validation/linear_penalty`.
     """
     readout, _, metric = key.partition(".")
     metric, _, detail = metric.partition(".")
     if not metric:
         return key
     plain = readout.removesuffix("_reestimated")
-    suffix = "_reestimated" if plain != readout else ""
-    name = metric + suffix if plain == "pooled" else f"{plain}/{metric}{suffix}"
-    if not detail:
-        return name
-    if detail == "validation":
-        return f"validation/{name}"
-    place = "" if plain == "pooled" else f"{plain}/"
-    return f"probe/{place}{detail}{suffix}"
+    if detail not in ("", "validation"):
+        metric += f"_{detail}"
+    if plain != readout:
+        metric += "_reestimated"
+    name = metric if plain == "pooled" else f"{plain}/{metric}"
+    return f"validation/{name}" if detail else name
 
 
 def curves(record: Mapping[str, Any]) -> Iterator[Point]:
@@ -242,42 +244,6 @@ def curves(record: Mapping[str, Any]) -> Iterator[Point]:
                 yield Point(f"train/{CURVES.get(name, name)}", float(value), int(step))
 
 
-def description(track: str, experiment: str, entries: Sequence[Published]) -> str:
-    """What a reader of the experiment's page has to know, in Markdown."""
-    done = sum(entry.record["status"] == "done" for entry in entries)
-    rest = f", {len(entries) - done} of them failed" if done < len(entries) else ""
-    example = next((e.label for e in entries if e.record["status"] == "done"), "a cell")
-    return f"""\
-**Which normalization suits which self-supervised method?** Track `{track}`, experiment \
-`{experiment}`: {len(entries)} runs{rest}. One run is one training: a method, a backbone family, a \
-normalization scheme and a seed, in this order in its name (`{example}`).
-
-**Metrics** are accuracies of the frozen backbone on test images, 0 to 1, higher is better.
-
-| metric | what it is |
-| --- | --- |
-| `knn20`, `knn200` | nearest neighbours, k = 20 or 200, on the pooled embedding |
-| `linear` | a linear probe on the pooled embedding |
-| `…_reestimated` | the same after batch norm's statistics were estimated again; no different \
-for schemes without batch statistics |
-| `class_token/…` | on the class token instead (vision transformers) |
-| `validation/…`, `probe/…` | on the validation images, which chose the probe's penalty |
-| `train/…` | curves over training steps: loss, gradient norm, accuracy at the pretext task |
-| `cost/…` | time and memory on the machine that trained it; not part of the result |
-
-**To compare schemes:** search `tags.method = "simclr" and tags.family = "resnet"`, then open the \
-chart view and group by the parameter `scheme`; or tick runs and press *Compare*. Seeds differ by \
-chance: two schemes differ only as far as their seeds agree. The run `leaderboard`, if there is \
-one, holds the tables and figures with that worked out.
-
-**A failed run** is a result too: its tag `status` says *diverged*, *out-of-memory* or *crashed*, \
-and `cause` why. Such a run has curves up to the failure and no accuracies.
-
-These pages are a view of the records under `results/{track}/records`; `uv run benchmark sync \
---track {track}` makes them again, so changes made here are not kept.
-"""
-
-
 def _cell_note(entry: Published, status: str, cause: object) -> str:
     trained = f"`{entry.method}` on a `{entry.family}` backbone, scheme `{entry.scheme}`"
     note = f"{trained}, seed {entry.seed}."
@@ -288,8 +254,9 @@ def _cell_note(entry: Published, status: str, cause: object) -> str:
     return note[:LONGEST_TAG]
 
 
-def _stamp(record: str, run_log: str) -> dict[str, str]:
-    return {"record_sha256": record, "run_log_sha256": run_log, "layout": str(LAYOUT)}
+def _stamp(record: str, run_log: str | None) -> dict[str, str]:
+    of_run_log = {"run_log_sha256": run_log} if run_log else {}
+    return {"record_sha256": record, **of_run_log, "layout": str(LAYOUT)}
 
 
 def _is_number(value: object) -> bool:

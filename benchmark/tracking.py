@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,18 +18,17 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from benchmark import collect, records, runview
+from benchmark import collect, experimentview, records, runview
 from benchmark.collect import Published
 from benchmark.errors import UserError
 from benchmark.runview import RunView
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 DATABASE = "mlflow.db"
 """The file that `mlflow ui` opens by default in the folder it is started in."""
@@ -47,8 +47,8 @@ _SETTINGS = {
 """Environment variables of MLflow and their values where the user has set none."""
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100
-_DIGEST = 36
-"""Characters that MLflow keeps of a dataset's digest."""
+_DIGEST = 12
+"""Characters of a dataset's checksum in its digest: MLflow keeps 36, and a column shows a few."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +69,36 @@ class Synced:
         )
 
 
-def default_uri(root: Path) -> str:
-    """`$MLFLOW_TRACKING_URI`, or the database in `root`, the one that `mlflow ui` opens there."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / DATABASE}"
+def default_database(root: Path) -> str:
+    """The address of the database in `root`, the one that `mlflow ui` opens there."""
+    return f"sqlite:///{root.resolve() / DATABASE}"
 
 
 def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     """Makes the runs of a track those of its records, and says what that took.
 
-    `uri` is the address of a tracking server or of a database. UserError, in one line, where the
-    track has no results or MLflow refuses or does not answer. One sync of a project runs at a time;
-    another waits for it.
+    `uri` is the address of a tracking server or of a database; the default is
+    `$MLFLOW_TRACKING_URI`, else the database in `root`. UserError, in one line, where the track has
+    no results or MLflow refuses or does not answer. One sync of a project runs at a time; another
+    waits for it.
     """
     results = root / "results" / track
     if not results.is_dir():
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
     entries = collect.read(results / "records")
-    uri = uri or default_uri(root)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     with _quiet(), _alone(root):
         try:
             return _Sync(MlflowClient(tracking_uri=uri), uri, root, track).run(entries)
-        except MlflowException as error:
-            lines = str(error).strip().splitlines()
-            reason = lines[0][:300] if lines else type(error).__name__
-            raise UserError(f"MLflow at {_shown(uri)}: {reason}") from None
+        except (MlflowException, RequestException, SQLAlchemyError) as error:
+            raise UserError(f"MLflow at {_shown(uri)}: {_reason(error)}") from None
 
 
 def watch(root: Path, track: str, uri: str | None = None, seconds: float = 5.0) -> None:
@@ -154,6 +155,7 @@ class _Sync:
                 self._sync_experiment(experiment, cells, reports, bar)
         for identifier in kept.values():
             self._remove_experiment(identifier)
+        self._explain_default()
         return Synced(**self.counts, where=_shown(self.uri))
 
     def _existing_experiments(self) -> dict[str, str]:
@@ -168,8 +170,7 @@ class _Sync:
         reports: Sequence[tuple[Path, str]],
         bar: tqdm[Any],
     ) -> None:
-        note = runview.description(self.track, experiment, cells)
-        identifier = self._experiment(f"{self.track}/{experiment}", note)
+        identifier = self._experiment(f"{self.track}/{experiment}", experiment, cells)
         there = self._runs(identifier)
         if reports:
             self._sync_run(identifier, runview.of_reports(self.track, experiment, reports), there)
@@ -247,30 +248,38 @@ class _Sync:
             return (path / f"{entry.label}.json").stat().st_mtime
         return time.time()
 
-    def _experiment(self, name: str, note: str) -> str:
-        """The id of the experiment, made or restored where needed, with its description."""
-        location = self._location(name)
-        found = self.client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage != "active":
-            self.client.restore_experiment(found.experiment_id)
-        if found is not None and location not in (None, found.artifact_location):
-            # The project's folder was moved, and with it the artifacts: start afresh here.
-            retired = f"{name} (moved, {found.experiment_id})"
-            self.client.rename_experiment(found.experiment_id, retired)
-            self.client.delete_experiment(found.experiment_id)
-            found = None
+    def _experiment(self, name: str, experiment: str, cells: Sequence[Published]) -> str:
+        """The id of the experiment, made or restored where needed, described as it is now."""
+        found = self._find_experiment(name)
+        if found is None:
+            identifier = self.client.create_experiment(name, self._location(name))
+            found = self.client.get_experiment(identifier)
+        identifier = str(found.experiment_id)
         tags = {
             "track": self.track,
-            runview.NOTE: note,
-            # Otherwise the page first asks whether this is about language models.
+            runview.NOTE: experimentview.description(identifier, self.track, experiment, cells),
+            # For pages that would otherwise take it for an experiment with language models.
             "mlflow.experimentKind": "custom_model_development",
+            **experimentview.saved_views(),
         }
-        if found is None:
-            return str(self.client.create_experiment(name, location, tags))
         for key, value in tags.items():
             if found.tags.get(key) != value:
-                self.client.set_experiment_tag(found.experiment_id, key, value)
-        return str(found.experiment_id)
+                self.client.set_experiment_tag(identifier, key, value)
+        return identifier
+
+    def _find_experiment(self, name: str) -> Experiment | None:
+        location = self._location(name)
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return None
+        if found.lifecycle_stage != "active":
+            self.client.restore_experiment(found.experiment_id)
+        if location in (None, found.artifact_location):
+            return found
+        # The project's folder was moved, and with it the artifacts: start afresh here.
+        self.client.rename_experiment(found.experiment_id, f"{name} (moved, {found.experiment_id})")
+        self.client.delete_experiment(found.experiment_id)
+        return None
 
     def _location(self, name: str) -> str | None:
         """Where an experiment's artifacts go; None where the server decides."""
@@ -300,6 +309,14 @@ class _Sync:
             self.counts["removed"] += 1
         if not self.client.search_runs([identifier], max_results=1):
             self.client.delete_experiment(identifier)
+
+    def _explain_default(self) -> None:
+        """Says of the experiment that every new database has that nothing is to be found there."""
+        if self.uri != default_database(self.root):
+            return
+        default = self.client.get_experiment("0")
+        if default.lifecycle_stage == "active" and runview.NOTE not in default.tags:
+            self.client.set_experiment_tag("0", runview.NOTE, "Empty; MLflow always makes it.")
 
     def _delete(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -353,9 +370,14 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _shown(uri: str) -> str:
-    """The URI without user and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _shown(text: str) -> str:
+    """A URI, or a text with some, without users and passwords."""
+    return re.sub(r"://[^/@\s]*@", "://", text)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line without passwords."""
+    text = _shown(str(error)).strip()
+    if "Max retries exceeded" in text:
+        return "no answer; is the server running?"
+    return text.partition("\n")[0][:300] or type(error).__name__

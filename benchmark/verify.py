@@ -35,7 +35,9 @@ class Verdict:
     detail: str
 
 
-def verify(root: Path, track: str, cells: Sequence[Cell], jobs: int, device: str) -> list[Verdict]:
+def verify(
+    root: Path, track: str, cells: Sequence[Cell], jobs: int | None, device: str
+) -> list[Verdict]:
     """Trains `cells` in a scratch folder and compares them with the published leaderboard.
 
     What is published is the leaderboard's JSON: each record's checksum and accuracy. Raises

@@ -98,19 +98,25 @@ def _dataset(data: Path) -> str:
     return str(load(data, ()).manifest["sha256"])
 
 
-def check(pipe: Connection, cells: list[str], data: Path) -> None:
-    """Builds the network of every cell without memory for its weights; sends the first refusal."""
-    runtime.start("cpu")
+def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> None:
+    """Builds the network of every cell without memory for its weights.
+
+    Sends the type of the device that cells will be trained on, and the first refusal or None.
+    """
+    runtime.prepare()
     import torch
 
     from benchmark.data.build import load
     from benchmark.training import network
 
+    device = "unknown"
+
     try:
+        device = runtime.start(device_name).type
         manifest = load(data, ()).manifest
         for text in cells:
             with torch.device("meta"):
                 network.build(Cell.from_json(text), manifest)
-        pipe.send(None)
+        pipe.send((device, None))
     except UserError as error:
-        pipe.send(str(error))
+        pipe.send((device, str(error)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.models.resnet import BasicBlock, ResNet, make_blocks
 from torch import Tensor, nn
@@ -42,12 +44,10 @@ def build(
     def norm(width: int, **_: object) -> nn.Module:
         return norms.layer("map", width)
 
-    net = ResNet(
-        BasicBlock, tuple(blocks), num_classes=0, in_chans=shape.channels,
-        channels=tuple(channels), norm_layer=norm,
-    )  # fmt: skip
-    # timm's stem is 64 channels wide, whatever the first stage is; ours has the stage's width, so
-    # the first stage is made again for it. With 64 channels it is the network timm would build.
+    net: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=tuple(channels))  # type: ignore[arg-type]  # timm's annotation lacks type[…]
+    # timm's stem is 64 channels wide, whatever the first stage is; ours has the stage's width. So
+    # timm's class gives the forward pass, and stem and stages are made here, by timm's functions.
+    # With 64 channels it is the network timm would build.
     net.conv1 = nn.Conv2d(
         shape.channels, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False
     )
@@ -65,16 +65,15 @@ def build(
         if isinstance(module, BasicBlock):
             # drop_path is what timm applies last on the branch, just before the addition.
             module.drop_path = norms.branch()
-    return TimmResNet(net, stem_stride * (2 if stem_pool else 1) * 8)
+    return TimmResNet(net)
 
 
 class TimmResNet(MaskedBackbone):
-    """Pooled features of the last map; `stride` is how many pixels one of its positions spans."""
+    """Pooled features of the last map."""
 
-    def __init__(self, net: ResNet, stride: int) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
-        self.stride = stride
         self.width = int(net.num_features)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:

@@ -57,8 +57,9 @@ def _injected(norms: SectionNorms):  # type: ignore[no-untyped-def]  # timm asks
 def _add_branches(blocks: nn.Module, norms: SectionNorms) -> None:
     for block in blocks.modules():
         if isinstance(block, Block):
-            block.ls1 = norms.branch() or block.ls1
-            block.ls2 = norms.branch() or block.ls2
+            for name in ("ls1", "ls2"):
+                if (branch := norms.branch()) is not None:
+                    setattr(block, name, branch)
 
 
 class TimmViT(MaskedBackbone):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import nn
 
 from benchmark.norms.factory import SectionNorms
@@ -13,7 +15,7 @@ def mlp(widths: list[int], norms: SectionNorms) -> nn.Sequential:
     A linear layer before a norm has no bias of its own: the norm, or what stands for it, brings one.
     """
     layers: list[nn.Module] = []
-    for incoming, width in zip(widths[:-2], widths[1:-1], strict=True):
+    for incoming, width in itertools.pairwise(widths[:-1]):
         layers += [
             nn.Linear(incoming, width, bias=False),
             norms.layer("vector", width),

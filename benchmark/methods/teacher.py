@@ -35,7 +35,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
         """θ ← m θ + (1 − m) θ_student, and the same for running statistics under `eman`."""
-        mine, theirs = list(self.network.parameters()), list(student.parameters())
+        mine: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         if self.policy == "eman":
             mine += [b for b in self.network.buffers() if b.is_floating_point()]
             theirs += [b for b in student.buffers() if b.is_floating_point()]

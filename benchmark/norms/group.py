@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmark.norms.factory import OverTokens, Site
 
@@ -22,5 +24,20 @@ def build(name: str, site: Site, groups: int) -> nn.Module:
         raise ValueError(f"groups {groups} do not divide {site.width} channels")
     if site.shape != "map" and site.width == groups:
         raise ValueError(f"with {groups} groups of one channel nothing is left but the bias")
+    if site.shape == "map":
+        return MapGroupNorm(groups, site.width)
     layer = nn.GroupNorm(groups, site.width)
     return OverTokens(layer) if site.shape == "tokens" else layer
+
+
+class MapGroupNorm(nn.GroupNorm):
+    """torch's GroupNorm on maps, computed plane by plane whatever the memory format.
+
+    On the CPU its channels_last kernel is up to 27 times slower where a group has few channels, and
+    doubles a small ResNet's step.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W), channels_last."""
+        y = F.group_norm(x.contiguous(), self.num_groups, self.weight, self.bias, self.eps)
+        return y.contiguous(memory_format=torch.channels_last)

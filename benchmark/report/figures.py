@@ -6,6 +6,7 @@ An SVG with outlined text and fixed identifiers, so that the same records give t
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ WIDTH = 9.0
 ROW = 0.155
 """Inches between two schemes of a method."""
 
+LEGEND_COLUMNS = 6
+
+SIZE = 4.9
+"""Of a mark, in points: small enough to leave an interval of one percent visible."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -28,10 +34,14 @@ class Mark:
     filled: bool
 
 
+NAMES = {"resnet": "ResNet", "vit": "ViT"}
+
 SHAPES = "osD^vPX*"
 # Okabe and Ito's colours, told apart with any colour vision, without the light yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 GREY = "#666666"
+# Behind a note, so that lines do not run through its letters.
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 
 # Points and lines on white, no frame, and nothing left to the settings of the machine.
 STYLE: dict[str, Any] = {
@@ -67,16 +77,19 @@ def accuracy(table: Table) -> bytes:
 
     with matplotlib.rc_context():
         # What a user's matplotlibrc says must not show in a file under version control.
-        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
-        matplotlib.rcParams.update(STYLE)
+        settings: Any = matplotlib.rcParams
+        settings.update(matplotlib.rcParamsDefault)
+        settings.update(STYLE)
         methods = _methods(table)
         schemes = list(table.schemes)
         height = len(methods) * (len(schemes) + 1) * ROW
-        figure = Figure(figsize=(WIDTH, height + 1.25))
+        above = 0.52 + 0.2 * math.ceil((len(schemes) + 1) / LEGEND_COLUMNS)
+        total = height + above + 0.53
+        figure = Figure(figsize=(WIDTH, total))
         panels = figure.subplots(1, len(table.families), sharey=True, sharex=True, squeeze=False)[0]
         figure.subplots_adjust(
             left=0.11, right=0.985, wspace=0.07,
-            top=1 - 0.72 / (height + 1.25), bottom=0.53 / (height + 1.25),
+            top=1 - above / total, bottom=0.53 / total,
         )  # fmt: skip
         for panel, family in zip(panels, table.families, strict=True):
             _panel(panel, table, family, methods)
@@ -107,8 +120,7 @@ def _methods(table: Table) -> list[str]:
 
 def _panel(panel: Any, table: Table, family: str, methods: list[str]) -> None:
     step = len(table.schemes) + 1
-    shown = family if family not in NAMES else NAMES[family]
-    panel.set_title(shown, loc="left", fontsize=11, fontweight="bold", pad=7)
+    panel.set_title(NAMES.get(family, family), loc="left", fontsize=11, fontweight="bold", pad=7)
     panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
     centres = [place * step + (step - 2) / 2 for place in range(len(methods))]
@@ -129,9 +141,6 @@ def _panel(panel: Any, table: Table, family: str, methods: list[str]) -> None:
             _point(panel, entry, line, mark(table.schemes.index(entry.row.scheme)))
 
 
-NAMES = {"resnet": "ResNet", "vit": "ViT"}
-
-
 def _reference(panel: Any, entry: Entry) -> None:
     if found := entry.estimates["knn"]:
         panel.axvline(100 * found.mean, color="#111111", linewidth=1.1, dashes=(3, 2.2), zorder=2)
@@ -147,7 +156,7 @@ def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
         panel.plot(0.012, line, "x", color=style.colour, markersize=5, transform=edge)
         panel.text(
             0.03, line, f"{entry.row.scheme}: {note}", transform=edge, va="center",
-            fontsize=7.5, color=GREY,
+            fontsize=7.5, color=GREY, bbox=PAPER, zorder=3,
         )  # fmt: skip
         return
     if found.low is not None and found.high is not None:
@@ -156,7 +165,7 @@ def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
             color=style.colour, linewidth=1.4, solid_capstyle="butt", zorder=3,
         )  # fmt: skip
     panel.plot(
-        100 * found.mean, line, style.shape, markersize=5.6, markeredgewidth=1.2,
+        100 * found.mean, line, style.shape, markersize=SIZE, markeredgewidth=1.2,
         color=style.colour, markerfacecolor=style.colour if style.filled else "white", zorder=4,
     )  # fmt: skip
     if note:
@@ -189,7 +198,7 @@ def _legend(figure: Any, panel: Any, table: Table) -> None:
         style = mark(place)
         handles.append(
             Line2D(
-                [], [], color=style.colour, marker=style.shape, markersize=5.6, linewidth=1.4,
+                [], [], color=style.colour, marker=style.shape, markersize=SIZE, linewidth=1.4,
                 markeredgewidth=1.2, label=scheme,
                 markerfacecolor=style.colour if style.filled else "white",
             )
@@ -199,6 +208,7 @@ def _legend(figure: Any, panel: Any, table: Table) -> None:
             Line2D([], [], color="#111111", linewidth=1.1, dashes=(3, 2.2), label="raw pixels")
         )
     figure.legend(
-        handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.995), ncols=min(len(handles), 6),
-        frameon=False, fontsize=9, handlelength=1.9, columnspacing=1.4, handletextpad=0.5,
+        handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.995),
+        ncols=min(len(handles), LEGEND_COLUMNS), frameon=False, fontsize=9,
+        handlelength=1.9, columnspacing=1.4, handletextpad=0.5,
     )  # fmt: skip

@@ -175,7 +175,7 @@ def write(root: Path, params: Params, experiment: str) -> list[Path]:
     published = collect.read(collect.folder(root, params.track, experiment))
     table = build(params, experiment, published, sweep.load(sweep.path(root, params.track)))
     folder = root / "results" / params.track
-    contents = {
+    contents: dict[Path, str | bytes] = {
         folder / f"{experiment}.md": tables.markdown(table, f"figures/{experiment}.svg"),
         folder / f"{experiment}.csv": tables.csv(table),
         folder / f"{experiment}.json": tables.json(table),
@@ -342,9 +342,7 @@ def _penalty_at_edge(records: Sequence[Published]) -> bool:
 
 
 def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list(
-        {canonical.compact(environment): environment for environment in environments}.values()
-    )
+    return list({canonical.compact(found): found for found in environments}.values())
 
 
 def _places(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmark import canonical
-from benchmark.report.leaderboard import Cost, Entry, Setting, Table
+from benchmark.report.leaderboard import Cost, Entry, Metric, Setting, Table
 from benchmark.report.statistics import LEVEL, Estimate
 
 SCHEMA = 1
@@ -22,11 +22,14 @@ DIGITS = 6
 """Decimals of the JSON file."""
 
 RULE = (
-    "mean ± t(.975, df) · s / √n over the n seeds of a row, cut to 0..1; s is the standard deviation "
-    "within rows, pooled over the rows of the same family whose every seed finished, per metric and "
-    "apart for trained and untrained rows; df = Σ (nᵢ − 1) over the pooled rows. Raw pixels do not "
-    "depend on a seed: low = high = mean"
+    "mean ± t(.975, df) · s / √n over the n seeds of a row, cut to 0..1; s is the standard "
+    "deviation within rows, pooled over the rows of the same family whose every seed finished, per "
+    "metric and apart for trained and untrained rows; df = Σ (nᵢ − 1) over the pooled rows. Raw "
+    "pixels do not depend on a seed: low = high = mean"
 )
+
+SHORT_RULE = "mean ± t(.975; df) · s / √n; s within rows pooled over rows"
+"""For a line of the CSV file, which has no place for more."""
 
 PARTIAL, RATE_EDGE, PENALTY_EDGE = "†", "‡", "§"
 
@@ -69,12 +72,12 @@ def json(table: Table) -> str:
                 ],
             },
             "environments": [dict(environment) for environment in table.environments],
-            "rows": [_json_row(entry) for entry in table.entries],
+            "rows": [_json_row(entry, table.neighbours[0]) for entry in table.entries],
         }
     )
 
 
-def _json_row(entry: Entry) -> dict[str, Any]:
+def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "method": entry.row.method,
         "family": entry.row.family,
@@ -103,7 +106,13 @@ def _json_row(entry: Entry) -> dict[str, Any]:
     }
     row["environments"] = list(entry.environments)
     row["records"] = [
-        {"name": p.label, "seed": p.seed, "status": p.record["status"], "sha256": p.checksum}
+        {
+            "label": p.label,
+            "seed": p.seed,
+            "status": p.record["status"],
+            "knn": _rounded(p.record["result"]["metrics"].get(f"pooled.knn{nearest}")),
+            "sha256": p.checksum,
+        }
         for p in entry.records
     ]
     return row
@@ -170,7 +179,7 @@ def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
             row += [_percent(setting.validation, DIGITS - 2)]
     row += [_yes(rates.at_edge) if rates else None, _yes(entry.penalty_at_edge)]
     row += [entry.cost.parameters, entry.cost.images, _rounded(entry.cost.tflop)]
-    row += [" ".join(environment_name(place) for place in entry.environments), RULE]
+    row += [" ".join(environment_name(place) for place in entry.environments), SHORT_RULE]
     return row
 
 
@@ -193,8 +202,8 @@ def markdown(table: Table, figure: str) -> str:
     spread = f"over {min(seeds)} seeds" if len(seeds) == 1 else "over the seeds"
     parts = [
         f"# {_heading(table.experiment)}: {escape(table.title)}",
-        f"Accuracy in % on the test split of frozen embeddings, {spread} of every method × backbone "
-        f"family × normalization scheme (track `{_code(table.track)}`).",
+        f"Accuracy in % of frozen embeddings on the test split, {spread} of every method × "
+        f"backbone family × normalization scheme (track `{_code(table.track)}`).",
         f"![kNN accuracy by method and scheme]({figure})",
     ]
     for family in table.families:
@@ -222,7 +231,7 @@ def _family_table(table: Table, family: str) -> str:
         scheme = escape(entry.row.scheme)
         accuracies = []
         for place, metric in enumerate(columns):
-            same = metric.name == "knn_reestimated" and _is_same(entry)
+            same = metric.name == "knn_reestimated" and _is_same(entry, metric, columns[0])
             shown = "=" if same else _accuracy(entry, metric.name)
             accuracies.append(f"**{shown}**" if entry.best and place == 0 else shown)
         tuned, default = _settings(entry)
@@ -244,15 +253,11 @@ def _family_table(table: Table, family: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _is_same(entry: Entry) -> bool:
-    """Whether re-estimating the statistics changed nothing for any seed."""
-    found = entry.estimates["knn"], entry.estimates["knn_reestimated"]
-    return None not in found and all(
-        p.record["result"]["metrics"].get(key)
-        == p.record["result"]["metrics"].get(key.replace(".", "_reestimated.", 1))
-        for p in entry.records
-        for key in p.record["result"]["metrics"]
-        if re.fullmatch(r"pooled\.knn\d+", key)
+def _is_same(entry: Entry, metric: Metric, other: Metric) -> bool:
+    """Whether two metrics, of which there is at least one value, agree for every seed."""
+    found = [p.record["result"]["metrics"] for p in entry.records]
+    return entry.estimates[metric.name] is not None and all(
+        result.get(metric.key) == result.get(other.key) for result in found
     )
 
 
@@ -308,9 +313,10 @@ def _reading(table: Table) -> Iterable[str]:
     near, far = table.neighbours
     yield (
         f"**kNN** is the top-1 accuracy of {near} nearest neighbours, with the running statistics "
-        "that training left behind; it ranks the rows. **re-est.**: with batch statistics estimated "
-        "anew on the training split; `=` where that gives the same kNN for every seed, as it must "
-        f"without batch statistics. **kNN-{far}**: {far} neighbours. **linear**: a linear probe. "
+        "that training left behind; it ranks the rows. **kNN re-est.**: with batch statistics "
+        "estimated anew on the training split; `=` where that gives the same kNN for every seed, "
+        f"as it must without batch statistics. **kNN-{far}**: {far} neighbours. **linear**: a "
+        "linear probe, with running statistics. "
         f"**class token**: {near} neighbours of the class token, for families that have one; every "
         "other column takes the pooled embedding."
     )
@@ -337,7 +343,10 @@ def _reading(table: Table) -> Iterable[str]:
 
 
 def _rules(table: Table) -> Iterable[str]:
-    yield f"The interval ({LEVEL:.0%}) is {RULE}. It assumes that the pooled rows spread alike."
+    yield (
+        f"The interval ({LEVEL:.0%}) is {RULE}. It assumes that the pooled rows spread alike. The "
+        "CSV and JSON files have each row's own standard deviation too."
+    )
     pools = [
         f"{escape(_family(pool.family))} {'trained' if pool.trained else 'untrained'} "
         f"s = {100 * pool.spread.sd:.2f}, df = {pool.spread.df}"
@@ -348,8 +357,8 @@ def _rules(table: Table) -> Iterable[str]:
         yield f"For kNN, in points of accuracy: {'; '.join(pools)}."
     yield (
         "A seed that diverged or ran out of memory is a result: it has no accuracy, is counted in "
-        "the status, ranks its row behind every row whose seeds all finished, and keeps the row out "
-        "of the pooled spread."
+        "the status, ranks its row behind every row whose seeds all finished, and keeps the row "
+        "out of the pooled spread."
     )
     yield (
         "Controls are not ranked: `supervised` was trained with the labels, `untrained` is the "

@@ -1,0 +1,1 @@
+"""The embedded images and the program that made them."""

@@ -1,0 +1,96 @@
+"""Patches, masks, and that no family looks at hidden pixels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightly.models.utils import patchify
+
+from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone, patches, random_mask
+from benchmark.backbones.pixels import build as pixels
+from tests.small import FAMILIES, backbone, images, norms, stir
+
+
+def test_patches_are_rows_of_little_images():
+    x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
+    found = patches(x, 2)
+    assert found.shape == (2, 6, 12)
+    again = torch.empty_like(x)
+    for image in range(2):
+        for row in range(2):
+            for column in range(3):
+                patch = found[image, 3 * row + column].view(2, 2, 3)
+                again[image, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = patch.permute(
+                    2, 0, 1
+                )
+    assert torch.equal(again, x)
+
+
+def test_patches_are_lightlys():
+    assert torch.equal(patches(images(), 4), patchify(images(), 4))
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(0.75, 12), (0.5, 8), (0.6, 10), (0.01, 0)])
+def test_every_image_hides_the_same_number(ratio, hidden):
+    mask = random_mask(50, 4, ratio, 7, torch.Generator().manual_seed(0))
+    assert mask.patch == 7
+    assert mask.hidden.shape == (50, 16)
+    for row, visible in zip(mask.hidden, mask.visible, strict=True):
+        assert int(row.sum()) == hidden
+        assert visible.tolist() == [place for place in range(16) if not row[place]]
+
+
+def test_every_patch_is_hidden_as_often_and_masks_differ():
+    n = 4000
+    mask = random_mask(n, 4, 0.75, 4, torch.Generator().manual_seed(0))
+    deviation = (0.75 * 0.25 / n) ** 0.5
+    assert float((mask.hidden.float().mean(0) - 0.75).abs().max()) < 4 * deviation
+    # 1820 masks are possible: 4000 draws meet 1618 of them on average, give or take 13.
+    assert 1550 < len(mask.hidden.unique(dim=0)) < 1690
+    again = random_mask(n, 4, 0.75, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(mask.hidden, again.hidden)
+
+
+def masked_backbone(family, norm):
+    network = backbone(family, norm)
+    assert isinstance(network, MaskedBackbone)
+    stir(network)
+    return network.train()
+
+
+@pytest.mark.parametrize("norm", ["bn", "ln"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_pixels_have_no_influence_and_visible_ones_have(family, norm):
+    network = masked_backbone(family, norm)
+    x, mask = images(), random_mask(8, 4, 0.75, 4, torch.Generator().manual_seed(0))
+    hidden = torch.zeros(8, 16, 16, dtype=torch.bool)
+    for image, row in enumerate(mask.hidden):
+        for place in torch.nonzero(row).flatten().tolist():
+            top, left = 4 * (place // 4), 4 * (place % 4)
+            hidden[image, top : top + 4, left : left + 4] = True
+    with torch.no_grad():
+        encoded = network.encode_masked(x, mask)
+        elsewhere = torch.where(hidden[:, None], x + 5, x)
+        assert torch.equal(network.encode_masked(elsewhere, mask), encoded)
+        for image in range(8):
+            seen = x.clone()
+            place = int(mask.visible[image, 2])
+            seen[image, :, 4 * (place // 4), 4 * (place % 4)] += 5
+            moved = (network.encode_masked(seen, mask) - encoded).abs()
+            assert float(moved[image].max()) > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["bn", "ln"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_nothing_hidden_it_is_the_ordinary_encoding(family, norm):
+    network = masked_backbone(family, norm)
+    everything = torch.arange(16).expand(8, 16)
+    mask = Mask(torch.zeros(8, 16, dtype=torch.bool), everything, 4)
+    expected = network.net.forward_features(images())
+    torch.testing.assert_close(network.encode_masked(images(), mask), expected)
+
+
+def test_pixels_are_the_image_itself():
+    network = pixels(ImageShape(3, 16, 16), norms("bn"))
+    assert network.width == 3 * 16 * 16
+    assert torch.equal(network(images()).view(8, 3, 16, 16), images())

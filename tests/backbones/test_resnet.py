@@ -1,0 +1,72 @@
+"""The ResNet against timm's own, and its decoder against plain operations."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmark.backbones import resnet
+from benchmark.backbones.base import ImageShape, random_mask
+from benchmark.errors import UserError
+from tests.small import norms
+
+RESNET18 = {"channels": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
+STEMS = {
+    "large": {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True},
+    "small": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False},
+}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_wide_resnet_with_bn_is_timms(stem):
+    torch.manual_seed(0)
+    theirs = timm.create_model("resnet18", num_classes=0)
+    if stem == "small":
+        theirs.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        theirs.maxpool = nn.Identity()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.ndim == 1:  # timm, too, starts the last norm of a branch at zero
+                parameter.add_(0.5 * torch.rand_like(parameter))
+    ours = resnet.build(ImageShape(3, 32, 32), norms("bn"), **RESNET18, **STEMS[stem])
+    ours.net.load_state_dict(theirs.state_dict())
+    assert ours.width == 512
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        for training in (True, False):
+            ours.train(training)
+            theirs.train(training)
+            torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [([8] * 3, [1] * 3), ([8] * 4, [1] * 3)])
+def test_other_than_four_stages_are_refused(channels, blocks):
+    with pytest.raises(UserError, match="must have four entries each"):
+        resnet.build(ImageShape(3, 16, 16), norms("bn"), channels, blocks, **STEMS["small"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+@pytest.mark.parametrize("out", [1, 2, 3, 4, 7, 14])
+def test_resampling_is_torchs(size, out):
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    matrix = resnet._bilinear(size, out, x)
+    expected = F.interpolate(x, (out, out), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(matrix @ x @ matrix.T, expected)
+
+
+@pytest.mark.parametrize("norm", ["bn", "none-plain"])
+def test_decoder_places_each_patch_where_the_mask_counts_it(norm):
+    torch.manual_seed(0)
+    decoder = resnet.MapDecoder(6, 8, norms(norm, "decoder"), patch=2, channels=3)
+    mask = random_mask(2, 4, 0.5, 2, torch.Generator().manual_seed(0))
+    encoded = torch.randn(2, 6, 2, 3)
+    resampled = F.interpolate(encoded, (4, 4), mode="bilinear", align_corners=False)
+    decoded = decoder.read(F.relu(decoder.norm(decoder.mix(resampled))))
+    found = decoder(encoded, mask)
+    assert found.shape == (2, 16, 2 * 2 * 3)
+    for row in range(4):
+        for column in range(4):
+            torch.testing.assert_close(found[:, 4 * row + column], decoded[:, :, row, column])

@@ -1,0 +1,147 @@
+"""What each method does with its views before the loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmark.backbones.base import random_mask
+from benchmark.errors import UserError
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import nt_xent
+from tests.small import BATCH, batch, build, images, norms, stir
+
+
+class Seen(nn.Module):
+    """Keeps what it was given; embeds an image as it is."""
+
+    def forward(self, x):
+        self.given = x
+        return x.flatten(1)[:, :16]
+
+
+def rotated(rotations, n=BATCH):
+    """A batch, the images that the network saw for it, and the classes they were given."""
+    network = build("rotation", "resnet", "ln", rotations=rotations)
+    network.backbone = Seen()
+    network.classifier = nn.Identity()
+    logged = {}
+
+    def classification(logits, target):
+        logged["target"] = target
+        return logits.sum(), torch.zeros(())
+
+    given = batch("rotation", n=n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.methods.rotation.classification", classification)
+        network(given)
+    return given, network.backbone.given, logged["target"]
+
+
+@pytest.mark.parametrize("rotations", [1, 4])
+def test_class_is_the_number_of_quarter_turns_counter_clockwise(rotations):
+    given, seen, target = rotated(rotations, n=40)
+    assert len(seen) == len(target) == 40 * rotations
+    counts = target.bincount(minlength=4)
+    assert counts.tolist() == [40] * 4 if rotations == 4 else int(counts.min()) >= 3
+    for place, turns in enumerate(target.tolist()):
+        image = given.views[0][place % 40]
+        for _ in range(turns):  # the right edge comes to the top: (r, c) was at (c, last - r)
+            image = image.transpose(1, 2).flip(1)
+        assert torch.equal(seen[place], image)
+    if rotations == 4:
+        for image in range(40):
+            assert sorted(target[image::40].tolist()) == [0, 1, 2, 3]
+
+
+def test_turns_are_drawn_anew_each_step():
+    network = build("rotation", "resnet", "ln")
+    first, again = (network(batch("rotation")).loss for _ in range(2))
+    assert torch.equal(first, again)
+    later = batch("rotation")._replace(draw=batch("rotation", 1).draw)
+    assert not torch.equal(network(later).loss, first)
+
+
+def test_untrained_head_guesses_turns_at_chance():
+    network = build("rotation", "resnet", "ln", rotations=4)
+    nn.init.zeros_(network.classifier.weight)
+    outcome = network(batch("rotation"))
+    assert float(outcome.loss.detach()) == pytest.approx(torch.tensor(4.0).log().item())
+    assert float(outcome.pretext) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("batching", ["separate", "together"])
+def test_simclr_views_share_a_bn_batch_if_so_declared(batching):
+    network = build("simclr", "resnet", "bn", training={"view_batching": batching}).train()
+    stir(network)
+    given = batch("simclr")
+    whole = nn.Sequential(network.backbone, network.projector)
+    if batching == "separate":
+        first, second = whole(given.views[0]), whole(given.views[1])
+    else:
+        both = whole(torch.cat((given.views[0], given.views[1])))
+        first, second = both[:BATCH], both[BATCH:]
+    loss, accuracy = nt_xent(first, second, 0.2)
+    outcome = network(given)
+    torch.testing.assert_close(outcome.loss, loss)
+    torch.testing.assert_close(outcome.pretext, accuracy)
+
+
+def test_supervised_is_cross_entropy_of_the_embedding():
+    network = build("supervised", "vit", "ln")
+    given = batch("supervised")
+    logits = network.classifier(network.backbone(given.views[0]))
+    assert logits.shape == (BATCH, 5)
+    torch.testing.assert_close(network(given).loss, F.cross_entropy(logits, given.labels))
+
+
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_mae_rebuilds_the_pixels_of_hidden_patches(family, normalize):
+    network = build("mae", family, "ln", normalize_target=normalize)
+    stir(network)
+    given = batch("mae")
+    (view,) = given.views
+    mask = random_mask(BATCH, 4, 0.75, 4, given.draw.generator("mask"))
+    prediction = network.decoder(network.backbone.encode_masked(view, mask), mask)
+    errors = []
+    for image in range(BATCH):
+        for place in torch.nonzero(mask.hidden[image]).flatten().tolist():
+            top, left = 4 * (place // 4), 4 * (place % 4)
+            patch = view[image, :, top : top + 4, left : left + 4].permute(1, 2, 0).flatten()
+            if normalize:  # as the authors' code: unbiased, over the pixels and channels of a patch
+                variance = ((patch - patch.mean()) ** 2).sum() / (48 - 1)
+                patch = (patch - patch.mean()) / (variance + 1e-6).sqrt()
+            errors.append(((prediction[image, place] - patch) ** 2).mean())
+    assert len(errors) == BATCH * 12
+    outcome = network(given)
+    torch.testing.assert_close(outcome.loss, torch.stack(errors).mean())
+    assert outcome.pretext is None
+
+
+@pytest.mark.parametrize(("family", "patch"), [("resnet", 5), ("vit", 8)])
+def test_mae_patch_that_does_not_fit_is_refused(family, patch):
+    with pytest.raises(UserError, match=f"method mae: patch {patch}"):
+        build("mae", family, "ln", patch=patch)
+
+
+@pytest.mark.parametrize("norm", ["bn", "none-plain"])
+def test_head_has_one_bias_for_each_layer(norm):
+    head = mlp([6, 5, 4, 3], norms(norm, "projector"))
+    kinds = [type(m).__name__ for m in head]
+    inner = "BatchNorm1d" if norm == "bn" else "Bias"
+    assert kinds == ["Linear", inner, "ReLU"] * 2 + ["Linear"]
+    assert [p.shape[0] for name, p in head.named_parameters() if "bias" in name] == [5, 4, 3]
+    assert head(torch.randn(4, 6)).shape == (4, 3)
+
+
+def test_controls_embed_and_are_never_trained():
+    network = build("untrained", "resnet", "bn")
+    assert torch.equal(
+        network.eval().backbone(images()),
+        build("supervised", "resnet", "bn").eval().backbone(images()),
+    )
+    with pytest.raises(RuntimeError, match="no loss"):
+        network(batch("supervised"))

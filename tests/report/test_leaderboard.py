@@ -1,0 +1,363 @@
+"""The leaderboard says what its records say, hides no failure, and comes out the same each time."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import ENVIRONMENT, PROJECT, Change, fail, params_of, publish
+from scipy import stats
+
+from benchmark import collect
+from benchmark.errors import UserError
+from benchmark.params import Params
+from benchmark.plan import Cell
+from benchmark.report import leaderboard, tables
+
+
+def written(root: Path, params: Params, change: Change | None = None) -> dict[str, Any]:
+    """The JSON file of a project with made-up records."""
+    publish(root, params, change)
+    leaderboard.write(root, params, "leaderboard")
+    return dict(json.loads((root / "results/mini/leaderboard.json").read_text()))
+
+
+def row_of(document: dict[str, Any], name: str) -> dict[str, Any]:
+    (row,) = (
+        row
+        for row in document["rows"]
+        if f"{row['method']}-{row['family']}-{row['scheme']}" == name
+    )
+    return dict(row)
+
+
+def metric(root: Path, label: str, key: str = "pooled.knn20") -> float:
+    (file,) = (root / "results/mini/records").rglob(f"{label}.json")
+    return float(json.loads(file.read_text())["record"]["result"]["metrics"][key])
+
+
+def failing(*labels: str, status: str = "diverged") -> Change:
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.label in labels:
+            fail(entry, status)
+
+    return change
+
+
+def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    assert set(document) == {
+        "schema", "track", "title", "experiment", "dataset", "neighbours", "interval",
+        "environments", "rows",
+    }  # fmt: skip
+    assert len(document["rows"]) == 6 * 2 * 3 + 1
+    for row in document["rows"]:
+        assert set(row) == {
+            "method", "family", "scheme", "control", "rank", "best_scheme", "seeds", "status",
+            "statuses", "complete", "knn", "knn_reestimated", "knn200", "linear", "class_token",
+            "learning_rate", "linear_penalty_at_edge", "cost", "environments", "records",
+        }  # fmt: skip
+        assert row["status"] == "done"
+        assert row["control"] == (row["method"] in ("raw-pixels", "untrained", "supervised"))
+        assert (row["rank"] is None) == row["control"]
+        assert (row["class_token"] is not None) == (row["family"] == "vit")
+        for name in ("knn", "knn_reestimated", "knn200", "linear"):
+            assert set(row[name]) == {"mean", "low", "high", "sd", "n"}
+            assert 0 <= row[name]["low"] <= row[name]["mean"] <= row[name]["high"] <= 1
+    documented = (PROJECT / "docs/leaderboard-json.md").read_text()
+    for key in (*document, *document["rows"][0], "mean", "low", "high", "sd", "tuned", "at_edge"):
+        assert f"`{key}`" in documented
+
+
+def test_numbers_against_an_independent_calculation(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    squares, df = 0.0, 0
+    for method in ("rotation", "simclr", "moco", "mae", "supervised"):
+        for scheme in ("bn", "ln", "gn"):
+            values = [metric(tmp_path, f"{method}-vit-{scheme}-s{seed}") for seed in (0, 1)]
+            squares, df = squares + float(np.var(values)) * 2, df + 1
+    own = [metric(tmp_path, f"moco-vit-gn-s{seed}") for seed in (0, 1)]
+    half = stats.t.ppf(0.975, df) * np.sqrt(squares / df) / np.sqrt(2)
+    found = row_of(document, "moco-vit-gn")["knn"]
+    expected = [np.mean(own), np.mean(own) - half, np.mean(own) + half, np.std(own, ddof=1)]
+    got = [found["mean"], found["low"], found["high"], found["sd"]]
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_untrained_rows_have_their_own_spread_and_pixels_none(
+    tmp_path: Path, params: Params
+) -> None:
+    document = written(tmp_path, params)
+    pools = {
+        (pool["metric"], pool["family"], pool["trained"]): pool
+        for pool in document["interval"]["pools"]
+    }
+    assert pools["knn", "resnet", True]["df"] == 15
+    assert pools["knn", "resnet", False]["df"] == 3
+    assert pools["knn", "resnet", True]["sd"] != pools["knn", "resnet", False]["sd"]
+    pixels = row_of(document, "raw-pixels-pixels-none")["knn"]
+    assert pixels["low"] == pixels["mean"] == pixels["high"]
+
+
+def test_ranks_follow_the_mean_within_a_family(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    for family in ("resnet", "vit"):
+        rows = [row for row in document["rows"] if row["family"] == family and not row["control"]]
+        assert [row["rank"] for row in rows] == list(range(1, 13))
+        means = [row["knn"]["mean"] for row in rows]
+        assert means == sorted(means, reverse=True)
+        for method in {row["method"] for row in rows}:
+            own = [row for row in rows if row["method"] == method]
+            assert [row["best_scheme"] for row in own] == [True, False, False]
+
+
+def test_a_failed_row_is_last_counted_and_not_pooled(tmp_path: Path, params: Params) -> None:
+    whole = written(tmp_path / "whole", params)
+    best = next(row for row in whole["rows"] if row["rank"] == 1 and row["family"] == "resnet")
+    name = f"{best['method']}-resnet-{best['scheme']}"
+    lost = "mae-resnet-ln"
+    change = failing(f"{name}-s1", f"{lost}-s0", f"{lost}-s1")
+    document = written(tmp_path / "failed", params, change)
+
+    row = row_of(document, name)
+    assert row["rank"] == 11  # ahead only of the row without any accuracy
+    assert (row["status"], row["statuses"]) == ("diverged", {"diverged": 1, "done": 1})
+    assert row["knn"]["mean"] == pytest.approx(metric(tmp_path / "failed", f"{name}-s0"), abs=1e-6)
+    assert (row["knn"]["n"], row["knn"]["sd"]) == (1, None)
+    assert not row["complete"]
+    assert not row["best_scheme"]
+    assert [entry["status"] for entry in row["records"]] == ["done", "diverged"]
+
+    row = row_of(document, lost)
+    assert row["rank"] == 12
+    assert row["knn"] is row["linear"] is row["knn_reestimated"] is None
+    assert row["cost"]["tflop"] is None
+
+    (pool,) = (
+        pool
+        for pool in document["interval"]["pools"]
+        if (pool["metric"], pool["family"], pool["trained"]) == ("knn", "resnet", True)
+    )
+    assert pool["df"] == 13
+    text = (tmp_path / "failed/results/mini/leaderboard.md").read_text()
+    assert "| 1 done, 1 diverged |" in text
+    assert "| 2 diverged |" in text
+
+
+def test_out_of_memory_without_a_size_is_a_row_too(tmp_path: Path, params: Params) -> None:
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.label.startswith("simclr-vit-bn"):
+            entry["status"] = "out-of-memory"
+            entry["result"] = {"metrics": {}, "curves": {}, "cause": "out of memory"}
+
+    row = row_of(written(tmp_path, params, change), "simclr-vit-bn")
+    assert row["status"] == "out-of-memory"
+    assert row["cost"] == {"parameters": None, "images": row["cost"]["images"], "tflop": None}
+
+
+def test_embeddings_that_are_not_finite_have_no_accuracy(tmp_path: Path, params: Params) -> None:
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.label.startswith("simclr-vit-bn"):
+            keys = entry["result"]["metrics"]
+            entry["result"]["metrics"] = {key: None for key in keys if key.endswith(("20", "200"))}
+
+    row = row_of(written(tmp_path, params, change), "simclr-vit-bn")
+    assert (row["status"], row["complete"], row["knn"], row["rank"]) == ("done", False, None, 12)
+
+
+def test_everything_failed(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params, lambda cell, entry: fail(entry, "diverged"))
+    assert all(row["knn"] is None for row in document["rows"])
+
+
+def test_a_single_seed_has_no_interval(tmp_path: Path, raw: dict[str, Any]) -> None:
+    document = written(tmp_path, params_of(raw, seeds=[0]))
+    found = row_of(document, "mae-vit-ln")["knn"]
+    assert (found["low"], found["high"], found["sd"]) == (None, None, None)
+
+
+def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    row = row_of(document, "mae-resnet-bn")
+    default = params.methods["mae"].rate["resnet"]  # type: ignore[union-attr]
+    assert row["learning_rate"]["default"]["rate"] == default
+    assert row["learning_rate"]["tuned"]["rate"] == pytest.approx(default * 3.162, rel=1e-2)
+    assert row["learning_rate"]["tuned"]["validation"] == 0.71
+    assert row["learning_rate"]["at_edge"]
+    assert not row_of(document, "moco-resnet-bn")["learning_rate"]["at_edge"]
+    assert row_of(document, "rotation-resnet-bn")["linear_penalty_at_edge"]
+    assert row_of(document, "untrained-resnet-bn")["learning_rate"] is None
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    assert all("(val. 71.0) ‡ |" in line for line in text.splitlines() if "| mae |" in line)
+    assert all(" § |" in line for line in text.splitlines() if "| rotation |" in line)
+
+
+def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any]) -> None:
+    grid = {**raw["experiments"]["leaderboard"], "rates": "default", "methods": ["moco"]}
+    params = params_of({**raw, "experiments": {**raw["experiments"], "other": grid}})
+    publish(tmp_path, params)
+    source = collect.folder(tmp_path, "mini", "leaderboard", "moco")
+    with pytest.raises(UserError, match="no record of moco-resnet-bn-s0 and 11 more"):
+        leaderboard.write(tmp_path, params, "other")
+    # The same names, but trained at the tuned rates: not the cells this experiment asks for.
+    target = collect.folder(tmp_path, "mini", "other", "moco")
+    target.parent.mkdir(parents=True)
+    source.rename(target)
+    with pytest.raises(UserError, match="moco-resnet-bn-s0 is of another configuration"):
+        leaderboard.write(tmp_path, params, "other")
+
+
+def test_cost(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    images = params.methods["moco"].images  # type: ignore[union-attr]
+    assert row_of(document, "moco-vit-gn")["cost"] == {
+        "parameters": 123456, "images": images, "tflop": 1.25,
+    }  # fmt: skip
+    assert row_of(document, "untrained-vit-gn")["cost"]["images"] == 0
+
+
+def test_a_missing_record_is_named_with_what_to_run(tmp_path: Path, params: Params) -> None:
+    publish(tmp_path, params)
+    (collect.folder(tmp_path, "mini", "leaderboard", "moco") / "moco-vit-ln-s1.json").unlink()
+    with pytest.raises(UserError, match=r"no record of moco-vit-ln-s1: run `dvc repro`"):
+        leaderboard.write(tmp_path, params, "leaderboard")
+    assert not (tmp_path / "results/mini/leaderboard.json").exists()
+
+
+def test_other_images_are_refused(tmp_path: Path, params: Params) -> None:
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.label == "moco-vit-ln-s1":
+            entry |= {"dataset": "others", "fingerprint": cell.fingerprint("others")}
+
+    publish(tmp_path, params, change)
+    with pytest.raises(UserError, match="mixes 2 versions of the images"):
+        leaderboard.write(tmp_path, params, "leaderboard")
+
+
+def test_checksums_are_those_of_the_files(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    for row in document["rows"]:
+        assert len(row["records"]) == len(row["seeds"])
+        for entry in row["records"]:
+            (file,) = (tmp_path / "results/mini/records").rglob(f"{entry['label']}.json")
+            assert entry["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_mixed_environments_are_listed_and_marked(tmp_path: Path, params: Params) -> None:
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.label == "moco-vit-ln-s1":
+            entry["environment"] = {**ENVIRONMENT, "device": "NVIDIA | H200"}
+
+    document = written(tmp_path, params, change)
+    assert len(document["environments"]) == 2
+    assert row_of(document, "moco-vit-ln")["environments"] == [0, 1]
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    assert text.count("| 2 done, env. A B |") == 1
+    assert text.count("| 2 done, env. A |") == 35
+    assert "- B: device NVIDIA \\| H200, " in text
+
+
+def test_one_environment_marks_no_row(tmp_path: Path, params: Params) -> None:
+    written(tmp_path, params)
+    assert "env." not in (tmp_path / "results/mini/leaderboard.md").read_text()
+
+
+def test_controls_stand_in_every_table(tmp_path: Path, params: Params) -> None:
+    written(tmp_path, params)
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    for family in text.split("\n## ")[1:3]:
+        methods = [line.split(" | ")[1] for line in family.splitlines() if line.startswith("| ")]
+        assert methods[-7:] == ["supervised"] * 3 + ["untrained"] * 3 + ["raw-pixels"]
+    assert "class token |" not in text.split("\n## ")[1]
+    assert "class token |" in text.split("\n## ")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a|b", "a\\|b"),
+        ("a\n b\r\nc", "a b c"),
+        ("<img src=x>&", "&lt;img src=x&gt;&amp;"),
+        ("*b* _i_ `c` [l](u)", "\\*b\\* \\_i\\_ \\`c\\` \\[l\\](u)"),
+        ("back\\slash", "back\\\\slash"),
+        ("none-skipinit", "none-skipinit"),
+    ],
+)
+def test_escaping(text: str, shown: str) -> None:
+    assert tables.escape(text) == shown
+
+
+def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, Any]) -> None:
+    name = '<b>x|$y$, "z"\n'
+    changed = {**raw, "schemes": {**raw["schemes"], name: {"norm": "bn"}}}
+    params = params_of(changed, methods=["moco", "untrained"], schemes=["ln", name])
+    document = written(tmp_path, params)
+    assert {row["scheme"] for row in document["rows"]} == {"ln", name}
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len([line for line in lines if "&lt;b&gt;x\\|\\$y\\$" in line]) == 4
+    assert "<b>" not in text
+    assert "does not have the controls: supervised, raw-pixels" in text
+    with (tmp_path / "results/mini/leaderboard.csv").open(newline="") as file:
+        assert {row["scheme"] for row in csv.DictReader(file)} == {"ln", name}
+
+
+def test_csv_has_the_numbers_of_the_json(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    with (tmp_path / "results/mini/leaderboard.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(document["rows"])
+    for line, row in zip(lines, document["rows"], strict=True):
+        assert (line["method"], line["scheme"]) == (row["method"], row["scheme"])
+        assert float(line["knn_percent"]) == pytest.approx(100 * row["knn"]["mean"], abs=1e-4)
+        assert line["rank"] == ("" if row["rank"] is None else str(row["rank"]))
+
+
+def test_the_figures_letters_come_with_matplotlib() -> None:
+    # Outlines of another copy of the font, the system's, need not be the same.
+    import matplotlib
+    from matplotlib import font_manager
+
+    for weight in ("normal", "bold"):
+        wanted = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
+        found = Path(font_manager.findfont(wanted))
+        assert found.is_relative_to(matplotlib.get_data_path())
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from benchmark import params
+from benchmark.report import leaderboard
+assert not {"torch", "matplotlib", "scipy"} & set(sys.modules), "imported early"
+root = Path(sys.argv[1])
+leaderboard.write(root, params.read(Path(sys.argv[2])), "leaderboard")
+assert "torch" not in sys.modules
+"""
+
+
+def test_two_processes_write_the_same_bytes_without_torch(tmp_path: Path, params: Params) -> None:
+    found = []
+    for seed in ("1", "2"):
+        root = tmp_path / seed
+        publish(root, params, failing("moco-vit-ln-s1"))
+        settings = root / "matplotlibrc"
+        settings.write_text(f"font.size: {seed}0\n")
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "MATPLOTLIBRC": str(settings)}
+        command = [sys.executable, "-c", PROGRAM, str(root), str(PROJECT / "params.yaml")]
+        subprocess.run(command, check=True, cwd=PROJECT, env=environment)
+        found.append([(root / "results/mini" / name).read_bytes() for name in FILES])
+    assert found[0] == found[1]
+    for content in found[0]:
+        assert str(tmp_path).encode() not in content
+
+
+FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "figures/leaderboard.svg")

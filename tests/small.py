@@ -1,0 +1,109 @@
+"""Networks small enough for tests, of every method, family and norm that the benchmark has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmark import registry
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Method
+from benchmark.norms.factory import SectionNorms
+from benchmark.params import SECTIONS
+from benchmark.plan import Cell
+from benchmark.randomness import Draw
+from benchmark.training import network
+
+SIDE, BATCH, CLASSES = 16, 8, 5
+MANIFEST = {
+    "shape": [3, SIDE, SIDE],
+    "classes": list("abcde"),
+    "splits": {"train": {"count": 64}},
+}
+NORMS = sorted(registry.catalogue("norm"))
+FAMILIES = sorted(name for name, facts in registry.catalogue("family").items() if facts["options"])
+TRAINED = sorted(name for name, facts in registry.catalogue("method").items() if facts["views"])
+
+NORM_OPTIONS: dict[str, dict[str, Any]] = {"gn": {"groups": 4}, "ghost-bn": {"groups": 2}}
+FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
+    "resnet": {
+        "channels": [8, 8, 16, 16],
+        "blocks": [1, 1, 1, 1],
+        "stem_kernel": 3,
+        "stem_stride": 1,
+        "stem_pool": False,
+    },
+    "vit": {"width": 16, "depth": 2, "heads": 2, "mlp_ratio": 2, "patch": 4},
+}
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {
+    "rotation": {"rotations": 1},
+    "simclr": {"temperature": 0.2, "hidden": 16, "output": 8},
+    "moco": {
+        "temperature": 0.2,
+        "hidden": 16,
+        "output": 8,
+        "queue": 16,
+        "momentum": 0.9,
+        "shuffle": True,
+        "symmetric": False,
+    },
+    "mae": {"mask_ratio": 0.75, "patch": 4, "decoder_width": 8, "normalize_target": False},
+}
+
+
+def options(kind: str, name: str, table: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of a component; one that is new here needs a line in a table above."""
+    wanted, given = set(registry.facts(kind, name)["options"]), table.get(name, {})
+    assert wanted == set(given), f"tests/small.py: {kind.upper()}_OPTIONS lacks {name!r}: {wanted}"
+    return given
+
+
+def norms(name: str, section: str = "backbone") -> SectionNorms:
+    """The norms of one section under one scheme."""
+    return SectionNorms(section, {"norm": name, **options("norm", name, NORM_OPTIONS)})
+
+
+def build(
+    method: str,
+    family: str,
+    norm: str,
+    seed: int = 0,
+    training: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Method:
+    """A method's network as a cell has it at the start, in training mode."""
+    spec = {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
+    config = {
+        "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
+        "family": {"name": family, **options("family", family, FAMILY_OPTIONS)},
+        "norms": dict.fromkeys(SECTIONS, spec),
+        "training": {"batch": BATCH, "view_batching": "separate", "teacher": "batch"}
+        | (training or {}),
+        "seed": seed,
+    }
+    return network.build(Cell("t", "e", method, family, norm, seed, "l", config, {}), MANIFEST)
+
+
+def backbone(family: str, norm: str, seed: int = 0) -> Backbone:
+    """A backbone with its initial weights."""
+    return build("supervised", family, norm, seed).backbone
+
+
+def images(n: int = BATCH, seed: int = 0) -> torch.Tensor:
+    """Standardised noise (n, 3, SIDE, SIDE)."""
+    return torch.randn(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(method: str, step: int = 0, n: int = BATCH) -> Batch:
+    """A batch of noise for one step of a method."""
+    views = [images(n, 100 * step + v) for v in range(registry.facts("method", method)["views"])]
+    return Batch(views, torch.arange(n) % CLASSES, Draw(0, step))
+
+
+def stir(network: torch.nn.Module, seed: int = 0) -> None:
+    """Moves every parameter off its initial value, so that no branch is switched off."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

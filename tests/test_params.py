@@ -1,0 +1,174 @@
+"""What is wrong in params.yaml is said in one line that names the key."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.params import parse, read, section_specs
+from tests import tiny
+
+NAN, INF = float("nan"), float("inf")
+
+WRONG: list[tuple[str, Any, str]] = [
+    # unknown keys and names, with the nearest one
+    ("titl", "x", "'titl'; did you mean 'title'"),
+    ("training/batchh", 3, "'training.batchh'; did you mean 'training.batch'"),
+    ("data/splits/trian", 30, "did you mean 'data.splits.train'"),
+    ("methods/simclr/imgs", 3, "did you mean 'methods.simclr.images'"),
+    ("methods/simclr/options/temprature", 0.2, "did you mean 'temperature'"),
+    ("methods/simclrr", {"options": {}}, "method 'simclrr'; did you mean 'simclr'"),
+    ("schemes/gn", {"norm": "gnn", "groups": 8}, "norm 'gnn'; did you mean 'gn'"),
+    ("schemes/bn", {"bakbone": {"norm": "bn"}}, "'bakbone'; did you mean 'backbone'"),
+    ("families/resnett", {}, "family 'resnett'; did you mean 'resnet'"),
+    ("optimizers/resnet/name", "sdg", "optimizer 'sdg'; did you mean 'sgd'"),
+    ("data/source", "minni", "source 'minni'; did you mean 'mini'"),
+    ("views/strong/jiter", 0.5, "did you mean 'jitter'"),
+    ("methods/simclr/views/1", "strng", "'strng'; did you mean 'strong'"),
+    ("methods/simclr/rate/resnett", 0.1, "'resnett'; did you mean 'resnet'"),
+    ("experiments/leaderboard/methods/0", "mocoo", "'mocoo'; did you mean 'moco'"),
+    ("experiments/leaderboard/families/0", "vitt", "'vitt'; did you mean 'vit'"),
+    ("experiments/leaderboard/schemes/0", "none-plane", "did you mean 'none-plain'"),
+    ("sweep/experiment", "leaderbord", "did you mean 'leaderboard'"),
+    # wrong types
+    ("training/batch", "64", r"training\.batch is '64'"),
+    ("training/batch", True, r"training\.batch is True"),
+    ("training/batch", 64.0, r"training\.batch is 64\.0"),
+    ("methods/simclr/images", True, r"methods\.simclr\.images is True"),
+    ("methods/simclr/rate/resnet", "0.1", r"methods\.simclr\.rate\.resnet is '0\.1'"),
+    ("families/resnet/channels", 16, "channels is 16"),
+    ("families/resnet/channels/0", "a", "channels is 'a'"),
+    ("schemes/gn/groups", True, "groups is True"),
+    ("schemes/gn/groups", 8.0, r"groups is 8\.0"),
+    ("schemes/bn", "bn", r"schemes\.bn is 'bn'"),
+    ("schemes/bn", {"backbone": "bn"}, r"bn\.backbone is 'bn'"),
+    ("schemes/bn", {"norm": ["bn"]}, "bn"),
+    ("data/splits/train", True, r"data\.splits\.train is True"),
+    ("data/seed", "0", r"data\.seed is '0'"),
+    ("title", 5, "title is 5"),
+    ("methods", None, "methods is None"),
+    ("methods/rotation/options/rotations", True, "rotations"),
+    # out of range
+    ("training/batch", 1, r"training\.batch is 1"),
+    ("training/warmup", 1.0, r"training\.warmup is 1\.0"),
+    ("training/warmup", NAN, r"training\.warmup is nan"),
+    ("training/clip", -1.0, r"training\.clip is -1\.0"),
+    ("training/precision", "float16", "precision is 'float16'.*'bfloat16'"),
+    ("evaluation/temperature", INF, r"evaluation\.temperature is inf"),
+    ("evaluation/penalties", [1.0, 2.0], r"evaluation\.penalties"),
+    ("evaluation/penalties", [-1.0, 1.0, 2.0], r"evaluation\.penalties"),
+    ("evaluation/neighbours", [20], r"evaluation\.neighbours"),
+    ("evaluation/neighbours", [0, 20], r"evaluation\.neighbours"),
+    ("evaluation/calibration_batch", 4001, r"calibration_batch.*4001"),
+    ("methods/simclr/rate/resnet", NAN, r"methods\.simclr\.rate\.resnet is nan"),
+    ("methods/simclr/rate/resnet", 0.0, r"simclr\.rate\.resnet is 0\.0"),
+    ("methods/simclr/weight_decay/vit", -1.0, r"simclr\.weight_decay\.vit is -1\.0"),
+    ("methods/simclr/options/temperature", NAN, "temperature is nan"),
+    ("methods/simclr/images", 10, "images is 10, less than one batch of 64"),
+    ("methods/rotation/options/rotations", 2, "rotations.*2"),
+    ("methods/mae/options/mask_ratio", 1.0, r"mask_ratio is 1\.0"),
+    ("views/strong/hue", 0.7, r"hue is 0\.7"),
+    ("views/strong/crop_scale", [0.3], "crop_scale"),
+    ("views/strong/crop_scale", [1.0, 0.3], "crop_scale"),
+    ("training/batch", 4001, "batch 4001 is larger than the training split of 4000"),
+    ("data/splits/train", 0, r"data\.splits\.train is 0"),
+    ("sweep/rates", 2, r"sweep\.rates is 2"),
+    ("sweep/factor", 1.0, r"sweep\.factor is 1\.0"),
+    ("experiments/leaderboard/seeds", [], r"experiments\.leaderboard\.seeds"),
+    ("experiments/leaderboard/seeds", [0, 0], r"leaderboard.*seeds"),
+    ("experiments/leaderboard/schemes", ["bn", "bn"], r"leaderboard.*schemes"),
+    ("experiments/leaderboard/rates", "best", r"rates is 'best'.*'tuned'"),
+    # what does not fit together
+    ("methods/simclr/views", ["strong"], "simclr takes 2 views, not 1"),
+    ("methods/simclr/rate", {"resnet": 0.1}, "simclr has no rate and weight_decay for 'vit'"),
+    ("methods/untrained/images", 64, "untrained"),
+    ("optimizers", {"resnet": {"name": "sgd", "momentum": 0.9, "nesterov": False}}, "'vit'"),
+    ("sweep/seeds", [0], r"sweep: seeds \[0\] are reported"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "said"), WRONG, ids=[f"{p}={v}" for p, v, _ in WRONG])
+def test_wrong_value_is_refused_in_one_line(path: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        parse(tiny.changed(tiny.real(), path, value), "params.yaml")
+    assert "\n" not in str(refused.value)
+
+
+def keys(tree: dict[str, Any], above: str = "") -> list[str]:
+    """The paths of every key that is not a name, in a tree of params."""
+    found = []
+    for key, value in tree.items():
+        path = f"{above}/{key}" if above else key
+        if above not in ("families", "schemes", "views", "optimizers", "methods", "experiments"):
+            found.append(path)
+        if isinstance(value, dict) and path != "schemes":
+            found += keys(value, path)
+    return found
+
+
+def without(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    """A copy of a tree without one key."""
+    found = at = copy.deepcopy(tree)
+    *folders, last = path.split("/")
+    for part in folders:
+        at = at[part]
+    del at[last]
+    return found
+
+
+@pytest.mark.parametrize("path", keys(tiny.real()))
+def test_every_key_is_needed(path: str) -> None:
+    """Nothing that decides a result has a default that one does not see."""
+    with pytest.raises(UserError, match=r"^[^\n]+$"):
+        parse(without(tiny.real(), path), "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a\n",
+        "a: [\n",
+        "a: \x07\n",
+        "? [a]\n: 1\n",
+        "a: &x [*x]\n",
+        "a: !!python/object:os.system x\n",
+        "--- {}\n--- {}\n",
+        "a:\tb\n\tc: 1\n",
+    ],
+)
+def test_what_is_not_a_yaml_mapping_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^params\.yaml: [^\n]+$"):
+        read(file)
+
+
+def test_bytes_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(b"title: \xff\n")
+    with pytest.raises(UserError, match=r"^params\.yaml: [^\n]+$"):
+        read(file)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    text = (tiny.PROJECT / "params.yaml").read_text(encoding="utf-8")
+    file.write_text(text + "title: again\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^params\.yaml: [^\n]*duplicate key \"title\"[^\n]*$"):
+        read(file)
+
+
+def test_one_norm_stands_for_every_section() -> None:
+    specs = section_specs({"norm": "gn", "groups": 8})
+    assert set(specs) == {"backbone", "projector", "predictor", "decoder"}
+    assert all(spec == {"norm": "gn", "groups": 8} for spec in specs.values())
+
+
+@pytest.mark.parametrize("file", sorted(tiny.PROJECT.glob("tracks/*/params.yaml")), ids=str)
+def test_the_params_of_every_track_are_sound(file: Path) -> None:
+    assert read(file).track == file.parent.name

@@ -1,0 +1,216 @@
+"""The plan: which cells an experiment has, and when a cell counts as another one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import commands, params, plan, sweep
+from benchmark.errors import UserError
+from benchmark.params import Params, parse
+from benchmark.plan import Cell, Row
+from benchmark.sweep import Result
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, Any]:
+    return tiny.real()
+
+
+def tuned(found: Params) -> dict[Row, tuple[float, float]]:
+    """Settings that no recipe has."""
+    return dict.fromkeys(sweep.tunable(found), (0.0123, 0.00456))
+
+
+def every_cell(found: Params) -> list[Cell]:
+    return [cell for name in found.experiments for cell in plan.cells(found, name, tuned(found))]
+
+
+def test_the_grid_is_methods_by_families_by_schemes_by_seeds(real: dict[str, Any]) -> None:
+    found = parse(real, "params.yaml")
+    for name, grid in found.experiments.items():
+        cells = plan.cells(found, name, tuned(found))
+        per_method = len(grid.families) * len(grid.schemes) * len(grid.seeds)
+        for method in grid.methods:
+            count = sum(cell.method == method for cell in cells)
+            assert count == (1 if method == "raw-pixels" else per_method), method
+
+
+def test_names_and_fingerprints_are_unique(real: dict[str, Any]) -> None:
+    found = parse(real, "params.yaml")
+    for name in found.experiments:
+        cells = plan.cells(found, name, tuned(found))
+        assert len({cell.name for cell in cells}) == len(cells)
+        assert len({cell.fingerprint("images") for cell in cells}) == len(cells)
+
+
+def test_raw_pixels_has_one_cell_whatever_the_seeds_and_schemes() -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/seeds", [3, 4])
+    cells = plan.cells(tiny.params(tree), "leaderboard", None)
+    (pixels,) = [cell for cell in cells if cell.method == "raw-pixels"]
+    assert pixels.label == "raw-pixels-pixels-none-s3"
+    assert pixels.config["training"] is None
+
+
+def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
+    found = parse(real, "params.yaml")
+    reported = {cell.seed for cell in every_cell(found)}
+    assert not reported & set(found.sweep.seeds)
+    trials = [t for row in sweep.tunable(found) for t in sweep.trials(found, row, [0])]
+    assert {trial.cell.seed for trial in trials} == set(found.sweep.seeds)
+    assert {trial.cell.config["evaluation"]["judge"] for trial in trials} == {"validation"}
+
+
+def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/rates", "tuned")
+    found = tiny.params(tree)
+    for cell in plan.cells(found, "leaderboard", tuned(found)):
+        training = cell.config["training"]
+        if cell.method == "raw-pixels":
+            assert training is None
+        else:
+            assert (training["rate"], training["weight_decay"]) == (0.0123, 0.00456)
+    with pytest.raises(UserError, match="no rate for simclr-resnet-bn: run `dvc repro"):
+        plan.cells(found, "leaderboard", {})
+
+
+def test_a_scheme_gives_each_section_its_norm() -> None:
+    scheme = {"backbone": {"norm": "gn", "groups": 4}, "projector": {"norm": "bn"}}
+    cell = tiny.cell("simclr-resnet-bn-s0", tree=tiny.changed(tiny.raw(), "schemes/bn", scheme))
+    assert cell.config["norms"] == scheme
+    assert set(cell.components) >= {"norm gn", "norm bn"}
+
+
+def test_a_scheme_without_a_section_that_a_method_has_is_refused() -> None:
+    tree = tiny.changed(tiny.raw(), "schemes/bn", {"backbone": {"norm": "bn"}})
+    with pytest.raises(UserError, match="scheme bn has no norm for the projector of simclr"):
+        plan.cells(tiny.params(tree), "leaderboard", None)
+
+
+# --- fingerprints
+
+
+def reversed_keys(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: reversed_keys(tree[key]) for key in reversed(tree)}
+    return [reversed_keys(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_keys(real: dict[str, Any]) -> None:
+    there, back = parse(real, "params.yaml"), parse(reversed_keys(real), "params.yaml")
+    prints = [
+        {c.name: c.fingerprint("images") for c in every_cell(found)} for found in (there, back)
+    ]
+    assert prints[0] == prints[1]
+
+
+def leaves(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The path and value of everything in a tree that is not itself a tree."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        path = f"{above}/{key}" if above else str(key)
+        if isinstance(value, dict | list):
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+def test_fingerprint_changes_with_every_field_of_the_configuration() -> None:
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    seen = {cell.fingerprint("images")}
+    paths = list(leaves(dict(cell.config)))
+    assert len(paths) > 60
+    for path, _ in paths:
+        other = replace(cell, config=tiny.changed(dict(cell.config), path, "another"))
+        seen.add(other.fingerprint("images"))
+    assert len(seen) == len(paths) + 1
+
+
+def test_fingerprint_changes_with_every_component_version_and_with_the_images() -> None:
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    wanted = {"method simclr", "family resnet", "norm bn", "optimizer sgd"}
+    assert set(cell.components) == wanted | {"training", "views", "evaluation"}
+    seen = {cell.fingerprint("images"), cell.fingerprint("other images")}
+    for name, version in cell.components.items():
+        other = replace(cell, components={**cell.components, name: version + 1})
+        seen.add(other.fingerprint("images"))
+    assert len(seen) == len(cell.components) + 2
+
+
+def test_fingerprint_does_not_depend_on_names() -> None:
+    tree = tiny.raw()
+    tree["schemes"]["also-bn"] = tree["schemes"]["bn"]
+    grid = tree["experiments"]["leaderboard"]
+    tree["experiments"]["again"] = {**grid, "schemes": ["also-bn"]}
+    ours = tiny.cell("simclr-resnet-bn-s0", tree=tree)
+    theirs = tiny.cell("simclr-resnet-also-bn-s0", "again", tree)
+    assert ours.name != theirs.name
+    assert ours.fingerprint("images") == theirs.fingerprint("images")
+
+
+def test_a_cell_survives_being_sent() -> None:
+    for cell in plan.cells(tiny.params(), "leaderboard", None):
+        assert Cell.from_json(cell.as_json()) == cell
+
+
+# --- every key of params.yaml is read
+
+
+NOT_COMPUTED = {"title"}
+"""Read by the report alone."""
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind that stands a chance of being allowed."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 or 0.5
+    return 1.0 if value is None else f"{value}x"
+
+
+def outcome(found: Params, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Everything that the params decide: cells, trials of the sweep and the build of the images."""
+    trained: list[tuple[str, str]] = []
+
+    def train(cells: Any) -> dict[str, Result]:
+        trained.extend((cell.label, cell.fingerprint("images")) for cell in cells)
+        # A best rate at the upper edge, so that extensions show.
+        return {c.label: Result("done", c.config["training"]["rate"] / 1e6) for c in cells}
+
+    built: list[Any] = []
+    manifest = {"splits": {}, "sha256": ""}
+    monkeypatch.setattr("benchmark.data.build.build", lambda *a: built.append(a) or manifest)
+    monkeypatch.setattr(commands, "read_params", lambda arguments: found)
+    with contextlib.redirect_stdout(io.StringIO()):
+        commands.data(argparse.Namespace(root=Path("root"), track=found.track))
+    table = sweep.tune(found, train, lambda line: None)
+    cells = [(cell.name, cell.fingerprint("images")) for cell in every_cell(found)]
+    return {"trials": trained, "table": table, "built": built, "cells": cells}
+
+
+def test_every_key_is_read(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A smaller grid, but with every method and family: each key is tried on all of it.
+    real = copy.deepcopy(real)
+    real["experiments"]["leaderboard"]["schemes"] = ["bn", "gn"]
+    before = outcome(parse(real, "params.yaml"), monkeypatch)
+    unread = set()
+    for path, value in leaves(real):
+        try:
+            found = params.parse(tiny.changed(real, path, other(value)), "params.yaml")
+        except UserError:
+            continue
+        if outcome(found, monkeypatch) == before:
+            unread.add(path)
+    assert unread == NOT_COMPUTED

@@ -1,0 +1,140 @@
+"""Records are written whole, read back only if they are whole, and the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import canonical, records
+from benchmark.records import Store
+from tests import tiny
+
+IMAGES = "0" * 64
+
+
+def entry(status: str = "done", **result: Any) -> dict[str, Any]:
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    return records.record(cell, cell.fingerprint(IMAGES), IMAGES, {"device": "cpu"}, status, result)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cells")
+
+
+@pytest.mark.parametrize("status", ["done", "diverged", "out-of-memory"])
+def test_a_result_is_kept_and_its_checkpoint_goes(store: Store, status: str) -> None:
+    made = entry(status)
+    checkpoint = store.checkpoint(made["fingerprint"])
+    canonical.write(checkpoint, b"half a training")
+    store.put(made, {"host": "here"})
+    assert store.record(made["fingerprint"]) == made
+    assert store.run_log(made["fingerprint"]) == {"host": "here"}
+    assert store.crash(made["fingerprint"]) is None
+    assert not checkpoint.exists()
+
+
+def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
+    made = entry("crashed", cause="struck by lightning")
+    checkpoint = store.checkpoint(made["fingerprint"])
+    canonical.write(checkpoint, b"half a training")
+    store.put(made, {})
+    assert store.record(made["fingerprint"]) is None
+    assert store.crash(made["fingerprint"]) == made
+    assert checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{}",
+        b'{"schema": 1}',
+        b'{"schema": 1, "fingerprint": "HERE"}',
+        b'{"schema": 0, "fingerprint": "HERE", "status": "done"}',
+        b'{"schema": 1, "fingerprint": "another", "status": "done"}',
+    ],
+)
+def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
+    made = entry()
+    file = store.of(made["fingerprint"]) / "record.json"
+    canonical.write(file, text.replace(b"HERE", made["fingerprint"].encode()))
+    assert store.record(made["fingerprint"]) is None
+    assert store.crash(made["fingerprint"]) is None
+
+
+def test_a_record_cut_short_anywhere_counts_as_missing(store: Store) -> None:
+    made = entry()
+    file = store.of(made["fingerprint"]) / "record.json"
+    whole = canonical.pretty(made).encode()
+    for length in range(0, len(whole) - 2, 97):
+        canonical.write(file, whole[:length])
+        assert store.record(made["fingerprint"]) is None
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "record.json"
+    canonical.write(file, "old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            canonical.write(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert file.read_text() == "old"
+    canonical.write(file, "new")
+    assert file.read_text() == "new"
+
+
+def test_equal_records_have_equal_bytes_and_numbers_that_json_lacks_are_refused() -> None:
+    made = entry(metrics={"b": 0.1, "a": 1 / 3})
+    turned = {key: made[key] for key in reversed(made)}
+    assert canonical.pretty(made) == canonical.pretty(turned)
+    assert records.checksum(made) == records.checksum(turned)
+    assert json.loads(canonical.pretty(made)) == made
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical.pretty(entry(metrics={"a": float("nan")}))
+
+
+def test_the_store_is_outside_what_dvc_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BENCHMARK_HOME", raising=False)
+    assert records.store(tmp_path).folder == tmp_path / ".benchmark" / "cells"
+    monkeypatch.setenv("BENCHMARK_HOME", str(tmp_path / "elsewhere"))
+    assert records.store(tmp_path).folder == tmp_path / "elsewhere" / "cells"
+
+
+def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:
+    from benchmark import runtime
+    from benchmark.run import run
+
+    root = tiny.project(tmp_path / "a project")
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    made = run(
+        cell, root / "data" / "mini", tiny.store(root), runtime.start("cpu"), lambda *_: True
+    )
+    text = canonical.pretty(made)
+    for private in (str(root), "a project", platform.node(), platform.release(), os.sep):
+        # The version of a library may hold a slash or a host's name only by accident.
+        assert not private or private not in text, private
+    assert not re.search(r"second|time|date|host|started|\b20\d\d-", text)
+    log = tiny.store(root).run_log(made["fingerprint"])
+    assert log["host"] == platform.node()
+    assert log["wall_seconds"] > 0
+    assert log["resumed_at_step"] == 0

@@ -1,0 +1,194 @@
+"""A training that was interrupted goes on to the same bits."""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmark import plan, runtime
+from benchmark.methods.base import Method
+from benchmark.plan import Row
+from benchmark.training import network
+from benchmark.training.loop import Interrupted, Trained, train
+from tests import tiny
+
+BATCH, STEPS, EPOCH = 16, 60, 4
+"""A look at the loss comes every 25 steps, an epoch every 4."""
+
+COUNT = BATCH * EPOCH
+MANIFEST = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": {"train": {"count": COUNT}}}
+CASES = [
+    ("simclr", "resnet", "bn"),
+    ("moco", "resnet", "bn"),
+    ("mae", "resnet", "bn"),
+    ("rotation", "resnet", "gn"),
+    ("supervised", "resnet", "none-skipinit"),
+    ("simclr", "vit", "bn"),
+    ("moco", "vit", "ln"),
+    ("mae", "vit", "ln"),
+    ("rotation", "vit", "ln"),
+]
+
+
+def always(step: int, steps: int) -> bool:
+    return True
+
+
+def until(last: int) -> Callable[[int, int], bool]:
+    """Asks the training to stop after so many steps."""
+    return lambda step, steps: step < last
+
+
+class Case:
+    """One training of a small network on noise."""
+
+    def __init__(self, method: str, family: str, scheme: str, folder: Path) -> None:
+        tree = tiny.raw()
+        tree["training"]["batch"] = BATCH
+        tree["methods"][method]["images"] = BATCH * STEPS
+        tree["methods"][method]["rate"] = {"resnet": 0.05, "vit": 0.002}
+        tree["methods"]["moco"]["options"]["queue"] = BATCH
+        row = Row(method, family, scheme)
+        params = tiny.params(tree)
+        setting = plan.default_setting(params, row)
+        self.cell = plan.resolve(params, "e", row, 0, setting, "test", "label")
+        self.checkpoint = folder / "checkpoint.safetensors"
+        dice = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (COUNT, 1, 16, 16), dtype=torch.uint8, generator=dice)
+        self.labels = torch.randint(0, 4, (COUNT,), generator=dice)
+
+    def build(self) -> Method:
+        # As a cell is laid out in memory.
+        return network.build(self.cell, MANIFEST).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def train(
+        self,
+        progress: Callable[[int, int], bool] = always,
+        checkpoint: Path | None = None,
+        fingerprint: str = "this cell",
+        every: int = 200,
+    ) -> tuple[Method, Trained]:
+        method = self.build()
+        trained = train(
+            method, dict(self.cell.config), self.images, self.labels,
+            lambda x: ((x - 0.5) / 0.3).contiguous(memory_format=torch.channels_last),
+            runtime.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
+        )  # fmt: skip
+        return method, trained
+
+
+def assert_same(ours: tuple[nn.Module, Trained], theirs: tuple[nn.Module, Trained]) -> None:
+    """The same weights, buffers, curves and facts, to the bit; only where it began may differ."""
+    states = [network.state_dict() for network, _ in (ours, theirs)]
+    assert states[0].keys() == states[1].keys()
+    different = [key for key in states[0] if not torch.equal(states[0][key], states[1][key])]
+    assert not different
+    for name, curve in ours[1].curves.items():
+        torch.testing.assert_close(
+            curve, theirs[1].curves[name], rtol=0, atol=0, equal_nan=True, msg=name
+        )
+    facts: list[tuple[Any, ...]] = [
+        (t.status, t.steps, t.first_non_finite, t.flops_per_step) for _, t in (ours, theirs)
+    ]
+    assert facts[0] == facts[1]
+
+
+@pytest.mark.parametrize(("method", "family", "scheme"), CASES)
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(
+    tmp_path: Path, method: str, family: str, scheme: str
+) -> None:
+    case = Case(method, family, scheme, tmp_path)
+    whole = case.train()
+    assert whole[1].status == "done"
+    assert whole[1].resumed_at == 0
+    for last in (25, 50, STEPS):
+        with pytest.raises(Interrupted):
+            case.train(until(last))
+        resumed = case.train()
+        assert resumed[1].resumed_at == last
+        assert_same(resumed, whole)
+        case.checkpoint.unlink()
+
+
+def test_killed_between_two_checkpoints_goes_on_from_the_last(tmp_path: Path) -> None:
+    """At the start of an epoch, in its middle and at its end."""
+    case = Case("simclr", "vit", "bn", tmp_path)
+    whole = case.train()
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int) -> bool:
+        raise Killed
+
+    for every, last in [(8, 24), (11, 22), (7, 21), (1, 24)]:
+        with pytest.raises(Killed):
+            case.train(kill, every=every)  # at the look after step 25, before it is saved
+        resumed = case.train()
+        assert resumed[1].resumed_at == last
+        assert_same(resumed, whole)
+        case.checkpoint.unlink()
+
+
+def test_interrupted_again_and_again_gives_the_same_bits(tmp_path: Path) -> None:
+    case = Case("moco", "vit", "bn", tmp_path)
+    whole = case.train()
+    for last in (25, 50):
+        with pytest.raises(Interrupted):
+            case.train(until(last))
+    resumed = case.train()
+    assert resumed[1].resumed_at == 50
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:5],
+        lambda data: b"{}" + data[2:],
+        lambda data: b"\xff" * 16 + data[16:],
+    ],
+    ids=["empty", "half", "header cut", "header changed", "header length"],
+)
+def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    case = Case("simclr", "vit", "ln", tmp_path)
+    with pytest.raises(Interrupted):
+        case.train(until(25))
+    case.checkpoint.write_bytes(damage(case.checkpoint.read_bytes()))
+    assert case.train()[1].resumed_at == 0
+
+
+def test_the_checkpoint_of_another_cell_is_ignored(tmp_path: Path) -> None:
+    case = Case("simclr", "vit", "ln", tmp_path)
+    whole = case.train(checkpoint=tmp_path / "none")
+    with pytest.raises(Interrupted):
+        case.train(until(25), fingerprint="another cell")
+    again = case.train()
+    assert again[1].resumed_at == 0
+    assert_same(again, whole)
+
+
+def test_a_safetensors_file_of_something_else_is_ignored(tmp_path: Path) -> None:
+    case = Case("simclr", "vit", "ln", tmp_path)
+    save_file({"weight": torch.zeros(3)}, case.checkpoint)
+    assert case.train()[1].resumed_at == 0
+
+
+def test_a_checkpoint_holds_tensors_and_no_pickle(tmp_path: Path) -> None:
+    case = Case("moco", "resnet", "bn", tmp_path)
+    with pytest.raises(Interrupted):
+        case.train(until(25))
+    tensors = load_file(case.checkpoint)
+    assert {key.split("/")[0] for key in tensors} == {"network", "optimizer", "curve"}
+    assert "network/queue" in tensors
+    with pytest.raises(ValueError):
+        list(pickletools.genops(case.checkpoint.read_bytes()))

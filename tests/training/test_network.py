@@ -1,0 +1,140 @@
+"""Initial weights depend on the seed and on nothing that stands around them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark import registry
+from benchmark.training.network import parameter_groups
+from tests.small import FAMILIES, NORMS, TRAINED, build
+
+TOKENS = ("cls_token", "pos_embed", "mask_token")
+
+
+def unnormalized(network):
+    """The parameters of convolutions and linear layers, and the tokens, by name."""
+    found = {}
+    for name, module in network.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.Conv2d | nn.Linear) or key in TOKENS:
+                found[f"{name}.{key}"] = parameter.detach()
+    return found
+
+
+def assert_same(first, second):
+    assert list(first) == list(second)
+    for name, parameter in first.items():
+        assert torch.equal(parameter, second[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_weights_are_the_same_under_every_scheme(method, family):
+    first, *others = (unnormalized(build(method, family, norm)) for norm in NORMS)
+    for other in others:
+        assert_same(first, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_backbone_starts_the_same_under_every_method(family):
+    with_backbone = [m for m, facts in registry.catalogue("method").items() if facts["sections"]]
+    first, *others = (unnormalized(build(m, family, "bn").backbone) for m in with_backbone)
+    assert len(others) >= 5
+    for other in others:
+        assert_same(first, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_weights_are_those_of_the_seed(method, family):
+    torch.manual_seed(1)
+    first = unnormalized(build(method, family, "bn", seed=3))
+    torch.manual_seed(2)
+    assert_same(first, unnormalized(build(method, family, "bn", seed=3)))
+    other = unnormalized(build(method, family, "bn", seed=4))
+    for name, parameter in first.items():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        else:
+            assert not torch.equal(parameter, other[name]), name
+
+
+def test_layers_of_one_shape_start_at_different_weights():
+    blocks = build("supervised", "vit", "ln").backbone.net.blocks
+    assert not torch.equal(blocks[0].mlp.fc1.weight, blocks[1].mlp.fc1.weight)
+
+
+def test_weights_are_drawn_as_declared():
+    network = build("mae", "resnet", "ln")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 500:
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            ratio = float(module.weight.detach().std()) / math.sqrt(2 / fan_out)
+            assert 0.9 < ratio < 1.1, name
+    linears = 0
+    for name, parameter in unnormalized(build("mae", "vit", "ln")).items():
+        if name.endswith(TOKENS):
+            assert parameter.numel() < 100 or 0.018 < float(parameter.std()) < 0.022, name
+        elif name.endswith("weight") and parameter.numel() > 100:
+            linears += 1
+            rows = parameter.flatten(1)
+            bound = math.sqrt(6 / sum(rows.shape))
+            assert 0.95 * bound < float(rows.abs().max()) <= bound, name
+            assert float(rows.std()) == pytest.approx(bound / math.sqrt(3), rel=0.1), name
+    assert linears >= 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_keep_what_their_constructors_gave_them(family):
+    network = build("simclr", family, "ln")
+    others = set(dict(network.named_parameters())) - set(unnormalized(network))
+    zeros = [name for name in others if not dict(network.named_parameters())[name].any()]
+    for name in set(others) - set(zeros):
+        assert bool((dict(network.named_parameters())[name] == 1).all()), name
+    # Biases, and in a ResNet the last norm of each of the four branches.
+    branches = [name for name in zeros if not name.endswith("bias")]
+    assert len(branches) == (4 if family == "resnet" else 0)
+
+
+def test_teacher_starts_as_its_student():
+    network = build("moco", "vit", "bn", seed=3)
+    student, teacher = network.student().state_dict(), network.teacher.network.state_dict()
+    assert_same(student, teacher)
+    shared = {p.data_ptr() for p in network.student().parameters()} & {
+        p.data_ptr() for p in network.teacher.parameters()
+    }
+    assert not shared
+
+
+def decayed_names(network, on="weights"):
+    decayed, rest = parameter_groups(network, 0.1, on)
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in network.named_parameters() if p.requires_grad}
+    both = [id(p) for p in decayed["params"] + rest["params"]]
+    assert len(both) == len(set(both))
+    assert set(both) == set(names)
+    return {names[id(p)] for p in decayed["params"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_what_decays_does_not_change_with_the_scheme(method, family):
+    for norm in NORMS:
+        network = build(method, family, norm)
+        expected = {
+            name
+            for name in unnormalized(network)
+            if not name.endswith("bias") and not name.startswith("teacher.")
+        }
+        assert decayed_names(network) == expected
+
+
+def test_everything_decays_if_so_declared():
+    network = build("moco", "vit", "bn")
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert decayed_names(network, on="all") == trained
+    assert not any(name.startswith("teacher.") for name in trained)

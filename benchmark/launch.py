@@ -61,8 +61,9 @@ def train_missing(
 ) -> Summary:
     """Trains every cell that the store does not hold, `jobs` at a time.
 
-    Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the built dataset and `dataset` its checksum. Raises UserError before
-    any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
+    Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
+    built dataset and `dataset` its checksum. Raises UserError before any training if a cell cannot be
+    built, and Stopped, with everything saved, on a signal.
     """
     wanted = {cell.fingerprint(dataset): cell for cell in cells}
     missing = [cell for print_, cell in wanted.items() if store.record(print_) is None]

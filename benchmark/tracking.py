@@ -104,7 +104,7 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
 def watch(root: Path, track: str, uri: str | None = None, seconds: float = 5.0) -> None:
     """Syncs whenever the track's results have changed, looking every `seconds`, until Ctrl-C.
 
-    A server that stops answering is told once and tried again.
+    A server that does not answer is mentioned once and tried again.
     """
     seen: object = None
     told = ""
@@ -114,7 +114,8 @@ def watch(root: Path, track: str, uri: str | None = None, seconds: float = 5.0) 
             try:
                 line = str(sync(root, track, uri))
                 seen = now
-            except UserError as error:
+            except (UserError, FileNotFoundError) as error:
+                # The latter where records are just being replaced: the next look finds the new ones.
                 line = str(error)
             if line != told:
                 print(line, file=sys.stderr, flush=True)
@@ -229,7 +230,7 @@ class _Sync:
             source=f'{{"uri": "data/{name}/manifest.json"}}',
             profile=f'{{"sha256": "{sha256}"}}',
         )
-        tags = [InputTag("mlflow.data.context", "training and evaluation")]
+        tags = [InputTag("mlflow.data.context", "all splits")]
         self.client.log_inputs(run, [DatasetInput(dataset, tags)])
 
     def _log_artifacts(self, run: str, view: RunView) -> None:

@@ -24,7 +24,7 @@ def plain_nt_xent(first, second, temperature):
         partner = (i + n) % (2 * n)
         scores = {k: (z[i] @ z[k]) / temperature for k in range(2 * n) if k != i}
         losses.append(-scores[partner] + torch.stack(list(scores.values())).exp().sum().log())
-        right += max(scores, key=lambda k: float(scores[k])) == partner
+        right += max(scores, key=lambda k: scores[k].item()) == partner
     return torch.stack(losses).mean(), right / (2 * n)
 
 

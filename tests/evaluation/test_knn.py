@@ -1,0 +1,86 @@
+"""The nearest-neighbour classifier against a plain loop and scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from benchmark.evaluation import knn
+from benchmark.evaluation.knn import knn_accuracy
+
+
+def clouds(n, seed, classes=5, width=4, spread=3.0):
+    """Overlapping clouds of random lengths: cosine and Euclidean neighbours differ."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    centres = 2 * torch.randn(classes, width, generator=torch.Generator().manual_seed(9))
+    x = centres[labels] + spread * torch.randn(n, width, generator=generator)
+    return x * (0.1 + 3 * torch.rand(n, 1, generator=generator)), labels
+
+
+def plain(bank, bank_labels, queries, query_labels, k, temperature):
+    right = 0
+    for query, truth in zip(queries.tolist(), query_labels.tolist(), strict=True):
+        cosines = sorted(
+            (
+                -sum(a * b for a, b in zip(query, row, strict=True))
+                / math.hypot(*query)
+                / math.hypot(*row),
+                label,
+            )
+            for row, label in zip(bank.tolist(), bank_labels.tolist(), strict=True)
+        )
+        votes = defaultdict(float)
+        for negative, label in cosines[:k]:
+            votes[label] += math.exp(-negative / temperature)
+        right += max(votes, key=lambda label: votes[label]) == truth
+    return right / len(queries)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 10.0])
+def test_knn_is_a_plain_loop(temperature, monkeypatch):
+    bank, queries = clouds(90, 0), clouds(40, 1)
+    ks = [1, 5, 60]
+    expected = [plain(*bank, *queries, k, temperature) for k in ks]
+    assert len(set(expected)) > 1
+    assert all(0.2 < score < 1 for score in expected)
+    assert knn_accuracy(*bank, *queries, ks, temperature) == pytest.approx(expected)
+    monkeypatch.setattr(knn, "CHUNK", 7)  # the last part is smaller
+    assert knn_accuracy(*bank, *queries, ks, temperature) == pytest.approx(expected)
+
+
+def test_temperature_weighs_the_votes():
+    # Two far neighbours of class 1 outvote a near one of class 0 unless the weights are sharp.
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.5], [1.0, 0.6]])
+    labels, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
+    for temperature, right in ((0.01, 1.0), (10.0, 0.0)):
+        assert knn_accuracy(bank, labels, query, torch.tensor([0]), [3], temperature) == [right]
+
+
+@pytest.mark.parametrize("k", [1, 20])
+def test_knn_is_scikit_learns(k):
+    (bank, labels), (queries, truth) = clouds(300, 0), clouds(200, 1)
+    oracle = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+    ).fit(bank.double().numpy(), labels.numpy())
+    expected = float((oracle.predict(queries.double().numpy()) == truth.numpy()).mean())
+    assert knn_accuracy(bank, labels, queries, truth, [k], 0.07) == [pytest.approx(expected)]
+
+
+def test_more_neighbours_than_there_are():
+    bank, queries = clouds(10, 0), clouds(20, 1)
+    found = knn_accuracy(*bank, *queries, [10, 200], 0.07)
+    assert found[0] == found[1]
+
+
+def test_length_of_an_embedding_does_not_matter():
+    (bank, labels), queries = clouds(90, 0), clouds(40, 1)
+    scaled = bank * torch.linspace(0.01, 100, 90)[:, None]
+    assert knn_accuracy(bank, labels, *queries, [5], 0.07) == knn_accuracy(
+        scaled, labels, *queries, [5], 0.07
+    )

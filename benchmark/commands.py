@@ -14,7 +14,7 @@ from benchmark import sweep as sweeping
 from benchmark.errors import CheckFailed, UserError, unknown
 from benchmark.params import Params
 from benchmark.paths import data_folder, dataset_checksum
-from benchmark.plan import Cell
+from benchmark.plan import Cell, Row
 from benchmark.records import Store, store
 
 
@@ -27,9 +27,15 @@ def read_params(arguments: argparse.Namespace) -> Params:
 
 
 def planned(arguments: argparse.Namespace, found: Params) -> list[Cell]:
-    """The cells that the command names."""
+    """The cells that the command names, with tuned learning rates where the experiment asks for them."""
     table = sweeping.load(sweeping.path(arguments.root, found.track))
-    cells = planning.cells(found, arguments.experiment, sweeping.settings(table))
+    return _chosen(arguments, found, sweeping.settings(table))
+
+
+def _chosen(
+    arguments: argparse.Namespace, found: Params, rates: Mapping[Row, sweeping.Setting]
+) -> list[Cell]:
+    cells = planning.cells(found, arguments.experiment, rates)
     method = getattr(arguments, "method", None)
     if method is not None:
         methods = found.experiments[arguments.experiment].methods
@@ -56,28 +62,40 @@ def plan(arguments: argparse.Namespace) -> None:
     from benchmark.listing import table
 
     found = read_params(arguments)
-    cells = planned(arguments, found)
+    tuned = sweeping.settings(sweeping.load(sweeping.path(arguments.root, found.track)))
+    rows = planning.rows(found, arguments.experiment)
+    defaults = {
+        row: planning.default_setting(found, row) for row in rows if planning.is_trained(row.method)
+    }
+    cells = _chosen(arguments, found, defaults | tuned)
+    untuned = set(defaults) - set(tuned)
+    if found.experiments[arguments.experiment].rates == "default":
+        untuned = set()
     try:
         dataset: str | None = dataset_checksum(arguments.root, found.track)
     except UserError:
         dataset = None
-    entries = table(cells, dataset, store(arguments.root), arguments.root)
+    entries = table(cells, dataset, untuned, store(arguments.root), arguments.root)
     if arguments.json:
         print(json.dumps(entries, indent=1))
         return
     width = max(len(entry["cell"]) for entry in entries)
     for entry in entries:
         cost = entry["seconds"]
-        print(
-            f"{entry['cell']:{width}}  {entry['state']:8}"
-            f"{f'  {cost:6.0f} s' if cost is not None else ''}"
-        )
+        seconds = f"  {cost:6.0f} s" if cost is not None else ""
+        print(f"{entry['cell']:{width}}  {entry['state']:8}{seconds}")
     missing = [entry for entry in entries if entry["state"] != "done"]
     known = [entry["seconds"] for entry in missing if entry["seconds"] is not None]
     print(f"{len(entries)} cells, {len(missing)} to train", end="")
     print(f", about {sum(known) / 60:.0f} core-minutes" if known else "")
     if dataset is None:
         print(f"the images are not built yet: `benchmark data {found.track}`")
+    if untuned:
+        trials = found.sweep.rates * len(found.sweep.seeds)
+        print(
+            f"{len(untuned)} rows have no tuned learning rate yet, some {trials} trials each: "
+            f"`dvc repro tracks/{found.track}/sweep/dvc.yaml`"
+        )
 
 
 def data(arguments: argparse.Namespace) -> None:

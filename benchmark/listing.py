@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmark import collect
-from benchmark.plan import Cell
+from benchmark.plan import Cell, Row
 from benchmark.records import Store
 
 
 def table(
-    cells: Sequence[Cell], dataset: str | None, store: Store, root: Path
+    cells: Sequence[Cell],
+    dataset: str | None,
+    untuned: Collection[Row],
+    store: Store,
+    root: Path,
 ) -> list[dict[str, Any]]:
     """One entry for each cell: name, fingerprint, state and the seconds it took or should take.
 
     States: `done`; `stale`, where a record is published under the name but of another fingerprint;
-    `missing`; `unknown` before the images are built. The seconds come from the run logs of this
-    machine: the cell's own, or the median of those of the same method and family; null without any.
+    `missing`; `untuned`, where the row is one of `untuned` and so its learning rate, part of the
+    fingerprint, is not known; `unknown` before the images are built. The seconds come from the run
+    logs of this machine: the cell's own, or the median of those of the same method and family; null
+    without any.
     """
     entries = []
     spent: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
         print_ = cell.fingerprint(dataset) if dataset else None
         state, seconds = "unknown", None
-        if print_ is not None:
+        if Row(cell.method, cell.family, cell.scheme) in untuned:
+            state, print_ = "untuned", None
+        elif print_ is not None:
             state = "done" if store.record(print_) else _published(cell, print_, root)
             if state == "done" and (log := store.run_log(print_)):
                 seconds = float(log["wall_seconds"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -135,6 +136,10 @@ def long(root: Path) -> Iterator[tuple[Path, Path, list[subprocess.Popen[str]]]]
         tiny.end(process)
 
 
+def gone(leader: int) -> bool:
+    return not tiny.group(leader)
+
+
 def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
     long: tuple[Path, Path, list[subprocess.Popen[str]]], tmp_path: Path
 ) -> None:
@@ -152,20 +157,21 @@ def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
     # Ctrl-C in a terminal reaches every process of the group, a termination only the first.
     for number, whole_group in [(signal.SIGINT, True), (signal.SIGTERM, False)]:
         process, saved = train()
-        asked = time.monotonic()
-        (os.killpg if whole_group else os.kill)(process.pid, number)
+        leader, asked = process.pid, time.monotonic()
+        (os.killpg if whole_group else os.kill)(leader, number)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
         assert time.monotonic() - asked < 20
         assert "benchmark: interrupted; the same command goes on from here" in said
         assert "Traceback" not in said
         assert tiny.steps_saved(checkpoint) > saved
-        assert tiny.group(process.pid) == []
+        tiny.wait_for(functools.partial(gone, leader), seconds=10)
 
     # Without their parent the workers save and end by themselves.
     process, saved = train()
     process.kill()
-    tiny.wait_for(lambda: not tiny.group(process.pid), seconds=20)
+    process.wait()
+    tiny.wait_for(functools.partial(gone, process.pid), seconds=20)
     assert tiny.steps_saved(checkpoint) > saved
 
     process, saved = train()
@@ -189,9 +195,12 @@ def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
 def test_a_killed_worker_costs_its_cell_only(
     long: tuple[Path, Path, list[subprocess.Popen[str]]],
 ) -> None:
-    root, checkpoint, started = long
+    root, _, started = long
     tree = tiny.raw()
     tree["experiments"]["long"]["methods"] = ["rotation", "raw-pixels"]
+    tree["methods"]["rotation"]["images"] = 500 * tiny.BATCH
+    cell = tiny.cell("rotation-resnet-bn-s0", "long", tree)
+    checkpoint = tiny.store(root).checkpoint(cell.fingerprint(tiny.dataset(root)))
     tiny.write_params(root, tree)
     process = tiny.begin(root, "train", "--experiment", "long", "--jobs", "1")
     started.append(process)
@@ -225,7 +234,7 @@ def test_a_stop_at_once_is_quiet(root: Path) -> None:
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
         assert "Traceback" not in said
-        assert tiny.group(process.pid) == []
+        tiny.wait_for(functools.partial(gone, process.pid), seconds=10)
     finally:
         tiny.end(process)
 

@@ -27,7 +27,7 @@ from benchmark.records import Store
 PROJECT = Path(__file__).parents[1]
 BATCH, SIDE = 32, 16
 COUNTS = {"train": 160, "validation": 40, "test": 56}
-LONG = 1500
+LONG = 1200
 """Steps of the cell that tests interrupt: many times the 200 between two checkpoints."""
 
 
@@ -213,7 +213,7 @@ def workers(leader: int) -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 300.0) -> None:
     """Waits until a condition holds, and fails where it never does."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -50,8 +50,8 @@ SPLITS = {"train": split(60, 0), "validation": split(30, 1), "test": split(31, 2
 
 def test_statistics_of_one_full_batch_are_those_of_the_data_set():
     network = OneNorm("bn")
-    network.norm.running_mean += 9  # what training left there is forgotten
     network.norm.momentum = 0.37
+    network.train()(9 + torch.randn(5, 4, 6, 6))  # what training left there is forgotten
     images = SPLITS["train"][0]
     assert reestimate(network, images, 60, standardise)
     pixels = standardise(images.double() / 255).movedim(1, 0).flatten(1)
@@ -64,6 +64,7 @@ def test_statistics_of_one_full_batch_are_those_of_the_data_set():
 @pytest.mark.parametrize(("norm", "groups"), [("bn", 1), ("ghost-bn", 2)])
 def test_statistics_are_means_over_whole_batches(norm, groups):
     network = OneNorm(norm)
+    network.train()(9 + torch.randn(6, 4, 6, 6))
     images = SPLITS["train"][0][:50]  # two batches of 20; the rest is left out
     assert reestimate(network, images, 20, standardise)
     parts = standardise(images[:40].double() / 255).split(20 // groups)

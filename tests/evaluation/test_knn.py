@@ -14,7 +14,7 @@ from benchmark.evaluation import knn
 from benchmark.evaluation.knn import knn_accuracy
 
 
-def clouds(n, seed, classes=5, width=4, spread=3.0):
+def clouds(n, seed, classes=5, width=6, spread=2.5):
     """Overlapping clouds of random lengths: cosine and Euclidean neighbours differ."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes

@@ -63,7 +63,7 @@ def test_symmetric_loss_is_the_mean_of_both_directions():
         losses.append(one(given._replace(views=views)).loss)
     found = both(given).loss
     torch.testing.assert_close(found, torch.stack(losses).mean())
-    assert abs(float(losses[0] - losses[1])) > 1e-3
+    assert abs((losses[0] - losses[1]).item()) > 1e-3
     keys = torch.cat([keys_of(both, given.views[1]), keys_of(both, given.views[0])])
     torch.testing.assert_close(both.queue, keys)  # both join, and push 16 out
 

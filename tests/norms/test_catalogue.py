@@ -70,3 +70,15 @@ def test_building_leaves_running_statistics_as_they_are(name, family):
     for key, buffer in network.named_buffers():
         assert bool((buffer == ("running_var" in key)).all()), key
     assert network.eval()(images(3)).shape == (3, network.width)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_memory_format_does_not_show(name):
+    torch.manual_seed(0)
+    layer, x, cotangent = norms(name).layer("map", 8), *torch.randn(2, BATCH, 8, 3, 5)
+    found = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        given = x.contiguous(memory_format=memory_format).requires_grad_()
+        y = layer(given)
+        found.append([y, *torch.autograd.grad(y, [given, *layer.parameters()], cotangent)])
+    torch.testing.assert_close(*found)

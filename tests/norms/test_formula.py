@@ -50,9 +50,10 @@ FORMULAS = {
 }
 
 
+@pytest.mark.parametrize("scale", [3.0, 0.01], ids=["large", "small"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", FORMULAS)
-def test_norm_is_its_formula(name, shape):
+def test_norm_is_its_formula(name, shape, scale):
     torch.manual_seed(0)
     layer = norms(name).layer(shape, 16)
     affine = {key.split(".")[-1]: parameter for key, parameter in layer.named_parameters()}
@@ -63,8 +64,8 @@ def test_norm_is_its_formula(name, shape):
         assert bool((affine["weight"] == 1).all())
     assert "bias" not in affine or not affine["bias"].any()
 
-    x = 2 + 3 * torch.randn(SHAPES[shape])
-    cotangent = torch.randn(SHAPES[shape])
+    x = scale * (0.5 + torch.randn(SHAPES[shape]))
+    cotangent = torch.randn(SHAPES[shape]) * min(1.0, scale)
     exact = {key: torch.randn(16, dtype=torch.float64) for key in affine}
     for key, parameter in affine.items():
         parameter.data.copy_(exact[key])

@@ -42,6 +42,7 @@ def reestimate(
     norms = batch_norms(backbone)
     if not norms:
         return False
+    batch = min(batch, len(images))
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

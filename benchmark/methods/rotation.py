@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from benchmark.backbones.base import Backbone
+from benchmark.errors import UserError
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.losses import classification
 
@@ -26,7 +27,9 @@ class Rotation(Method):
     def __init__(self, backbone: Backbone, context: Context, rotations: int) -> None:
         super().__init__(backbone, context)
         if context.shape.height != context.shape.width:
-            raise ValueError("rotation needs square images")
+            raise UserError(
+                f"method rotation needs square images, not {context.shape.height}×{context.shape.width}"
+            )
         self.classifier = nn.Linear(backbone.width, 4)
         self.rotations = rotations
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.errors import UserError
 from benchmark.norms.factory import OverTokens, Site
 
 COMPONENT = [
@@ -74,7 +75,7 @@ class GhostBatchNorm(nn.Module):
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
             )
         if len(x) % self.groups:
-            raise ValueError(f"a batch of {len(x)} cannot be cut into {self.groups} BN groups")
+            raise UserError(f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}")
         self.num_batches_tracked.add_(1)
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         means = [self.running_mean.clone() for _ in range(self.groups)]

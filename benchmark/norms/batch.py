@@ -75,7 +75,9 @@ class GhostBatchNorm(nn.Module):
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
             )
         if len(x) % self.groups:
-            raise UserError(f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}")
+            raise UserError(
+                f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}"
+            )
         self.num_batches_tracked.add_(1)
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         means = [self.running_mean.clone() for _ in range(self.groups)]

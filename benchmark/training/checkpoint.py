@@ -21,7 +21,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     curves: dict[str, Tensor],
 ) -> None:
-    """Writes weights, buffers, optimizer state and curves after `step` steps."""
+    """Writes weights, buffers, optimizer state and curves (or other tensors) after `step` steps."""
     tensors = {f"network/{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"curve/{key}": value for key, value in curves.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -71,6 +71,14 @@ def load_checkpoint(
             restored.setdefault(int(index), {})[name] = value
     state["state"] = restored
     optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            held = optimizer.state[parameter]
+            for name, value in held.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    # Fused optimizers walk parameter and state side by side in memory, so the state
+                    # must be laid out like the parameter (channels_last), as it was when saved.
+                    held[name] = torch.empty_like(parameter).copy_(value)
     for name, curve in curves.items():
         curve.copy_(tensors[f"curve/{name}"])
     return int(note["step"])

@@ -97,7 +97,10 @@ def train(
         for name in ("loss", "gradient_norm", "pretext")
     }
     method.train()
-    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, curves)
+    # Held as a tensor so that it is saved and restored with the rest.
+    flops = torch.zeros((), dtype=torch.int64)
+    kept = curves | {"flops": flops}
+    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
     mixed = recipe["precision"] == "bfloat16"
     counter = FlopCounterMode(display=False)
     for step in range(start, steps):
@@ -112,6 +115,8 @@ def train(
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 outcome = method(Batch(views, labels[index], Draw(seed, step)))
             outcome.loss.backward()
+        if step == start:
+            flops.fill_(counter.get_total_flops())
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe["clip"] is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, recipe["clip"], norm)
@@ -128,15 +133,13 @@ def train(
             broken = torch.nonzero(~curves["loss"][:done].isfinite())
             if len(broken):
                 first = int(broken[0]) + 1
-                return Trained(
-                    "diverged", steps, first, _kept(curves, first), start, counter.get_total_flops()
-                )
+                return Trained("diverged", steps, first, _kept(curves, first), start, int(flops))
             if not progress(done, steps):
-                save_checkpoint(checkpoint, fingerprint, done, method, optimizer, curves)
+                save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
                 raise Interrupted
         if done % checkpoint_steps == 0 and done < steps:
-            save_checkpoint(checkpoint, fingerprint, done, method, optimizer, curves)
-    return Trained("done", steps, None, _kept(curves, steps), start, counter.get_total_flops())
+            save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
+    return Trained("done", steps, None, _kept(curves, steps), start, int(flops))
 
 
 def _kept(curves: dict[str, Tensor], steps: int) -> dict[str, Tensor]:

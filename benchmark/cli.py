@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from benchmark import commands
 from benchmark.errors import CheckFailed, UserError
@@ -36,9 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2, without the usage that `--help` shows."""
+        self.exit(2, f"benchmark: {message} (see `{self.prog} --help`)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="benchmark",
         description="Normalization schemes in self-supervised learning, compared reproducibly.",
     )

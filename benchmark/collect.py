@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,16 +54,18 @@ def publish(cells: Sequence[Cell], dataset: str, store: Store, target: Path) -> 
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        (Path(name) / "new").mkdir()
         for cell in cells:
             print_ = cell.fingerprint(dataset)
             entry = store.record(print_) or store.crash(print_)
             if entry is None:
                 raise UserError(f"{cell.name} has not been trained")
-            canonical.write(Path(name) / f"{cell.label}.json", document(cell, entry))
+            canonical.write(Path(name) / "new" / f"{cell.label}.json", document(cell, entry))
+        # Two moves: a kill between them leaves no folder, never half of one.
+        whole, old = Path(name) / "new", Path(name) / "old"
         if target.exists():
-            shutil.rmtree(target)
-        Path(name).chmod(0o755)
-        shutil.copytree(name, target)
+            target.rename(old)
+        whole.rename(target)
 
 
 def document(cell: Cell, record: Mapping[str, Any]) -> str:
@@ -73,8 +74,13 @@ def document(cell: Cell, record: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> list[Published]:
-    """Every published record below a folder, by name."""
-    return sorted((read_one(file) for file in path.rglob("*.json")), key=lambda entry: entry.name)
+    """Every published record below a folder, by name; what a killed `publish` left is not."""
+    files = (
+        file
+        for file in path.rglob("*.json")
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    return sorted((read_one(file) for file in files), key=lambda entry: entry.name)
 
 
 def read_one(file: Path) -> Published:

@@ -51,7 +51,7 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
     chosen = []
     for name in names:
         label = name.rsplit("/", 1)[-1]
-        if label not in known:
+        if label not in known or name not in (label, known[label].name):
             raise unknown("cell", name, known)
         chosen.append(known[label])
     return chosen
@@ -155,7 +155,7 @@ def jobs(text: str) -> int | None:
     """The number of workers that `--jobs` asks for, None for `auto`."""
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise UserError(f"--jobs is {text!r}, expected auto or a number from 1")
     return int(text)
 
@@ -221,6 +221,8 @@ def verify(arguments: argparse.Namespace) -> None:
     cells = planned(arguments, found)
     if arguments.cells:
         cells = named(cells, arguments.cells)
+    if arguments.sample is not None and arguments.sample < 1:
+        raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:
         cells = verifying.sample(cells, arguments.sample, arguments.draw)
     verdicts = verifying.verify(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from benchmark import runtime, worker
 from benchmark.errors import UserError
@@ -37,6 +39,40 @@ class Summary:
     trained: int = 0
     crashed: list[str] = field(default_factory=list)
     """One line for each cell whose training ended in an error, with the cause."""
+
+
+class _Signals:
+    """Remembers that somebody asked for the end, instead of ending at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            print("\nstopping: saving what is under way …", file=sys.stderr, flush=True)
+        self.asked = True
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """For starting a process: it inherits that Ctrl-C is ignored, and so never dies of one.
+
+        A terminal's Ctrl-C reaches every process of the group; workers are told by their parent.
+        """
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
 
 @dataclass
@@ -72,16 +108,21 @@ def train_missing(
         return summary
     runtime.prepare()
     context = multiprocessing.get_context("spawn")
-    device_type = _check(context, missing, data, device)
-    jobs = jobs or (cores() if device_type == "cpu" else 1)
-    pool = _Pool(context, store, data, dataset, min(jobs, len(missing)), device)
-    with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
-        pool.run(missing, bars, summary)
+    with _Signals() as signals:
+        device_type = _check(context, signals, missing, data, device)
+        jobs = jobs or (cores() if device_type == "cpu" else 1)
+        pool = _Pool(context, signals, store, data, dataset, min(jobs, len(missing)), device)
+        with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
+            pool.run(missing, bars, summary)
     return summary
 
 
 def _check(
-    context: multiprocessing.context.SpawnContext, cells: Sequence[Cell], data: Path, device: str
+    context: multiprocessing.context.SpawnContext,
+    signals: _Signals,
+    cells: Sequence[Cell],
+    data: Path,
+    device: str,
 ) -> str:
     """Refuses what cannot be built, and returns the type of the device.
 
@@ -97,9 +138,14 @@ def _check(
     process = context.Process(
         target=worker.check, args=(theirs, list(distinct.values()), data, device)
     )
-    process.start()
+    with signals.held_back():
+        process.start()
     theirs.close()
     try:
+        while not ours.poll(0.2):
+            if signals.asked:
+                process.terminate()
+                raise Stopped
         device_type, refusal = ours.recv()
     except EOFError:
         raise RuntimeError("the check of the networks died; its error stands above") from None
@@ -116,13 +162,14 @@ class _Pool:
     def __init__(
         self,
         context: multiprocessing.context.SpawnContext,
+        signals: _Signals,
         store: Store,
         data: Path,
         dataset: str,
         jobs: int,
         device: str,
     ) -> None:
-        self.context, self.store, self.data = context, store, data
+        self.context, self.signals, self.store, self.data = context, signals, store, data
         self.dataset, self.device = dataset, device
         self.stopping = False
         self.slots = [self._start() for _ in range(max(1, jobs))]
@@ -132,34 +179,33 @@ class _Pool:
         process = self.context.Process(
             target=worker.main, args=(theirs, self.store.folder, self.data, self.device)
         )
-        process.start()
+        with self.signals.held_back():
+            process.start()
         theirs.close()
         return _Slot(process, ours)
 
     def run(self, queue: Sequence[Cell], bars: Bars, summary: Summary) -> None:
         """Hands out the cells and listens until all are done."""
         waiting = list(queue)
-        before = {
-            number: signal.signal(number, self._ask_to_stop)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
         refusal: str | None = None
         try:
             for slot in self.slots:
                 self._hand_out(slot, waiting, bars)
-            while any(slot.cell for slot in self.slots) and not self.stopping:
+            while any(slot.cell for slot in self.slots) and not self.ended():
                 for place, slot in enumerate(self.slots):
                     refusal = self._listen(place, slot, waiting, bars, summary) or refusal
                 if refusal:
                     self.stopping = True
         finally:
             self._end()
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if refusal:
             raise UserError(refusal)
-        if self.stopping:
+        if self.ended():
             raise Stopped
+
+    def ended(self) -> bool:
+        """Whether no more cells are to be handed out."""
+        return self.stopping or self.signals.asked
 
     def _hand_out(self, slot: _Slot, waiting: list[Cell], bars: Bars) -> None:
         slot.cell = waiting.pop(0) if waiting else None
@@ -199,7 +245,7 @@ class _Pool:
             self.stopping = True
             return None
         if kind == "lost":
-            if self.stopping:
+            if self.ended():
                 slot.cell = None
                 return None
             slot.process.join(PATIENCE)
@@ -218,12 +264,6 @@ class _Pool:
             bars.finish(place, f"{cell.label}: {message[1]}")
         self._hand_out(slot, waiting, bars)
         return None
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopping:
-            return
-        self.stopping = True
-        print("\nstopping: saving what is under way …", file=sys.stderr, flush=True)
 
     def _end(self) -> None:
         """Ends the workers: idle ones at once, busy ones after they have saved a checkpoint."""

@@ -1,8 +1,8 @@
 """Checks option values against the short descriptions that components declare.
 
 A description is `int >= 1`, `float > 0`, `0 <= float <= 1`, `bool`, `str`, a list of allowed values,
-or one of the former after `list of `. It stands in a component's literal facts, so options are
-checked without importing the component.
+one of the former after `list of `, or a number's after `range of ` (two values, the lowest first). It
+stands in a component's literal facts, so options are checked without importing the component.
 """
 
 from __future__ import annotations
@@ -37,9 +37,19 @@ def check_options(
 def check(where: str, value: Any, description: str | list[Any]) -> Any:
     """`value`, an int widened where a float is described, if the description allows it."""
     if isinstance(description, list):
-        if value not in description:
-            raise unknown(f"value of {where}:", value, map(str, description))
+        # True and 1.0 equal 1 and are not it.
+        if not any(type(value) is type(item) and value == item for item in description):
+            allowed_values = ", ".join(map(str, description))
+            raise UserError(f"{where} is {value!r}, expected one of {allowed_values}")
         return value
+    if description.startswith("range of "):
+        inner = description.removeprefix("range of ")
+        if not isinstance(value, list) or len(value) != 2:
+            raise UserError(f"{where} is {value!r}, expected two numbers, lowest first")
+        low, high = (check(where, item, inner) for item in value)
+        if low > high:
+            raise UserError(f"{where} is {value!r}, expected two numbers, lowest first")
+        return [low, high]
     if description.startswith("list of "):
         if not isinstance(value, list) or not value:
             raise UserError(f"{where} is {value!r}, expected a {description}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from benchmark import registry
 from benchmark.errors import UserError, unknown
@@ -58,9 +58,9 @@ class Training(Model):
 class Evaluation(Model):
     """How embeddings are judged."""
 
-    neighbours: tuple[int, int]
+    neighbours: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     temperature: float = Field(gt=0)
-    penalties: tuple[float, ...] = Field(min_length=3)
+    penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=3)
     """Inverse L2 strengths (scikit-learn's C) of the linear probe."""
     calibration_batch: int = Field(ge=2)
     """Batch in which BN statistics are re-estimated."""
@@ -82,6 +82,11 @@ class Control(Model):
     """A control that is not trained has no recipe."""
 
     options: dict[str, Any]
+
+
+def _kind(given: Any) -> str:
+    """Which of the two an entry under `methods` is meant to be."""
+    return "control" if isinstance(given, dict) and set(given) <= {"options"} else "recipe"
 
 
 class Experiment(Model):
@@ -119,7 +124,13 @@ class Params(Model):
     optimizers: dict[str, dict[str, Any]]
     """The optimizer of each family."""
     evaluation: Evaluation
-    methods: dict[str, MethodParams | Control]
+    methods: dict[
+        str,
+        Annotated[
+            Annotated[MethodParams, Tag("recipe")] | Annotated[Control, Tag("control")],
+            Discriminator(_kind),
+        ],
+    ]
     experiments: dict[str, Experiment]
     sweep: Sweep
 
@@ -139,7 +150,11 @@ def read(path: Path) -> Params:
     """The checked params of one track; anything wrong is a UserError of one line."""
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (MarkedYAMLError, UnicodeDecodeError) as error:
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{path.name}: {place}{' '.join(str(error.problem).split())}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name}: {' '.join(str(error).split())}") from None
     return parse(raw, path.name)
 
@@ -148,32 +163,46 @@ def parse(raw: Any, where: str) -> Params:
     """Checks loaded YAML: types and keys, then the names and options of components."""
     try:
         # By way of JSON, so that strict checking takes YAML's lists for tuples.
-        params = Params.model_validate_json(json.dumps(raw, default=str))
-    except ValidationError as error:
+        params = Params.model_validate_json(json.dumps(raw))
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise UserError(f"{where}: not plain keys and values ({error})") from None
         raise UserError(f"{where}: {_one_line(error)}") from None
     _check_names(params)
     return params
 
 
+_NOT_KEYS = ("recipe", "control", "int", "float")
+"""What pydantic puts into the path of an error for the alternatives of a union."""
+
+
 def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    # pydantic names the alternatives of a union in the path; the key is what the user wrote.
-    path = [str(p) for p in first["loc"] if p not in ("MethodParams", "Control", "int", "float")]
+    # An unknown key comes first: it is often the misspelt form of the one that is missing.
+    found = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+    first = found[0]
+    path = [str(p) for p in first["loc"] if p not in _NOT_KEYS]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return str(unknown("key", key, _fields(first["loc"])))
     if first["type"] == "missing":
+        if path[-1].isdigit():
+            return f"{'.'.join(path[:-1])} has too few entries"
         return f"key {key!r} is missing"
+    if first["type"] == "too_short":
+        least = first.get("ctx", {}).get("min_length")
+        return f"{key} is {first['input']!r}, expected at least {least} entries"
+    if not key:
+        return "is empty or not a mapping of keys"
     return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _fields(loc: tuple[int | str, ...]) -> list[str]:
     """The keys allowed beside the one at `loc`, with the path before it, for the nearest name."""
-    prefix = ".".join(str(p) for p in loc[:-1] if p not in ("MethodParams", "Control"))
+    prefix = ".".join(str(p) for p in loc[:-1] if p not in _NOT_KEYS)
     model: Any = Params
     for part in loc[:-1]:
-        if part in ("MethodParams", "Control"):
-            model = {"MethodParams": MethodParams, "Control": Control}[str(part)]
+        if part in ("recipe", "control"):
+            model = MethodParams if part == "recipe" else Control
             continue
         fields = getattr(model, "model_fields", {})
         if part in fields:
@@ -200,6 +229,10 @@ def _check_names(params: Params) -> None:
             raise UserError(f"optimizers: family {family!r} has none")
     for family, optimizer in params.optimizers.items():
         name = optimizer.get("name")
+        if family not in params.families:
+            raise unknown("family in optimizers", family, params.families)
+        if name is None:
+            raise UserError(f"optimizers: {family} has no name")
         given = {key: value for key, value in optimizer.items() if key != "name"}
         described = facts("optimizer", str(name))["options"]
         check_options(f"optimizers: {family}: {name}", given, described)
@@ -211,6 +244,8 @@ def _check_names(params: Params) -> None:
         _check_method(name, method, params)
     for name, experiment in params.experiments.items():
         _check_experiment(name, experiment, params)
+    if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
+        raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
     if params.sweep.experiment not in params.experiments:
         raise unknown("experiment of the sweep", params.sweep.experiment, params.experiments)
     reported = {seed for e in params.experiments.values() for seed in e.seeds}
@@ -229,10 +264,12 @@ def section_specs(scheme: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _check_scheme(name: str, scheme: dict[str, Any]) -> None:
+    if not scheme:
+        raise UserError(f"schemes: {name} names no norm, expected {{norm: …}} or sections")
     for section, spec in section_specs(scheme).items():
         if section not in SECTIONS:
             raise unknown(f"section of scheme {name}", section, SECTIONS)
-        if not isinstance(spec, dict) or "norm" not in spec:
+        if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
             raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
         given = {key: value for key, value in spec.items() if key != "norm"}
         options = registry.facts("norm", spec["norm"])["options"]
@@ -257,7 +294,8 @@ def _check_method(name: str, method: MethodParams | Control, params: Params) -> 
             if family not in params.families:
                 raise unknown(f"family in methods.{name}.{field}", family, params.families)
             if value < 0 or (field == "rate" and value == 0):
-                raise UserError(f"methods: {name}.{field}.{family} is {value}, expected > 0")
+                least = "> 0" if field == "rate" else ">= 0"
+                raise UserError(f"methods: {name}.{field}.{family} is {value}, expected {least}")
     if method.images < params.training.batch:
         raise UserError(
             f"methods: {name}.images is {method.images}, less than one batch "
@@ -266,6 +304,10 @@ def _check_method(name: str, method: MethodParams | Control, params: Params) -> 
 
 
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
+    for kind in ("methods", "families", "schemes", "seeds"):
+        listed = getattr(experiment, kind)
+        if twice := [item for item in dict.fromkeys(listed) if listed.count(item) > 1]:
+            raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")
     for kind in ("methods", "families", "schemes"):
         known = getattr(params, kind)
         for item in getattr(experiment, kind):
@@ -279,6 +321,12 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
             ):
                 raise UserError(f"methods: {method} has no rate and weight_decay for {family!r}")
     splits = params.data.splits
+    calibration = params.evaluation.calibration_batch
+    if isinstance(splits.train, int) and calibration > splits.train:
+        raise UserError(
+            f"evaluation: calibration_batch {calibration} is larger than the training split "
+            f"of {splits.train} images"
+        )
     if isinstance(splits.train, int) and params.training.batch > splits.train:
         raise UserError(
             f"training: batch {params.training.batch} is larger than the training split "

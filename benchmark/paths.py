@@ -18,5 +18,5 @@ def dataset_checksum(root: Path, track: str) -> str:
     manifest = data_folder(root, track) / "manifest.json"
     try:
         return str(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{manifest} is missing or damaged: run `benchmark data {track}`") from None

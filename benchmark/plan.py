@@ -100,7 +100,9 @@ def is_trained(method: str) -> bool:
 
 def is_normalized(params: Params, scheme: str) -> bool:
     """Whether the backbone has norms that normalize under this scheme."""
-    spec = section_specs(params.schemes[scheme])["backbone"]
+    spec = section_specs(params.schemes[scheme]).get("backbone")
+    if spec is None:
+        raise UserError(f"scheme {scheme} has no norm for the backbone")
     return bool(registry.facts("norm", spec["norm"])["normalizes"])
 
 

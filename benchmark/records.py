@@ -74,9 +74,11 @@ class Store:
     def record(self, fingerprint: str) -> dict[str, Any] | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
         found = _read(self.of(fingerprint) / "record.json")
-        if found is None or found.get("schema") != SCHEMA or found["fingerprint"] != fingerprint:
+        if found is None or found.get("schema") != SCHEMA:
             return None
-        return found if found["status"] in FINAL else None
+        if found.get("fingerprint") != fingerprint or "result" not in found:
+            return None
+        return found if found.get("status") in FINAL else None
 
     def crash(self, fingerprint: str) -> dict[str, Any] | None:
         """The record of a crash, if the last try ended in one."""

@@ -20,6 +20,7 @@ from benchmark import canonical, plan
 from benchmark.errors import UserError
 from benchmark.params import Params
 from benchmark.plan import Cell, Row
+from benchmark.records import FINAL
 
 Setting = tuple[float, float]
 """Learning rate and weight decay."""
@@ -66,8 +67,9 @@ def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
     decays = [decay] if plan.is_normalized(params, row.scheme) else sorted({0.0, decay})
     made = []
     for exponent in exponents:
-        # Three significant digits: a rate that people can type again.
-        setting_rate = float(f"{rate * params.sweep.factor**exponent:.3g}")
+        # Three significant digits: a rate that people can type again. The recipe's own stays as it is.
+        scaled = rate * params.sweep.factor**exponent
+        setting_rate = float(f"{scaled:.3g}") if exponent else rate
         for wd in decays:
             for seed in params.sweep.seeds:
                 label = f"{row}-lr{setting_rate:g}-wd{wd:g}-s{seed}"
@@ -193,9 +195,10 @@ def settings(table: Mapping[str, Any]) -> dict[Row, Setting]:
 
 
 def known(table: Mapping[str, Any]) -> dict[str, Result]:
-    """The results of a table's trials by fingerprint."""
+    """The results of a table's trials by fingerprint; those that crashed are to be tried again."""
     return {
         trial["fingerprint"]: Result(trial["status"], trial["validation"])
         for row in table["rows"]
         for trial in row["trials"]
+        if trial["status"] in FINAL
     }

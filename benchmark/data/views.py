@@ -18,8 +18,8 @@ VERSION = 1
 """Raised whenever the same seed would give other views."""
 
 OPTIONS = {
-    "crop_scale": "list of float > 0",
-    "crop_ratio": "list of float > 0",
+    "crop_scale": "range of 0 < float <= 1",
+    "crop_ratio": "range of float > 0",
     "flip": "0 <= float <= 1",
     "jitter": "0 <= float <= 1",
     "brightness": "float >= 0",

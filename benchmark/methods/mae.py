@@ -46,8 +46,12 @@ class MAE(Method):
                 f"{context.shape.height}×{context.shape.width}"
             )
         backbone.check_patch(patch)
-        self.decoder = backbone.decoder(context.norms["decoder"], decoder_width, patch)
         self.grid = context.shape.height // patch
+        if not 0 < round(mask_ratio * self.grid**2) < self.grid**2:
+            raise UserError(
+                f"method mae: mask_ratio {mask_ratio} hides none or all of {self.grid**2} patches"
+            )
+        self.decoder = backbone.decoder(context.norms["decoder"], decoder_width, patch)
         self.mask_ratio, self.patch, self.normalize_target = mask_ratio, patch, normalize_target
 
     def forward(self, batch: Batch) -> Outcome:

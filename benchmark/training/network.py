@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmark import registry
 from benchmark.backbones.base import ImageShape
+from benchmark.errors import UserError
 from benchmark.methods.base import Context, Method
 from benchmark.norms.factory import SectionNorms
 from benchmark.plan import Cell
@@ -24,10 +25,15 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     family = {key: value for key, value in config["family"].items() if key != "name"}
     backbone = registry.load("family", cell.family).build(shape, norms.get("backbone"), **family)
     training = config["training"] or {}
+    count = manifest["splits"]["train"]["count"]
+    if training.get("batch", 0) > count:
+        raise UserError(
+            f"training: batch {training['batch']} is larger than the training split of {count} images"
+        )
     context = Context(
         shape=shape,
         classes=len(manifest["classes"]),
-        training_images=manifest["splits"]["train"]["count"],
+        training_images=count,
         batch=training.get("batch", 0),
         norms=norms,
         view_batching=training.get("view_batching", "separate"),

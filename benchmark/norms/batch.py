@@ -41,6 +41,12 @@ def build(name: str, site: Site, groups: int = 1) -> nn.Module:
     return OverTokens(layer) if site.shape == "tokens" else layer
 
 
+def check_batch(name: str, size: int, groups: int = 1) -> None:
+    """Every group gets the same number of samples."""
+    if size % groups:
+        raise ValueError(f"{groups} groups do not divide a batch of {size}")
+
+
 class GhostBatchNorm(nn.Module):
     """BN whose statistics come from `groups` contiguous parts of the batch (1705.08741).
 

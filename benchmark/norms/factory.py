@@ -52,6 +52,15 @@ class SectionNorms:
             ) from None
         return layer
 
+    def check_batch(self, size: int) -> None:
+        """Raises UserError if the norm cannot normalize batches of that many samples."""
+        check = getattr(self._module, "check_batch", None)
+        try:
+            if check is not None:
+                check(self.name, size, **self.options)
+        except ValueError as error:
+            raise UserError(f"norm {self.name!r} in the {self.section}: {error}") from None
+
     def branch(self) -> nn.Module | None:
         """What multiplies the end of a residual branch, or None where the norm brings nothing."""
         return SkipInit() if self.facts["branch"] == "skipinit" else None

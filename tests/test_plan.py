@@ -191,7 +191,12 @@ def outcome(found: Params, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     built: list[Any] = []
     manifest = {"splits": {}, "sha256": ""}
-    monkeypatch.setattr("benchmark.data.build.build", lambda *a: built.append(a) or manifest)
+
+    def build(*arguments: Any) -> dict[str, Any]:
+        built.append(arguments)
+        return manifest
+
+    monkeypatch.setattr("benchmark.data.build.build", build)
     monkeypatch.setattr(commands, "read_params", lambda arguments: found)
     with contextlib.redirect_stdout(io.StringIO()):
         commands.data(argparse.Namespace(root=Path("root"), track=found.track))

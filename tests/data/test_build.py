@@ -232,7 +232,8 @@ def test_folder_in_another_place_and_order_gives_the_same_bytes(tmp_path: Path) 
     for place, order in (("here", names), ("there/deep", names[::-1])):
         path = folder_of_images(tmp_path / place, order)
         out = tmp_path / "out" / order[0].replace("/", "-")
-        build("own", "folder", {"path": str(path), "size": 4, "channels": 3}, FRACTIONS, 3, out, tmp_path)
+        options = {"path": str(path), "size": 4, "channels": 3}
+        build("own", "folder", options, FRACTIONS, 3, out, tmp_path)
     first, second = (content(out) for out in (tmp_path / "out").iterdir())
     assert first == second
     manifest = json.loads(first["manifest.json"])

@@ -75,7 +75,8 @@ def test_building_leaves_running_statistics_as_they_are(name, family):
 @pytest.mark.parametrize("name", NORMS)
 def test_memory_format_does_not_show(name):
     torch.manual_seed(0)
-    layer, x, cotangent = norms(name).layer("map", 8), *torch.randn(2, BATCH, 8, 3, 5)
+    layer = norms(name).layer("map", 8)
+    x, cotangent = torch.randn(2, BATCH, 8, 3, 5).unbind()
     found = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         given = x.contiguous(memory_format=memory_format).requires_grad_()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from made_up import PROJECT, params_of
 from ruamel.yaml import YAML
 
 from benchmark.params import Params
+from tests.report.made_up import PROJECT, params_of
 
 
 @pytest.fixture(scope="session")

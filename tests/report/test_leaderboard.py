@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import ENVIRONMENT, PROJECT, Change, fail, params_of, publish
 from scipy import stats
 
 from benchmark import collect
@@ -21,6 +20,7 @@ from benchmark.errors import UserError
 from benchmark.params import Params
 from benchmark.plan import Cell
 from benchmark.report import leaderboard, tables
+from tests.report.made_up import ENVIRONMENT, PROJECT, Change, fail, params_of, publish
 
 
 def written(root: Path, params: Params, change: Change | None = None) -> dict[str, Any]:

@@ -91,18 +91,24 @@ def _published(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 def _compare(cell: Cell, entry: dict[str, Any], published: dict[str, Any]) -> Verdict:
     found = hashlib.sha256(collect.document(cell, entry).encode()).hexdigest()
     knn = entry["result"]["metrics"].get(f"pooled.knn{cell.config['evaluation']['neighbours'][0]}")
-    shown = None if knn is None else round(knn, 6)
     if entry["status"] != published["status"]:
         return Verdict(cell, "different", f"{published['status']}, now {entry['status']}")
     if found == published["sha256"]:
-        if shown == published["knn"]:
+        if _same(knn, published["knn"]):
             return Verdict(cell, "identical", found[:12])
         # The record is the published one, but the table beside its checksum says something else.
         return Verdict(
-            cell, "different", f"the table says kNN {published['knn']}, its record {shown}"
+            cell, "different", f"the table says kNN {published['knn']}, its record {knn}"
         )
     if knn is None or published["knn"] is None:
         return Verdict(cell, "different", f"sha256 {published['sha256'][:12]}, now {found[:12]}")
     close = abs(knn - published["knn"]) <= TOLERANCE
     verdict = "within tolerance" if close else "different"
     return Verdict(cell, verdict, f"kNN {published['knn']:.4f}, now {knn:.4f}")
+
+
+def _same(found: float | None, shown: float | None) -> bool:
+    """Whether a table shows a number, rounded to its six decimals."""
+    if found is None or shown is None:
+        return found is shown
+    return abs(found - shown) < 1e-6

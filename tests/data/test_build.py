@@ -245,7 +245,7 @@ def test_folder_in_another_place_and_order_gives_the_same_bytes(tmp_path: Path) 
 def test_unknown_source_and_option(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown source 'fashion'; did you mean 'fashion-mnist'"):
         build("track", "fashion", {}, COUNTS, 0, tmp_path, tmp_path)
-    with pytest.raises(UserError, match="'folder' 'sise'; did you mean 'size'"):
+    with pytest.raises(UserError, match="option of source folder 'sise'; did you mean 'size'"):
         build("track", "folder", {"sise": 3}, COUNTS, 0, tmp_path, tmp_path)
 
 

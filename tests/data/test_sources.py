@@ -338,7 +338,7 @@ def test_too_few_images_of_a_class(photos: Path, tmp_path: Path) -> None:
         ({"path": "no/such/folder"}, "path: expected a folder, found none at no/such/folder"),
         ({"size": 0}, "size is 0, expected int >= 1"),
         ({"size": 8.5}, "size is 8.5, expected int >= 1"),
-        ({"channels": 2}, r"channels: 2 .*\(allowed: 1, 3\)"),
+        ({"channels": 2}, "channels is 2, expected one of 1, 3"),
         ({"chanels": 3}, "did you mean 'channels'"),
     ],
 )

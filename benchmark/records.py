@@ -98,11 +98,6 @@ class Store:
             self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
 
 
-def checksum(entry: Mapping[str, Any]) -> str:
-    """sha256 of a record's canonical JSON."""
-    return canonical.checksum(entry)
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

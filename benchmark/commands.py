@@ -12,10 +12,10 @@ from benchmark import canonical, collect, params, registry
 from benchmark import plan as planning
 from benchmark import sweep as sweeping
 from benchmark.errors import CheckFailed, UserError, unknown
-from benchmark.params import Params
 from benchmark.paths import data_folder, dataset_checksum
 from benchmark.plan import Cell, Row
 from benchmark.records import Store, store
+from benchmark.schema import Params
 
 
 def read_params(arguments: argparse.Namespace) -> Params:

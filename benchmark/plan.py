@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import canonical, registry
+from benchmark.checks import VIEWS_FILE
 from benchmark.errors import UserError, unknown
-from benchmark.params import VIEWS_FILE, MethodParams, Params, section_specs
+from benchmark.schema import MethodParams, Params
 
 PARTS = {
     "views": VIEWS_FILE,
@@ -100,7 +101,7 @@ def is_trained(method: str) -> bool:
 
 def is_normalized(params: Params, scheme: str) -> bool:
     """Whether the backbone has norms that normalize under this scheme."""
-    spec = section_specs(params.schemes[scheme]).get("backbone")
+    spec = params.schemes[scheme].get("backbone")
     if spec is None:
         raise UserError(f"scheme {scheme} has no norm for the backbone")
     return bool(registry.facts("norm", spec["norm"])["normalizes"])
@@ -159,7 +160,7 @@ def resolve(
     used[f"family {row.family}"] = registry.facts("family", row.family)["version"]
     norms: dict[str, Any] = {}
     if facts["sections"]:
-        specs = section_specs(params.schemes[row.scheme])
+        specs = params.schemes[row.scheme]
         for section in facts["sections"]:
             if section not in specs:
                 raise UserError(

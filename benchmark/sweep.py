@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmark import canonical, plan
 from benchmark.errors import UserError
-from benchmark.params import Params
 from benchmark.plan import Cell, Row
 from benchmark.records import FINAL
+from benchmark.schema import Params
 
 Setting = tuple[float, float]
 """Learning rate and weight decay."""

@@ -10,9 +10,9 @@ from benchmark import registry
 from benchmark.backbones.base import Backbone
 from benchmark.methods.base import Batch, Method
 from benchmark.norms.factory import SectionNorms
-from benchmark.params import SECTIONS
 from benchmark.plan import Cell
 from benchmark.randomness import Draw
+from benchmark.schema import SECTIONS
 from benchmark.training import network
 
 SIDE, BATCH, CLASSES = 16, 8, 5

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from benchmark import registry
+from benchmark.checks import view_options
 from benchmark.errors import UserError
 from benchmark.options import check, check_options
-from benchmark.params import view_options
 
 
 @pytest.mark.parametrize(

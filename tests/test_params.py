@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmark.checks import section_specs
 from benchmark.errors import UserError
-from benchmark.params import parse, read, section_specs
+from benchmark.params import parse, read
 from tests import tiny
 
 NAN, INF = float("nan"), float("inf")

@@ -15,8 +15,9 @@ import pytest
 
 from benchmark import commands, params, plan, sweep
 from benchmark.errors import UserError
-from benchmark.params import Params, parse
+from benchmark.params import parse
 from benchmark.plan import Cell, Row
+from benchmark.schema import Params
 from benchmark.sweep import Result
 from tests import tiny
 

@@ -11,8 +11,8 @@ import pytest
 
 from benchmark import canonical, cli, commands, plan, records, sweep
 from benchmark.errors import UserError
-from benchmark.params import Params
 from benchmark.plan import Cell, Row
+from benchmark.schema import Params
 from benchmark.sweep import Result
 from tests import tiny
 

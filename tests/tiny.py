@@ -20,9 +20,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmark import cli
-from benchmark.params import Params, parse
+from benchmark.params import parse
 from benchmark.plan import Cell, cells
 from benchmark.records import Store
+from benchmark.schema import Params
 
 PROJECT = Path(__file__).parents[1]
 BATCH, SIDE = 32, 16

@@ -14,10 +14,10 @@ from typing import Any
 from benchmark import canonical, collect, plan, registry, sweep
 from benchmark.collect import Published
 from benchmark.errors import UserError
-from benchmark.params import Params
 from benchmark.plan import Cell, Row
 from benchmark.report import statistics
 from benchmark.report.statistics import Estimate, Spread
+from benchmark.schema import Params
 
 CONTROLS = ("supervised", "untrained", "raw-pixels")
 """What the methods are held against, in the order in which they stand below them."""

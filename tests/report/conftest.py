@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from benchmark.params import Params
+from benchmark.schema import Params
 from tests.report.made_up import PROJECT, params_of
 
 

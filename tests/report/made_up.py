@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import canonical, collect, plan, records, sweep
-from benchmark.params import Params, parse
+from benchmark.params import parse
 from benchmark.plan import Cell
+from benchmark.schema import Params
 
 PROJECT = Path(__file__).parents[2]
 ENVIRONMENT = {"device": "cpu", "threads": 1, "torch": "2.11.0"}

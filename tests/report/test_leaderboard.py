@@ -17,9 +17,9 @@ from scipy import stats
 
 from benchmark import collect
 from benchmark.errors import UserError
-from benchmark.params import Params
 from benchmark.plan import Cell
 from benchmark.report import leaderboard, tables
+from benchmark.schema import Params
 from tests.report.made_up import ENVIRONMENT, PROJECT, Change, fail, params_of, publish
 
 

@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 COMPONENT = {"name": "mini", "version": 1, "options": {}}
 
 FILE = Path(__file__).parents[1] / "mini" / "mini.safetensors"
-SHA256 = "5a5a1a1799a0c2fa8385504706e588af50be96f1c141598002af0ec1104bc751"
+SHA256 = "695b01861b9e0fc61c28b2874cf8ace20c1ab7bb3707cfccc200eb915a68bd7f"
 CLASSES = (
     "T-shirt/top",
     "trouser",

@@ -1,0 +1,158 @@
+"""What the types of a `params.yaml` cannot say: names that exist, options that components allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark import registry
+from benchmark.errors import UserError, unknown
+from benchmark.options import check_options
+from benchmark.schema import SECTIONS, Control, Experiment, MethodParams, Params
+
+VIEWS_FILE = Path(__file__).parent / "data" / "views.py"
+
+
+def view_options() -> dict[str, Any]:
+    """The fields of a view and their descriptions, read without importing torch."""
+    return dict(registry.constant(VIEWS_FILE, "OPTIONS"))
+
+
+def section_specs(scheme: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A scheme's norm in every section; `{norm: bn}` stands for BN everywhere."""
+    if "norm" in scheme:
+        return dict.fromkeys(SECTIONS, scheme)
+    return scheme
+
+
+def checked(params: Params) -> Params:
+    """The same params with every option's value as its component describes it; else a UserError."""
+    source = params.data.source
+    options = check_options(
+        f"source {source}", params.data.options, registry.facts("source", source)["options"]
+    )
+    params = params.model_copy(
+        update={
+            "data": params.data.model_copy(update={"options": options}),
+            "families": {
+                name: check_options(
+                    f"family {name}", options, registry.facts("family", name)["options"]
+                )
+                for name, options in params.families.items()
+            },
+            "optimizers": {
+                family: _optimizer(family, optimizer, params)
+                for family, optimizer in params.optimizers.items()
+            },
+            "views": {
+                name: check_options(f"views: {name}", view, view_options())
+                for name, view in params.views.items()
+            },
+            "schemes": {name: _scheme(name, scheme) for name, scheme in params.schemes.items()},
+            "methods": {
+                name: _method(name, method, params) for name, method in params.methods.items()
+            },
+        }
+    )
+    for family in params.families:
+        if registry.facts("family", family)["normalized"] and family not in params.optimizers:
+            raise UserError(f"optimizers: family {family!r} has none")
+    for name, experiment in params.experiments.items():
+        _check_experiment(name, experiment, params)
+    if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
+        raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
+    if params.sweep.experiment not in params.experiments:
+        raise unknown("experiment of the sweep", params.sweep.experiment, params.experiments)
+    reported = {seed for e in params.experiments.values() for seed in e.seeds}
+    if shared := reported & set(params.sweep.seeds):
+        raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")
+    return params
+
+
+def _optimizer(family: str, optimizer: dict[str, Any], params: Params) -> dict[str, Any]:
+    name = optimizer.get("name")
+    if family not in params.families:
+        raise unknown("family in optimizers", family, params.families)
+    if name is None:
+        raise UserError(f"optimizers: {family} has no name")
+    given = {key: value for key, value in optimizer.items() if key != "name"}
+    described = registry.facts("optimizer", str(name))["options"]
+    return {"name": name, **check_options(f"optimizers: {family}: {name}", given, described)}
+
+
+def _scheme(name: str, scheme: dict[str, Any]) -> dict[str, Any]:
+    if not scheme:
+        raise UserError(f"schemes: {name} names no norm, expected {{norm: …}} or sections")
+    found = {}
+    for section, spec in section_specs(scheme).items():
+        if section not in SECTIONS:
+            raise unknown(f"section of scheme {name}", section, SECTIONS)
+        if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
+            raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
+        given = {key: value for key, value in spec.items() if key != "norm"}
+        options = registry.facts("norm", spec["norm"])["options"]
+        found[section] = {
+            "norm": spec["norm"],
+            **check_options(f"scheme {name}: {spec['norm']}", given, options),
+        }
+    return found
+
+
+def _method(name: str, method: MethodParams | Control, params: Params) -> MethodParams | Control:
+    facts = registry.facts("method", name)
+    options = check_options(f"method {name}", method.options, facts["options"])
+    if (facts["views"] > 0) != isinstance(method, MethodParams):
+        wanted = "images, views, rate and weight_decay" if facts["views"] else "options alone"
+        raise UserError(f"methods: {name} needs {wanted}")
+    method = method.model_copy(update={"options": options})
+    if not isinstance(method, MethodParams):
+        return method
+    if len(method.views) != facts["views"]:
+        raise UserError(f"methods: {name} takes {facts['views']} views, not {len(method.views)}")
+    for view in method.views:
+        if view not in params.views:
+            raise unknown(f"view of method {name}", view, params.views)
+    for field in ("rate", "weight_decay"):
+        for family, value in getattr(method, field).items():
+            if family not in params.families:
+                raise unknown(f"family in methods.{name}.{field}", family, params.families)
+            if value < 0 or (field == "rate" and value == 0):
+                least = "> 0" if field == "rate" else ">= 0"
+                raise UserError(f"methods: {name}.{field}.{family} is {value}, expected {least}")
+    if method.images < params.training.batch:
+        raise UserError(
+            f"methods: {name}.images is {method.images}, less than one batch "
+            f"of {params.training.batch}"
+        )
+    return method
+
+
+def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
+    for kind in ("methods", "families", "schemes", "seeds"):
+        listed = getattr(experiment, kind)
+        if twice := [item for item in dict.fromkeys(listed) if listed.count(item) > 1]:
+            raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")
+    for kind in ("methods", "families", "schemes"):
+        known = getattr(params, kind)
+        for item in getattr(experiment, kind):
+            if item not in known:
+                raise unknown(f"{kind} of experiment {name}:", item, known)
+    for method in experiment.methods:
+        recipe = params.methods[method]
+        for family in experiment.families:
+            if isinstance(recipe, MethodParams) and not (
+                family in recipe.rate and family in recipe.weight_decay
+            ):
+                raise UserError(f"methods: {method} has no rate and weight_decay for {family!r}")
+    splits = params.data.splits
+    calibration = params.evaluation.calibration_batch
+    if isinstance(splits.train, int) and calibration > splits.train:
+        raise UserError(
+            f"evaluation: calibration_batch {calibration} is larger than the training split "
+            f"of {splits.train} images"
+        )
+    if isinstance(splits.train, int) and params.training.batch > splits.train:
+        raise UserError(
+            f"training: batch {params.training.batch} is larger than the training split "
+            f"of {splits.train} images"
+        )

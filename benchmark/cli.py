@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from benchmark import commands
 from benchmark.errors import CheckFailed, UserError
@@ -105,7 +105,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _verb(verbs, name: str, run, help_text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+def _verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], None], help_text: str
+) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         name, help=help_text, description=help_text[:1].upper() + help_text[1:] + "."
     )

@@ -6,39 +6,27 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from benchmark import canonical
 from benchmark.errors import UserError
-from benchmark.plan import Cell
+from benchmark.plan import Cell, Names
 from benchmark.records import Store
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Names):
     """A record under the names of one experiment."""
 
-    track: str
-    experiment: str
-    method: str
-    family: str
-    scheme: str
-    seed: int
-    label: str
     record: Mapping[str, Any]
     """See `benchmark.records.record`."""
     checksum: str
     """sha256 of the file."""
 
-    @property
-    def name(self) -> str:
-        """E.g. `mini/leaderboard/simclr-resnet-bn-s0`."""
-        return f"{self.track}/{self.experiment}/{self.label}"
 
-
-NAMES = ("track", "experiment", "method", "family", "scheme", "seed", "label")
+NAMES = tuple(field.name for field in fields(Names))
 
 
 def folder(root: Path, track: str, experiment: str, method: str | None = None) -> Path:

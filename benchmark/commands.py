@@ -72,7 +72,7 @@ def plan(arguments: argparse.Namespace) -> None:
     if found.experiments[arguments.experiment].rates == "default":
         untuned = set()
     try:
-        dataset: str | None = dataset_checksum(arguments.root, found.track)
+        dataset: str | None = dataset_checksum(arguments.root, found)
     except UserError:
         dataset = None
     entries = table(cells, dataset, untuned, store(arguments.root), arguments.root)
@@ -118,7 +118,7 @@ def train(arguments: argparse.Namespace) -> None:
     cells = planned(arguments, found)
     if arguments.cell:
         cells = named(cells, arguments.cell)
-    dataset = dataset_checksum(arguments.root, found.track)
+    dataset = dataset_checksum(arguments.root, found)
     _train(arguments, found, cells, dataset)
     kept = store(arguments.root)
     if arguments.cell:
@@ -163,7 +163,7 @@ def jobs(text: str) -> int | None:
 def sweep(arguments: argparse.Namespace) -> None:
     """Tunes learning rates and writes the table."""
     found = read_params(arguments)
-    dataset = dataset_checksum(arguments.root, found.track)
+    dataset = dataset_checksum(arguments.root, found)
     target = sweeping.path(arguments.root, found.track)
     known = sweeping.known(sweeping.load(target))
     metric = sweeping.metric(found)
@@ -226,7 +226,7 @@ def verify(arguments: argparse.Namespace) -> None:
     if arguments.sample:
         cells = verifying.sample(cells, arguments.sample, arguments.draw)
     verdicts = verifying.verify(
-        arguments.root, found.track, cells, jobs(arguments.jobs), arguments.device
+        arguments.root, found, cells, jobs(arguments.jobs), arguments.device
     )
     for entry in verdicts:
         print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")

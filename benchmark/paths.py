@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmark import registry
 from benchmark.errors import UserError
+from benchmark.schema import Params
 
 
 def data_folder(root: Path, track: str) -> Path:
@@ -13,10 +15,37 @@ def data_folder(root: Path, track: str) -> Path:
     return root / "data" / track
 
 
-def dataset_checksum(root: Path, track: str) -> str:
-    """The checksum of a track's built images; UserError where they have not been built."""
-    manifest = data_folder(root, track) / "manifest.json"
+def dataset_checksum(root: Path, params: Params) -> str:
+    """The checksum of a track's built images.
+
+    UserError where they have not been built, or from another `data` than the params ask for now.
+    """
+    path = data_folder(root, params.track) / "manifest.json"
+    again = f"run `benchmark data {params.track}`"
+    data = params.data
+    facts = registry.facts("source", data.source)
+    unrecorded = facts.get("unrecorded", ())
+    wanted = {
+        "source": data.source,
+        "version": facts["version"],
+        "options": {key: data.options[key] for key in data.options if key not in unrecorded},
+        "seed": data.seed,
+        "splits": data.splits.model_dump(),
+    }
     try:
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        source = manifest["source"]
+        found = {
+            "source": source["name"],
+            "version": source["version"],
+            "options": source["options"],
+            "seed": manifest["seed"],
+            "splits": manifest["asked"],
+        }
+        checksum = str(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{manifest} is missing or damaged: run `benchmark data {track}`") from None
+        raise UserError(f"{path} is missing or damaged: {again}") from None
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise UserError(f"{path}: {key} is {found[key]!r}, params ask for {value!r}; {again}")
+    return checksum

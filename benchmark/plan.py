@@ -23,8 +23,8 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training, fully resolved, seed included."""
+class Names:
+    """What a cell is called in the experiment that asks for it."""
 
     track: str
     experiment: str
@@ -34,15 +34,21 @@ class Cell:
     seed: int
     label: str
     """What tells it from its neighbours, e.g. `simclr-resnet-bn-s0`; a file name."""
-    config: Mapping[str, Any]
-    """Everything that decides the result, as plain JSON values."""
-    components: Mapping[str, int]
-    """The version of every component the cell uses, e.g. `{"norm bn": 1}`."""
 
     @property
     def name(self) -> str:
         """E.g. `mini/leaderboard/simclr-resnet-bn-s0`."""
         return f"{self.track}/{self.experiment}/{self.label}"
+
+
+@dataclass(frozen=True)
+class Cell(Names):
+    """One training, fully resolved, seed included."""
+
+    config: Mapping[str, Any]
+    """Everything that decides the result, as plain JSON values."""
+    components: Mapping[str, int]
+    """The version of every component the cell uses, e.g. `{"norm bn": 1}`."""
 
     def fingerprint(self, dataset: str) -> str:
         """sha256 over configuration, component versions and the dataset's checksum.

@@ -80,7 +80,8 @@ def _result(
         name: (images.to(device), splits.labels[name].to(device))
         for name, images in splits.images.items()
     }
-    method = network.build(cell, splits.manifest).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = network.build(cell, splits.manifest).to(device)
+    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
     status, log = "done", {}
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in method.backbone.parameters()),

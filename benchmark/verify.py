@@ -16,6 +16,7 @@ from benchmark.launch import Stopped, train_missing
 from benchmark.paths import data_folder, dataset_checksum
 from benchmark.plan import Cell
 from benchmark.records import Store
+from benchmark.schema import Params
 
 TOLERANCE = 0.05
 """Largest difference of kNN accuracy that another kind of machine may make.
@@ -36,7 +37,7 @@ class Verdict:
 
 
 def verify(
-    root: Path, track: str, cells: Sequence[Cell], jobs: int | None, device: str
+    root: Path, params: Params, cells: Sequence[Cell], jobs: int | None, device: str
 ) -> list[Verdict]:
     """Trains `cells` in a scratch folder and compares them with the published leaderboard.
 
@@ -44,12 +45,12 @@ def verify(
     UserError for a cell that it does not list, KeyboardInterrupt on a signal.
     """
     published = _published(root, cells)
-    dataset = dataset_checksum(root, track)
+    dataset = dataset_checksum(root, params)
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="benchmark-verify-") as name:
         scratch = Store(Path(name))
         try:
-            train_missing(cells, scratch, data_folder(root, track), dataset, jobs, device)
+            train_missing(cells, scratch, data_folder(root, params.track), dataset, jobs, device)
         except Stopped:
             raise KeyboardInterrupt from None
         for cell in cells:

@@ -11,15 +11,29 @@ from typing import Any
 
 import pytest
 
-from benchmark import canonical, cli
+from benchmark import canonical, cli, registry
+from benchmark.schema import Params
 from tests import tiny
+
+
+def note(params: Params) -> dict[str, Any]:
+    """A manifest that says its images were built from these params, and no more."""
+    data = params.data
+    version = registry.facts("source", data.source)["version"]
+    options = {key: value for key, value in data.options.items() if key != "path"}
+    return {
+        "source": {"name": data.source, "version": version, "options": options},
+        "seed": data.seed,
+        "asked": data.splits.model_dump(),
+        "sha256": "images",
+    }
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder to stand in, with the note of its images but without them."""
     tiny.write_params(tmp_path, tiny.raw())
-    canonical.write(tmp_path / "data" / "mini" / "manifest.json", '{"sha256": "images"}')
+    canonical.write(tmp_path / "data" / "mini" / "manifest.json", json.dumps(note(tiny.params())))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BENCHMARK_HOME", raising=False)
     return tmp_path
@@ -120,6 +134,27 @@ def test_images_that_are_not_built_are_refused(
         manifest.write_text(text)
     for verb in ("train", "sweep"):
         assert "run `benchmark data mini`" in tiny.refusal(capsys, verb)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("data/seed", 8, "seed is 0, params ask for 8"),
+        ("data/options/size", 20, "options is {"),
+        ("data/splits/train", 150, "splits is {"),
+        ("data/source", "mini", "source is 'folder', params ask for 'mini'"),
+    ],
+)
+def test_images_built_from_other_params_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], path: str, value: Any, said: str
+) -> None:
+    tree = tiny.changed(tiny.raw(), path, value)
+    if value == "mini":
+        tree["data"]["options"] = {}
+    tiny.write_params(root, tree)
+    line = tiny.refusal(capsys, "train")
+    assert said in line
+    assert "run `benchmark data mini`" in line
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from benchmark.data.split import NAMES, split
 from benchmark.errors import UserError, unknown
 from benchmark.options import check_options
 
-FORMAT = 1
+FORMAT = 2
 """Version of the two files' layout."""
 
 TENSORS = "splits.safetensors"
@@ -71,6 +71,7 @@ def build(
         "shape": list(pool.images.shape[1:]),
         "classes": list(pool.classes),
         "seed": seed,
+        "asked": dict(splits),
         "splits": described,
         "mean": mean,
         "std": std,

@@ -59,10 +59,10 @@ def _judge(
         columns = {name: (features[name][readout], splits[name][1]) for name in features}
         prefix = f"{readout}{suffix}"
         if not all(bool(torch.isfinite(column[0]).all()) for column in columns.values()):
-            metrics |= {f"{prefix}.knn{k}": None for k in spec["neighbours"]}
+            metrics |= dict.fromkeys(_keys(prefix, spec))
             continue
         for split in dict.fromkeys(("validation", judge)):
-            tag = "" if split == judge else ".validation"
+            tag = _tag(split, judge)
             scores = knn_accuracy(
                 *columns["train"], *columns[split], spec["neighbours"], spec["temperature"]
             )
@@ -82,3 +82,18 @@ def _judge(
             f"{prefix}.linear.penalty_at_edge": probe.at_edge,
         }
     return metrics
+
+
+def _tag(split: str, judge: str) -> str:
+    return "" if split == judge else f".{split}"
+
+
+def _keys(prefix: str, spec: Mapping[str, Any]) -> list[str]:
+    """The metrics of a readout that is not finite, all of them null."""
+    judge = spec["judge"]
+    tags = [_tag(split, judge) for split in dict.fromkeys(("validation", judge))]
+    keys = [f"{prefix}.knn{k}{tag}" for k in spec["neighbours"] for tag in tags]
+    if judge == "validation":
+        return keys
+    parts = ("", ".validation", ".penalty", ".penalty_at_edge")
+    return keys + [f"{prefix}.linear{part}" for part in parts]

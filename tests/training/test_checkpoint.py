@@ -66,7 +66,7 @@ class Case:
 
     def build(self) -> Method:
         # As a cell is laid out in memory.
-        return network.build(self.cell, MANIFEST).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.build(self.cell, MANIFEST).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this form
 
     def train(
         self,

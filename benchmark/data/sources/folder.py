@@ -16,7 +16,7 @@ from benchmark.data.pool import Pool
 from benchmark.errors import UserError
 from benchmark.options import check_options
 
-COMPONENT = {
+COMPONENT: dict[str, Any] = {
     "name": "folder",
     "version": 1,
     "options": {"path": "str", "size": "int >= 1", "channels": [1, 3]},
@@ -85,8 +85,7 @@ def _upright(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _checked(options: Mapping[str, Any]) -> tuple[Path, int, int]:
-    described: Mapping[str, Any] = COMPONENT["options"]  # type: ignore[assignment]
-    path, size, channels = check_options("source folder", options, described).values()
+    path, size, channels = check_options("source folder", options, COMPONENT["options"]).values()
     if not path:
         raise UserError("source folder: path is empty, expected the folder with the class folders")
     root = Path(path).expanduser()

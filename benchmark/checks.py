@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark import registry
 from benchmark.errors import UserError, unknown
+from benchmark.norms.presets import PRESETS
 from benchmark.options import check_options
 from benchmark.schema import SECTIONS, Control, Experiment, MethodParams, Params
 
@@ -18,11 +19,8 @@ def view_options() -> dict[str, Any]:
     return dict(registry.constant(VIEWS_FILE, "OPTIONS"))
 
 
-def section_specs(scheme: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """A scheme's norm in every section; `{norm: bn}` stands for BN everywhere."""
-    if "norm" in scheme:
-        return dict.fromkeys(SECTIONS, scheme)
-    return scheme
+TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "bool"}
+"""How a teacher's norms get their statistics; see `benchmark.methods.base.Policy`."""
 
 
 def checked(params: Params) -> Params:
@@ -31,8 +29,14 @@ def checked(params: Params) -> Params:
     options = check_options(
         f"source {source}", params.data.options, registry.facts("source", source)["options"]
     )
+    # A preset that no experiment asks for need not fit this track.
+    asked = {name for experiment in params.experiments.values() for name in experiment.schemes}
+    schemes = {key: preset for key, preset in PRESETS.items() if key in asked} | params.schemes
+    training = params.training
+    teacher = check_options("training: teacher", training.teacher, TEACHER)
     params = params.model_copy(
         update={
+            "training": training.model_copy(update={"teacher": teacher}),
             "data": params.data.model_copy(update={"options": options}),
             "families": {
                 name: check_options(
@@ -48,7 +52,7 @@ def checked(params: Params) -> Params:
                 name: check_options(f"views: {name}", view, view_options())
                 for name, view in params.views.items()
             },
-            "schemes": {name: _scheme(name, scheme) for name, scheme in params.schemes.items()},
+            "schemes": {name: _scheme(name, scheme, params) for name, scheme in schemes.items()},
             "methods": {
                 name: _method(name, method, params) for name, method in params.methods.items()
             },
@@ -80,21 +84,40 @@ def _optimizer(family: str, optimizer: dict[str, Any], params: Params) -> dict[s
     return {"name": name, **check_options(f"optimizers: {family}: {name}", given, described)}
 
 
-def _scheme(name: str, scheme: dict[str, Any]) -> dict[str, Any]:
-    if not scheme:
+def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]:
+    """A scheme with its norm written out for every section that it names.
+
+    Beside norms it may set some of a teacher's policy and some options of a family.
+    """
+    where = f"scheme {name}"
+    others = {"teacher", *params.families}
+    beside = {key: value for key, value in scheme.items() if key in others}
+    sections = {key: value for key, value in scheme.items() if key not in others}
+    if "norm" in sections:
+        sections = dict.fromkeys(SECTIONS, sections)
+    if not sections:
         raise UserError(f"schemes: {name} names no norm, expected {{norm: …}} or sections")
-    found = {}
-    for section, spec in section_specs(scheme).items():
+    found: dict[str, Any] = {}
+    for section, spec in sections.items():
         if section not in SECTIONS:
-            raise unknown(f"section of scheme {name}", section, SECTIONS)
+            raise unknown(f"section of {where}", section, (*SECTIONS, *others))
         if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
             raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
         given = {key: value for key, value in spec.items() if key != "norm"}
         options = registry.facts("norm", spec["norm"])["options"]
         found[section] = {
             "norm": spec["norm"],
-            **check_options(f"scheme {name}: {spec['norm']}", given, options),
+            **check_options(f"{where}: {spec['norm']}", given, options),
         }
+    for key, value in beside.items():
+        described = TEACHER if key == "teacher" else registry.facts("family", key)["options"]
+        if not isinstance(value, dict):
+            raise UserError(f"schemes: {name}.{key} is {value!r}, expected options")
+        for option in value:
+            if option not in described:
+                raise unknown(f"option of {where}: {key}", option, described)
+        described = {option: described[option] for option in value}
+        found[key] = check_options(f"{where}: {key}", value, described)
     return found
 
 

@@ -163,10 +163,11 @@ def resolve(
     facts = registry.facts("method", row.method)
     recipe = params.methods[row.method]
     used = {f"method {row.method}": facts["version"], "evaluation": part_version("evaluation")}
+    scheme = params.schemes.get(row.scheme, {})
     used[f"family {row.family}"] = registry.facts("family", row.family)["version"]
     norms: dict[str, Any] = {}
     if facts["sections"]:
-        specs = params.schemes[row.scheme]
+        specs = scheme
         for section in facts["sections"]:
             if section not in specs:
                 raise UserError(
@@ -190,11 +191,16 @@ def resolve(
             "optimizer": optimizer,
             "views": [params.views[view] for view in recipe.views],
         }
-        if not facts["teacher"]:
-            del training["teacher"]
+        del training["teacher"]
+        if facts["teacher"]:
+            training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
     config = {
         "method": {"name": row.method, **recipe.options},
-        "family": {"name": row.family, **params.families.get(row.family, {})},
+        "family": {
+            "name": row.family,
+            **params.families.get(row.family, {}),
+            **scheme.get(row.family, {}),
+        },
         "norms": norms,
         "training": training,
         "evaluation": {**params.evaluation.model_dump(mode="json"), "judge": judge},

@@ -110,7 +110,7 @@ def _result(
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
     if status == "done":
         spec = cell.config["evaluation"]
-        result["metrics"] = evaluate(method.backbone, on_device, spec, standardise)
+        result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
     return status, result, log
 
 

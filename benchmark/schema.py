@@ -42,7 +42,8 @@ class Training(Model):
     weight_decay_on: Literal["weights", "all"]
     """`weights`: parameters of two or more dimensions, whatever norm stands around them."""
     view_batching: Literal["separate", "together"]
-    teacher: Literal["batch", "eman"]
+    teacher: dict[str, Any]
+    """How a teacher's norms get their statistics, where a scheme says nothing else."""
 
 
 class Evaluation(Model):
@@ -109,7 +110,7 @@ class Params(Model):
     data: Data
     families: dict[str, dict[str, Any]]
     schemes: dict[str, dict[str, Any]]
-    """The norm of each section; `{norm: bn}` stands for BN in every section until it is checked."""
+    """Schemes beside the presets. `{norm: bn}` stands for BN in every section until it is checked."""
     views: dict[str, dict[str, Any]]
     training: Training
     optimizers: dict[str, dict[str, Any]]

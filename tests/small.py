@@ -21,11 +21,19 @@ MANIFEST = {
     "classes": list("abcde"),
     "splits": {"train": {"count": 64}},
 }
+TEACHER = {"statistics": "batch", "shuffle": True}
 NORMS = sorted(registry.catalogue("norm"))
 FAMILIES = sorted(name for name, facts in registry.catalogue("family").items() if facts["options"])
 TRAINED = sorted(name for name, facts in registry.catalogue("method").items() if facts["views"])
 
-NORM_OPTIONS: dict[str, dict[str, Any]] = {"gn": {"groups": 4}, "ghost-bn": {"groups": 2}}
+NORM_OPTIONS: dict[str, dict[str, Any]] = {
+    "gn": {"groups": 4},
+    "gn-ws": {"groups": 4},
+    "evonorm-s0": {"groups": 4},
+    "ghost-bn": {"groups": 2, "assignment": "contiguous"},
+    "batch-renorm": {"r_max": 3.0, "d_max": 5.0, "start": 0, "end": 4},
+    "dyt": {"alpha": 0.5},
+}
 FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "resnet": {
         "channels": [8, 8, 16, 16],
@@ -34,7 +42,17 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
         "stem_stride": 1,
         "stem_pool": False,
     },
-    "vit": {"width": 16, "depth": 2, "heads": 2, "mlp_ratio": 2, "patch": 4},
+    "vit": {
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "mlp_ratio": 2.0,
+        "patch": 4,
+        "placement": "pre",
+        "final_norm": "before-pool",
+        "mlp_norm": False,
+        "qk_norm": False,
+    },
 }
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "rotation": {"rotations": 1},
@@ -45,10 +63,49 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
         "output": 8,
         "queue": 16,
         "momentum": 0.9,
-        "shuffle": True,
         "symmetric": False,
     },
     "mae": {"mask_ratio": 0.75, "patch": 4, "decoder_width": 8, "normalize_target": False},
+    "mocov3": {"temperature": 0.2, "hidden": 16, "output": 8, "momentum": 0.9},
+    "byol": {"hidden": 16, "output": 8, "momentum": 0.9, "loss_norm": "l2"},
+    "simsiam": {"output": 16, "bottleneck": 8, "stop_gradient": True},
+    "barlow": {
+        "hidden": 16,
+        "output": 8,
+        "off_diagonal": 0.005,
+        "scale": 0.1,
+        "loss_norm": "batch",
+    },
+    "vicreg": {
+        "hidden": 16,
+        "output": 8,
+        "invariance": 25.0,
+        "variance": 25.0,
+        "covariance": 1.0,
+        "loss_norm": "none",
+    },
+    "swav": {
+        "temperature": 0.1,
+        "hidden": 16,
+        "output": 8,
+        "prototypes": 12,
+        "epsilon": 0.05,
+        "iterations": 3,
+        "queue": 0,
+        "queue_from": 0.0,
+        "freeze": 0.0,
+    },
+    "dino": {
+        "hidden": 16,
+        "bottleneck": 8,
+        "prototypes": 12,
+        "student_temperature": 0.1,
+        "teacher_temperature": 0.04,
+        "center": 0.9,
+        "momentum": 0.9,
+        "freeze": 0.0,
+    },
+    "lejepa": {"hidden": 16, "output": 8, "weight": 0.05, "slices": 16, "points": 17},
 }
 
 
@@ -78,7 +135,7 @@ def build(
         "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
         "family": {"name": family, **options("family", family, FAMILY_OPTIONS)},
         "norms": dict.fromkeys(SECTIONS, spec),
-        "training": {"batch": BATCH, "view_batching": "separate", "teacher": "batch"}
+        "training": {"batch": BATCH, "view_batching": "separate", "teacher": TEACHER}
         | (training or {}),
         "seed": seed,
     }
@@ -98,7 +155,7 @@ def images(n: int = BATCH, seed: int = 0) -> torch.Tensor:
 def batch(method: str, step: int = 0, n: int = BATCH) -> Batch:
     """A batch of noise for one step of a method."""
     views = [images(n, 100 * step + v) for v in range(registry.facts("method", method)["views"])]
-    return Batch(views, torch.arange(n) % CLASSES, Draw(0, step))
+    return Batch(views, torch.arange(n) % CLASSES, Draw(0, step), step / 10)
 
 
 def stir(network: torch.nn.Module, seed: int = 0) -> None:

@@ -37,13 +37,16 @@ class Backbone(nn.Module, ABC):
     width: int
     """Length of the embedding."""
 
+    trained: str = "pooled"
+    """The readout that methods train."""
+
     @abstractmethod
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Images (N, C, H, W) → the embedding `pooled` (N, width) and further readouts by name."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) → embeddings (N, width)."""
-        return self.features(images)["pooled"]
+        return self.features(images)[self.trained]
 
 
 class MaskedBackbone(Backbone):
@@ -58,8 +61,8 @@ class MaskedBackbone(Backbone):
         """A light decoder: (encoding, mask) → pixels of every patch (N, P, patch² · C)."""
 
     @abstractmethod
-    def check_patch(self, patch: int) -> None:
-        """Raises UserError if the backbone cannot mask patches of that many pixels."""
+    def check_masking(self, patch: int) -> None:
+        """Raises UserError if the backbone cannot be trained on masked patches of that many pixels."""
 
 
 def patches(images: Tensor, patch: int) -> Tensor:

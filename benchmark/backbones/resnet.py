@@ -41,9 +41,6 @@ def build(
             f"family resnet: channels {channels} and blocks {blocks} must have four entries each"
         )
 
-    def norm(width: int, **_: object) -> nn.Module:
-        return norms.layer("map", width)
-
     net: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=tuple(channels))  # type: ignore[arg-type]  # timm's annotation lacks type[…]
     # timm's stem is 64 channels wide, whatever the first stage is; ours has the stage's width. So
     # timm's class gives the forward pass, and stem and stages are made here, by timm's functions.
@@ -51,29 +48,59 @@ def build(
     net.conv1 = nn.Conv2d(
         shape.channels, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False
     )
-    net.bn1 = norm(channels[0])
     if not stem_pool:
         net.maxpool = nn.Identity()
     stages, _ = make_blocks(
         (BasicBlock,) * 4, tuple(channels), tuple(blocks), channels[0],
-        act_layer=nn.ReLU, norm_layer=norm,
+        act_layer=nn.ReLU, norm_layer=_to_be_placed,
     )  # fmt: skip
     for name, stage in stages:
         setattr(net, name, stage)
+    _place(net, [stage for _, stage in stages], norms, shape)
     net.init_weights(zero_init_last=True)
-    for module in net.modules():
-        if isinstance(module, BasicBlock):
+    return TimmResNet(net, shape)
+
+
+def _to_be_placed(width: int, **_: object) -> nn.Module:
+    return nn.Identity()
+
+
+def _place(net: Any, stages: list[Any], norms: SectionNorms, shape: ImageShape) -> None:
+    """Puts the norms of a scheme, and what comes with them, into every site."""
+
+    def halved(sides: tuple[int, int]) -> tuple[int, int]:
+        return (sides[0] + 1) // 2, (sides[1] + 1) // 2
+
+    kernel, stride, padding = net.conv1.kernel_size[0], net.conv1.stride[0], net.conv1.padding[0]
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in shape[1:])
+    net.conv1 = norms.convolution(net.conv1)
+    net.bn1, net.act1 = norms.activated(
+        "map", net.conv1.out_channels, nn.ReLU(inplace=True), height * width
+    )
+    sides = (height, width) if isinstance(net.maxpool, nn.Identity) else halved((height, width))
+    for number, stage in enumerate(stages):
+        sides = sides if number == 0 else halved(sides)
+        positions = sides[0] * sides[1]
+        for block in stage:
+            channels = block.conv2.out_channels
+            block.conv1, block.conv2 = map(norms.convolution, (block.conv1, block.conv2))
+            block.bn1, block.act1 = norms.activated(
+                "map", channels, nn.ReLU(inplace=True), positions
+            )
+            block.bn2 = norms.layer("map", channels, positions)
+            if block.downsample is not None:
+                block.downsample[0] = norms.convolution(block.downsample[0])
+                block.downsample[1] = norms.layer("map", channels, positions)
             # drop_path is what timm applies last on the branch, just before the addition.
-            module.drop_path = norms.branch()
-    return TimmResNet(net)
+            block.drop_path = norms.branch()
 
 
 class TimmResNet(MaskedBackbone):
     """Pooled features of the last map."""
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Any, shape: ImageShape) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.shape = net, shape
         self.width = int(net.num_features)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -90,9 +117,9 @@ class TimmResNet(MaskedBackbone):
 
     def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
         """One convolution over the map resampled to the patch grid, then a linear readout."""
-        return MapDecoder(self.width, width, norms, patch, self.net.conv1.in_channels)
+        return MapDecoder(self.width, width, norms, patch, self.shape)
 
-    def check_patch(self, patch: int) -> None:
+    def check_masking(self, patch: int) -> None:
         """Any patch that divides the image will do."""
 
 
@@ -100,12 +127,13 @@ class MapDecoder(nn.Module):
     """Map (N, C, h, w) → pixels of every patch (N, P, patch² · channels)."""
 
     def __init__(
-        self, incoming: int, width: int, norms: SectionNorms, patch: int, channels: int
+        self, incoming: int, width: int, norms: SectionNorms, patch: int, shape: ImageShape
     ) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(incoming, width, 3, padding=1, bias=False)
-        self.norm = norms.layer("map", width)
-        self.read = nn.Conv2d(width, patch * patch * channels, 1)
+        positions = (shape.height // patch) * (shape.width // patch)
+        self.mix = norms.convolution(nn.Conv2d(incoming, width, 3, padding=1, bias=False))
+        self.norm, self.act = norms.activated("map", width, nn.ReLU(), positions)
+        self.read = nn.Conv2d(width, patch * patch * shape.channels, 1)
 
     def forward(self, encoded: Tensor, mask: Mask) -> Tensor:
         """Decodes an encoding of `TimmResNet.encode_masked`."""
@@ -113,7 +141,7 @@ class MapDecoder(nn.Module):
         rows = _bilinear(encoded.shape[2], grid, encoded)
         columns = _bilinear(encoded.shape[3], grid, encoded)
         resampled = rows @ encoded @ columns.T
-        decoded: Tensor = self.read(torch.relu(self.norm(self.mix(resampled))))
+        decoded: Tensor = self.read(self.act(self.norm(self.mix(resampled))))
         return decoded.flatten(2).transpose(1, 2)
 
 

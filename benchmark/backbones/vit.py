@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone
@@ -19,6 +21,10 @@ COMPONENT = {
         "heads": "int >= 1",
         "mlp_ratio": "float > 0",
         "patch": "int >= 1",
+        "placement": ["pre", "res-post", "post"],
+        "final_norm": ["before-pool", "after-pool", "class-token", "none"],
+        "mlp_norm": "bool",
+        "qk_norm": "bool",
     },
     "normalized": True,
 }
@@ -32,8 +38,19 @@ def build(
     heads: int,
     mlp_ratio: float,
     patch: int,
+    placement: str,
+    final_norm: str,
+    mlp_norm: bool,
+    qk_norm: bool,
 ) -> TimmViT:
-    """A pre-norm ViT with a class token and learnt positions; the final norm is before the pool."""
+    """A ViT with a class token and learnt positions.
+
+    `placement`: x + f(norm(x)) (`pre`), x + norm(f(x)) (`res-post`, Swin v2, 2111.09883) or
+    norm(x + f(x)) (`post`, 1706.03762). `final_norm`: over all tokens before they are pooled, on the
+    pooled embedding, on the class token, which then is the embedding that is trained, or nowhere.
+    `mlp_norm`: a further norm between the MLP's two layers. `qk_norm`: on queries and keys, each
+    head's width.
+    """
     if shape.height % patch or shape.width % patch:
         raise UserError(f"family vit: patch {patch} does not divide {shape.height}×{shape.width}")
     if width % heads:
@@ -41,61 +58,107 @@ def build(
     net = VisionTransformer(
         img_size=(shape.height, shape.width), patch_size=patch, in_chans=shape.channels,
         num_classes=0, global_pool="token", embed_dim=width, depth=depth, num_heads=heads,
-        mlp_ratio=mlp_ratio, norm_layer=_injected(norms),
+        mlp_ratio=mlp_ratio, qk_norm=qk_norm, scale_mlp_norm=mlp_norm, final_norm=False,
+        norm_layer=_injected(norms, 1 + shape.height * shape.width // patch**2),
+        block_fn=BLOCKS[placement],
     )  # fmt: skip
+    if final_norm != "none":
+        net.norm = norms.layer("tokens", width)
     _add_branches(net.blocks, norms)
-    return TimmViT(net)
+    return TimmViT(net, final_norm)
 
 
-def _injected(norms: SectionNorms):  # type: ignore[no-untyped-def]  # timm asks for a plain function
+class PostBlock(Block):
+    """timm's block with norm(x + f(x)) in place of x + f(norm(x))."""
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Tokens (N, T, C) → (N, T, C)."""
+        attended = self.attn(x, attn_mask=attn_mask, is_causal=is_causal)
+        x = self.norm1(x + self.ls1(attended))
+        normalized: Tensor = self.norm2(x + self.ls2(self.mlp(x)))
+        return normalized
+
+
+BLOCKS = {"pre": Block, "res-post": ResPostBlock, "post": PostBlock}
+
+
+def _injected(norms: SectionNorms, positions: int) -> Callable[..., nn.Module]:
     def norm(width: int, **_: object) -> nn.Module:
-        return norms.layer("tokens", width)
+        return norms.layer("tokens", width, positions)
 
     return norm
 
 
 def _add_branches(blocks: nn.Module, norms: SectionNorms) -> None:
+    """Puts what a norm wants at the end of a residual branch there, in every block."""
     for block in blocks.modules():
-        if isinstance(block, Block):
-            for name in ("ls1", "ls2"):
-                if (branch := norms.branch()) is not None:
-                    setattr(block, name, branch)
+        if not isinstance(block, Block | ResPostBlock):
+            continue
+        ends = ("drop_path1", "drop_path2") if isinstance(block, ResPostBlock) else ("ls1", "ls2")
+        for name in ends:
+            if (branch := norms.branch()) is not None:
+                setattr(block, name, branch)
 
 
 class TimmViT(MaskedBackbone):
-    """The mean of the patch tokens after the final norm."""
+    """The mean of the patch tokens, and the class token."""
 
-    def __init__(self, net: VisionTransformer) -> None:
+    def __init__(self, net: VisionTransformer, final_norm: str) -> None:
         super().__init__()
         self.net = net
         self.width = int(net.embed_dim)
+        self.final_norm = final_norm
+        if final_norm == "class-token":
+            self.trained = "class_token"
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """`pooled`: the mean of the patch tokens; `class_token`: that token's output."""
-        tokens = self.net.forward_features(images)
-        return {"pooled": tokens[:, 1:].mean(1), "class_token": tokens[:, 0]}
+        tokens = self._normalized(self.net.blocks(self._embedded(images)))
+        pooled = tokens[:, 1:].mean(1)
+        if self.final_norm == "after-pool":
+            pooled = self.net.norm(pooled)
+        return {"pooled": pooled, "class_token": tokens[:, 0]}
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Tokens (N, 1 + P, C) with their positions, the class token first."""
+        return self.net._pos_embed(self.net.patch_embed(images))
+
+    def _normalized(self, tokens: Tensor) -> Tensor:
+        """What the final norm does to tokens (N, T, C)."""
+        if self.final_norm == "before-pool":
+            normalized: Tensor = self.net.norm(tokens)
+            return normalized
+        if self.final_norm == "class-token":
+            return torch.cat((self.net.norm(tokens[:, :1]), tokens[:, 1:]), 1)
+        return tokens
 
     def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
         """Tokens (N, 1 + V, width) of the class token and the visible patches alone (MAE §3)."""
-        tokens = self.net._pos_embed(self.net.patch_embed(images))
+        tokens = self._embedded(images)
         index = mask.visible[:, :, None].expand(-1, -1, self.width)
         tokens = torch.cat((tokens[:, :1], tokens[:, 1:].gather(1, index)), 1)
-        encoded: Tensor = self.net.norm(self.net.blocks(tokens))
-        return encoded
+        return self._normalized(self.net.blocks(tokens))
 
     def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
         """One transformer block over visible and mask tokens."""
         return TokenDecoder(self, width, norms)
 
-    def check_patch(self, patch: int) -> None:
-        """The masked patches are the ViT's own."""
+    def check_masking(self, patch: int) -> None:
+        """The masked patches are the ViT's own, and the final norm has to see tokens."""
         own = int(self.net.patch_embed.patch_size[0])
         if patch != own:
             raise UserError(f"method mae: patch {patch} is not the ViT's patch {own}")
+        if self.final_norm == "after-pool":
+            raise UserError("method mae pools nothing, so final_norm cannot stand after-pool")
 
 
 class TokenDecoder(nn.Module):
-    """Tokens (N, 1 + V, C) → pixels of every patch (N, P, patch² · channels) (MAE, 2111.06377)."""
+    """Tokens (N, 1 + V, C) → pixels of every patch (N, P, patch² · channels) (MAE, 2111.06377).
+
+    One pre-norm block, whatever the backbone's placement: the decoder is a section of its own.
+    """
 
     def __init__(self, backbone: TimmViT, width: int, norms: SectionNorms) -> None:
         super().__init__()
@@ -103,9 +166,10 @@ class TokenDecoder(nn.Module):
         self.embed = nn.Linear(backbone.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + embed.num_patches, width))
-        self.block = Block(width, 2, qkv_bias=True, norm_layer=_injected(norms))
+        positions = 1 + embed.num_patches
+        self.block = Block(width, 2, qkv_bias=True, norm_layer=_injected(norms, positions))
         _add_branches(self.block, norms)
-        self.norm = norms.layer("tokens", width)
+        self.norm = norms.layer("tokens", width, positions)
         self.read = nn.Linear(width, embed.patch_size[0] ** 2 * backbone.net.in_chans)
 
     def forward(self, encoded: Tensor, mask: Mask) -> Tensor:

@@ -24,6 +24,19 @@ class Batch(NamedTuple):
     """Class indices (N,); only the supervised control may look at them."""
     draw: Draw
     """The step's own randomness."""
+    progress: float
+    """The share of the training that lies behind this step, from 0 to just below 1."""
+
+
+class Policy(NamedTuple):
+    """How a teacher's norms get their statistics."""
+
+    statistics: str
+    """`batch`: the current batch of keys, beside running statistics of its own. `running`: its own
+    running statistics. `momentum`: history and current batch, weighted. `eman`: the moving average
+    of the student's running statistics, in evaluation mode (2101.08482, equation 3)."""
+    shuffle: bool
+    """Whether each forward pass permutes its batch across BN groups, and back (MoCo, §3.3)."""
 
 
 class Outcome(NamedTuple):
@@ -47,8 +60,8 @@ class Context:
     """The norms of each section that the method declares."""
     view_batching: str
     """`separate`: each view is a forward pass, and a BN batch, of its own; `together`: one for all."""
-    teacher: str
-    """How a teacher's norms get their statistics: `batch` or `eman` (see `methods.teacher`)."""
+    teacher: Policy
+    """How a teacher's norms get their statistics."""
 
 
 class Method(nn.Module, ABC):
@@ -59,6 +72,11 @@ class Method(nn.Module, ABC):
         self.backbone = backbone
         self.context = context
 
+    @property
+    def evaluated(self) -> Backbone:
+        """The backbone whose embeddings are judged."""
+        return self.backbone
+
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step."""
@@ -66,8 +84,8 @@ class Method(nn.Module, ABC):
     def start(self) -> None:
         """Called once, when the weights have been initialised."""
 
-    def after_step(self) -> None:
-        """Called once after each optimizer step."""
+    def after_step(self, progress: float) -> None:
+        """Called once after each optimizer step, with the progress of the batch it was made on."""
 
     def each_view(self, network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
         """`network` of each view (N, …), in one forward pass or in one for each, as declared."""

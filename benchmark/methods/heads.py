@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch import nn
 
 from benchmark.norms.factory import SectionNorms
 
 
-def mlp(widths: list[int], norms: SectionNorms) -> nn.Sequential:
-    """Linear layers of the given widths with a norm and a ReLU between them.
+def mlp(
+    widths: Sequence[int],
+    norms: SectionNorms,
+    last: Literal["bias", "none", "norm", "norm without affine"] = "bias",
+    activation: Callable[[], nn.Module] = lambda: nn.ReLU(inplace=True),
+) -> nn.Sequential:
+    """Linear layers of the given widths with a norm and an activation between them.
 
     A linear layer before a norm has no bias of its own: the norm, or what stands for it, brings one.
+    `last` is what the last linear layer ends in: a bias, nothing, a norm, or a norm without a
+    learnable scale and shift.
     """
     layers: list[nn.Module] = []
     for incoming, width in itertools.pairwise(widths[:-1]):
-        layers += [
-            nn.Linear(incoming, width, bias=False),
-            norms.layer("vector", width),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+        layers.append(nn.Linear(incoming, width, bias=False))
+        layers += norms.activated("vector", width, activation())
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last == "bias"))
+    if last.startswith("norm"):
+        layers.append(norms.layer("vector", widths[-1], affine=last == "norm"))
+    return nn.Sequential(*layers)

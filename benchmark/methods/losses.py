@@ -52,3 +52,95 @@ def masked_reconstruction(prediction: Tensor, target: Tensor, hidden: Tensor) ->
 
 def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return (logits.detach().argmax(1) == target).float().mean()
+
+
+def contrast_in_batch(query: Tensor, key: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """InfoNCE with the other keys of the batch as negatives (MoCo v3, 2104.02057, equation 1).
+
+    `query` and `key` are (N, D), unnormalized. Returns the mean loss and the share of queries
+    nearest to their own key, detached.
+    """
+    logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature
+    target = torch.arange(len(query), device=query.device)
+    return F.cross_entropy(logits, target), _accuracy(logits, target)
+
+
+def normalized(z: Tensor, how: str) -> Tensor:
+    """Embeddings (N, D) as a loss takes them: `none`; `l2`, each of length 1; `batch`, each
+    dimension standardised over the batch, without a learnable scale and shift."""
+    if how == "l2":
+        return F.normalize(z, dim=1)
+    if how == "batch":
+        return F.batch_norm(z, None, None, training=True)
+    return z
+
+
+def regression(prediction: Tensor, target: Tensor, how: str) -> Tensor:
+    """Squared distance of (N, D) embeddings, averaged over N (BYOL, 2006.07733, equation 2).
+
+    `how` is what is done to both first, see `normalized`; with `l2` it is 2 − 2 cosine.
+    """
+    return (normalized(prediction, how) - normalized(target, how)).square().sum(1).mean()
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean negative cosine of (N, D) embeddings (SimSiam, 2011.10566, equation 1)."""
+    return -F.cosine_similarity(prediction, target, dim=1).mean()
+
+
+def redundancy(first: Tensor, second: Tensor, off_diagonal: float, how: str) -> Tensor:
+    """Distance of the cross-correlation from the identity (Barlow Twins, 2103.03230, equation 1).
+
+    `first` and `second` are (N, D); `how` is what is done to them first, see `normalized`.
+    """
+    correlation = normalized(first, how).T @ normalized(second, how) / len(first)
+    diagonal = correlation.diagonal()
+    others = correlation.square().sum() - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + off_diagonal * others
+
+
+def variance_term(z: Tensor) -> Tensor:
+    """Mean hinge of each dimension's deviation at 1 (VICReg, 2105.04906, equation 1); z is (N, D)."""
+    return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
+
+
+def covariance_term(z: Tensor) -> Tensor:
+    """Sum of squared off-diagonal covariances over D (VICReg, equation 4); z is (N, D)."""
+    centred = z - z.mean(0)
+    covariance = centred.T @ centred / (len(z) - 1)
+    others = covariance.square().sum() - covariance.diagonal().square().sum()
+    return others / z.shape[1]
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Balanced soft assignments (N, K) of scores (N, K) (SwAV, 2006.09882, §3.1; Cuturi 2013).
+
+    Rows sum to 1; after enough iterations each column sums to N / K.
+    """
+    # The largest score is taken off first: exp(score / ε) overflows where scores are not cosines.
+    q = ((scores - scores.max()) / epsilon).exp()
+    for _ in range(iterations):
+        q = q / q.sum(0, keepdim=True) / scores.shape[1]
+        q = q / q.sum(1, keepdim=True) / len(scores)
+    return q * len(scores)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (N, K) against distributions (N, K)."""
+    return -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
+
+
+def sigreg(z: Tensor, directions: Tensor, points: int) -> Tensor:
+    """Sketched isotropic Gaussian regularization (LeJEPA, 2511.08544, algorithm 1).
+
+    The Epps–Pulley statistic of z (N, D) along each of `directions` (D, M), averaged: N times the
+    integral over t in −5..5, by the trapezoidal rule on `points` points, of the squared distance of
+    the empirical characteristic function from the standard Gaussian's, weighted by the latter.
+    """
+    t = torch.linspace(-5, 5, points, dtype=z.dtype, device=z.device)
+    gaussian = (-t.square() / 2).exp()
+    angle = (z @ F.normalize(directions, dim=0))[:, :, None] * t
+    # Real and imaginary part: the Gaussian's imaginary part is zero.
+    distance = (angle.cos().mean(0) - gaussian).square() + angle.sin().mean(0).square()
+    return torch.trapezoid(distance * gaussian, t, dim=1).mean() * len(z)

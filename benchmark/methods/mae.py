@@ -45,7 +45,7 @@ class MAE(Method):
                 f"method mae: patch {patch} does not divide "
                 f"{context.shape.height}×{context.shape.width}"
             )
-        backbone.check_patch(patch)
+        backbone.check_masking(patch)
         self.grid = context.shape.height // patch
         if not 0 < round(mask_ratio * self.grid**2) < self.grid**2:
             raise UserError(

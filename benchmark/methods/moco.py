@@ -27,7 +27,6 @@ COMPONENT = {
         "output": "int >= 1",
         "queue": "int >= 1",
         "momentum": "0 <= float <= 1",
-        "shuffle": "bool",
         "symmetric": "bool",
     },
 }
@@ -45,7 +44,6 @@ class MoCo(Method):
         output: int,
         queue: int,
         momentum: float,
-        shuffle: bool,
         symmetric: bool,
     ) -> None:
         super().__init__(backbone, context)
@@ -61,8 +59,8 @@ class MoCo(Method):
                 f"method moco: queue {queue} is not a multiple of {joining} keys a step"
             )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
-        self.teacher = Teacher(self.student(), momentum, context.teacher)
-        self.temperature, self.shuffle, self.symmetric = temperature, shuffle, symmetric
+        self.teacher = Teacher(self.student(), context.teacher)
+        self.temperature, self.momentum, self.symmetric = temperature, momentum, symmetric
         self.queue: Tensor
         start = torch.randn(queue, output, generator=keyed(0, "moco queue"))
         self.register_buffer("queue", F.normalize(start, dim=1))
@@ -83,7 +81,7 @@ class MoCo(Method):
         pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
         queries = self.each_view(self.student(), [batch.views[first] for first, _ in pairs])
         keys = [
-            F.normalize(self.keys(batch.views[second], batch, f"shuffle {second}"), dim=1)
+            F.normalize(self.teacher(batch.views[second], batch, second), dim=1)
             for _, second in pairs
         ]
         outcomes = [
@@ -94,16 +92,9 @@ class MoCo(Method):
         losses, accuracies = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
 
-    def keys(self, view: Tensor, batch: Batch, purpose: str) -> Tensor:
-        """The teacher's output, its batch permuted across BN groups and put back (§3.3)."""
-        if not self.shuffle:
-            return self.teacher(view)
-        order = torch.randperm(len(view), generator=batch.draw.generator(purpose)).to(view.device)
-        return self.teacher(view[order])[order.argsort()]
-
-    def after_step(self) -> None:
+    def after_step(self, progress: float) -> None:
         """The teacher follows the student."""
-        self.teacher.follow(self.student())
+        self.teacher.follow(self.student(), self.momentum)
 
 
 build = MoCo

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.norms.factory import OverTokens, Site
+from benchmark.norms.factory import ChannelsLast, OverTokens, Site
 
 COMPONENT = [
     {
@@ -15,52 +15,59 @@ COMPONENT = [
         "version": 1,
         "options": {},
         "batch_dependent": True,
-        "branch": None,
         "normalizes": True,
     },
     {
         "name": "ghost-bn",
         "version": 1,
-        "options": {"groups": "int >= 1"},
+        "options": {"groups": "int >= 1", "assignment": ["contiguous", "strided"]},
         "batch_dependent": True,
-        "branch": None,
         "normalizes": True,
     },
 ]
 
 
-def build(name: str, site: Site, groups: int = 1) -> nn.Module:
-    """BN over the batch (and the positions), or over each of `groups` contiguous parts of it."""
+def build(name: str, site: Site, groups: int = 1, assignment: str = "contiguous") -> nn.Module:
+    """BN over the batch (and the positions), or over each of `groups` equal parts of it."""
     layer: nn.Module
     if name == "ghost-bn":
-        layer = GhostBatchNorm(site.width, groups)
-    elif site.shape == "map":
-        return nn.BatchNorm2d(site.width)
-    else:
-        layer = nn.BatchNorm1d(site.width)
+        layer = GhostBatchNorm(site.width, groups, assignment, site.affine)
+        # Groups are of samples, so tokens must not be taken for samples of their own.
+        return ChannelsLast(layer) if site.shape == "tokens" else layer
+    if site.shape == "map":
+        return nn.BatchNorm2d(site.width, affine=site.affine)
+    layer = nn.BatchNorm1d(site.width, affine=site.affine)
     return OverTokens(layer) if site.shape == "tokens" else layer
 
 
-def check_batch(name: str, size: int, groups: int = 1) -> None:
+def check_batch(name: str, size: int, groups: int = 1, assignment: str = "contiguous") -> None:
     """Every group gets the same number of samples."""
     if size % groups:
         raise ValueError(f"{groups} groups do not divide a batch of {size}")
 
 
 class GhostBatchNorm(nn.Module):
-    """BN whose statistics come from `groups` contiguous parts of the batch (1705.08741).
+    """BN whose statistics come from `groups` equal parts of the batch (1705.08741).
 
-    One affine transform serves all groups; the running statistics are the mean over the groups of
-    what each would have recorded. In evaluation mode it is plain BN.
+    `assignment`: sample i of n belongs to group ⌊i · groups / n⌋ (`contiguous`) or i mod groups
+    (`strided`, which puts both views of an image into one group where one forward pass takes all
+    views). One affine transform serves all groups; the running statistics are the mean over the
+    groups of what each would have recorded. In evaluation mode it is plain BN.
     """
 
     def __init__(
-        self, width: int, groups: int, eps: float = 1e-5, momentum: float | None = 0.1
+        self,
+        width: int,
+        groups: int,
+        assignment: str = "contiguous",
+        affine: bool = True,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__()
-        self.groups, self.eps, self.momentum = groups, eps, momentum
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.groups, self.assignment, self.eps, self.momentum = groups, assignment, eps, momentum
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
         self.running_mean: Tensor
         self.running_var: Tensor
         self.num_batches_tracked: Tensor
@@ -90,8 +97,15 @@ class GhostBatchNorm(nn.Module):
         variances = [self.running_var.clone() for _ in range(self.groups)]
         parts = [
             F.batch_norm(part, mean, var, self.weight, self.bias, True, momentum, self.eps)
-            for part, mean, var in zip(x.chunk(self.groups), means, variances, strict=True)
+            for part, mean, var in zip(self._split(x), means, variances, strict=True)
         ]
         self.running_mean.copy_(torch.stack(means).mean(0))
         self.running_var.copy_(torch.stack(variances).mean(0))
+        if self.assignment == "strided":
+            return torch.stack(parts, 1).flatten(0, 1)
         return torch.cat(parts)
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        if self.assignment == "strided":
+            return [x[group :: self.groups] for group in range(self.groups)]
+        return list(x.chunk(self.groups))

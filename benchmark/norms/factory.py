@@ -24,6 +24,12 @@ class Site:
     """C, the number of channels."""
     section: str
     """backbone, projector, predictor or decoder; used in error messages."""
+    positions: int = 1
+    """Positions of one sample over which a norm could average: H·W of a map, T of tokens."""
+    affine: bool = True
+    """Whether a learnable scale and shift follow; some heads end in a norm without them."""
+    activated: bool = False
+    """Whether an activation follows, which a norm that brings its own replaces."""
 
 
 class SectionNorms:
@@ -39,16 +45,24 @@ class SectionNorms:
         self.facts = registry.facts("norm", self.name)
         self._module = registry.load("norm", self.name)
 
-    def layer(self, shape: Shape, width: int) -> nn.Module:
+    def layer(self, shape: Shape, width: int, positions: int = 1, affine: bool = True) -> nn.Module:
         """A new layer for one site; raises UserError where the norm is not defined there."""
+        return self._build(Site(shape, width, self.section, positions, affine))
+
+    def activated(
+        self, shape: Shape, width: int, activation: nn.Module, positions: int = 1
+    ) -> tuple[nn.Module, nn.Module]:
+        """A new layer and the activation after it: none where the norm brings one of its own."""
+        layer = self._build(Site(shape, width, self.section, positions, activated=True))
+        return layer, nn.Identity() if self.facts.get("activates") else activation
+
+    def _build(self, site: Site) -> nn.Module:
         try:
-            layer: nn.Module = self._module.build(
-                self.name, Site(shape, width, self.section), **self.options
-            )
+            layer: nn.Module = self._module.build(self.name, site, **self.options)
         except ValueError as error:
             raise UserError(
                 f"norm {self.name!r} cannot stand in the {self.section} "
-                f"({shape} of {width} channels): {error}"
+                f"({site.shape} of {site.width} channels): {error}"
             ) from None
         return layer
 
@@ -61,9 +75,15 @@ class SectionNorms:
         except ValueError as error:
             raise UserError(f"norm {self.name!r} in the {self.section}: {error}") from None
 
+    def convolution(self, conv: nn.Conv2d) -> nn.Conv2d:
+        """A convolution that a norm follows, as the norm wants it, e.g. with standardized weights."""
+        change = getattr(self._module, "convolution", None)
+        changed: nn.Conv2d = conv if change is None else change(self.name, conv)
+        return changed
+
     def branch(self) -> nn.Module | None:
         """What multiplies the end of a residual branch, or None where the norm brings nothing."""
-        return SkipInit() if self.facts["branch"] == "skipinit" else None
+        return SkipInit() if self.facts.get("branch") == "skipinit" else None
 
 
 class SkipInit(nn.Module):
@@ -92,3 +112,16 @@ class OverTokens(nn.Module):
         """(N, T, C) → (N, T, C)."""
         flat: Tensor = self.layer(x.flatten(0, -2))
         return flat.view(x.shape)
+
+
+class ChannelsLast(nn.Module):
+    """Applies a layer for (N, C, …) to tokens (N, T, C) with the samples kept apart."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, …, C) → (N, …, C)."""
+        normalized: Tensor = self.layer(x.movedim(-1, 1))
+        return normalized.movedim(1, -1)

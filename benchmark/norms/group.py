@@ -1,33 +1,61 @@
-"""Group normalization (Wu & He 2018, 1803.08494)."""
+"""Group normalization (Wu & He 2018, 1803.08494), alone and with weight standardization."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from benchmark.norms.factory import OverTokens, Site
 
-COMPONENT = {
-    "name": "gn",
-    "version": 1,
-    "options": {"groups": "int >= 1"},
-    "batch_dependent": False,
-    "branch": None,
-    "normalizes": True,
-}
+COMPONENT = [
+    {
+        "name": "gn",
+        "version": 1,
+        "options": {"groups": "int >= 1"},
+        "batch_dependent": False,
+        "normalizes": True,
+    },
+    {
+        "name": "gn-ws",
+        "version": 1,
+        "options": {"groups": "int >= 1"},
+        "batch_dependent": False,
+        "normalizes": True,
+    },
+]
 
 
 def build(name: str, site: Site, groups: int) -> nn.Module:
-    """GN over `groups` groups of channels; in a ViT each token is normalized by itself."""
+    """GN over `groups` groups of channels; in a ViT each token is normalized by itself.
+
+    One group is over all channels and positions: on a map another norm than LN, which normalizes
+    each position alone.
+    """
     if site.width % groups:
         raise ValueError(f"groups {groups} do not divide {site.width} channels")
-    if site.shape != "map" and site.width == groups:
+    if site.width == groups and (site.shape != "map" or site.positions == 1):
         raise ValueError(f"with {groups} groups of one channel nothing is left but the bias")
     if site.shape == "map":
-        return MapGroupNorm(groups, site.width)
-    layer = nn.GroupNorm(groups, site.width)
+        return MapGroupNorm(groups, site.width, affine=site.affine)
+    layer = nn.GroupNorm(groups, site.width, affine=site.affine)
     return OverTokens(layer) if site.shape == "tokens" else layer
+
+
+def convolution(name: str, conv: nn.Conv2d) -> nn.Conv2d:
+    """Weight standardization (1903.10520): timm's convolution with standardized filters.
+
+    The paper defines it for convolutions, so linear layers keep their weights.
+    """
+    if name != "gn-ws":
+        return conv
+    made = StdConv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+        conv.dilation, conv.groups, bias=conv.bias is not None,
+    )  # fmt: skip
+    made.load_state_dict(conv.state_dict())
+    return made
 
 
 class MapGroupNorm(nn.GroupNorm):

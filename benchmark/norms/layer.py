@@ -12,12 +12,12 @@ COMPONENT = {
     "version": 1,
     "options": {},
     "batch_dependent": False,
-    "branch": None,
     "normalizes": True,
 }
 
 
 def build(name: str, site: Site) -> nn.Module:
     """timm's layers: in a map each position is normalized alone (one-group GN is another norm)."""
-    layer: nn.Module = (LayerNorm2d if site.shape == "map" else LayerNorm)(site.width, eps=1e-6)
+    kind = LayerNorm2d if site.shape == "map" else LayerNorm
+    layer: nn.Module = kind(site.width, eps=1e-6, affine=site.affine)
     return layer

@@ -17,7 +17,6 @@ COMPONENT = [
         "version": 1,
         "options": {},
         "batch_dependent": False,
-        "branch": None,
         "normalizes": False,
     },
     {
@@ -36,7 +35,8 @@ def build(name: str, site: Site) -> nn.Module:
 
     A ViT's linear layers have biases of their own, so there the norm leaves nothing behind.
     """
-    return nn.Identity() if site.shape == "tokens" else Bias(site.width)
+    bare = site.shape == "tokens" or not site.affine
+    return nn.Identity() if bare else Bias(site.width)
 
 
 class Bias(nn.Module):

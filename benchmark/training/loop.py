@@ -113,7 +113,7 @@ def train(
         optimizer.zero_grad()
         with counter if step == start else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                outcome = method(Batch(views, labels[index], Draw(seed, step)))
+                outcome = method(Batch(views, labels[index], Draw(seed, step), step / steps))
             outcome.loss.backward()
         if step == start:
             flops.fill_(counter.get_total_flops())
@@ -123,7 +123,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, recipe["rate"], recipe["warmup"])
         optimizer.step()
-        method.after_step()
+        method.after_step(step / steps)
         curves["loss"][step] = outcome.loss.detach()
         curves["gradient_norm"][step] = norm
         if outcome.pretext is not None:

@@ -11,7 +11,7 @@ from torch import nn
 from benchmark import registry
 from benchmark.backbones.base import ImageShape
 from benchmark.errors import UserError
-from benchmark.methods.base import Context, Method
+from benchmark.methods.base import Context, Method, Policy
 from benchmark.norms.factory import SectionNorms
 from benchmark.plan import Cell
 from benchmark.randomness import keyed
@@ -41,7 +41,7 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
         batch=training.get("batch", 0),
         norms=norms,
         view_batching=training.get("view_batching", "separate"),
-        teacher=training.get("teacher", "batch"),
+        teacher=Policy(**training["teacher"]) if "teacher" in training else Policy("batch", False),
     )
     options = {key: value for key, value in config["method"].items() if key != "name"}
     method: Method = registry.load("method", cell.method).build(backbone, context, **options)

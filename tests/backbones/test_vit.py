@@ -39,8 +39,8 @@ def test_vit_that_cannot_be_built_is_refused(changed, message):
 
 def test_masks_are_on_the_vits_own_patches():
     with pytest.raises(UserError, match="patch 8 is not the ViT's patch 4"):
-        backbone("vit", "ln").check_patch(8)
-    backbone("vit", "ln").check_patch(4)
+        backbone("vit", "ln").check_masking(8)
+    backbone("vit", "ln").check_masking(4)
 
 
 @pytest.mark.parametrize("norm", ["ln", "gn", "none-plain"])

@@ -1,0 +1,68 @@
+"""BYOL: bootstrap your own latent (Grill et al. 2020, 2006.07733)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import regression
+from benchmark.methods.teacher import Teacher, rising
+
+COMPONENT = {
+    "name": "byol",
+    "version": 1,
+    "title": "BYOL",
+    "views": 2,
+    "sections": ["backbone", "projector", "predictor"],
+    "teacher": True,
+    "options": {
+        "hidden": "int >= 1",
+        "output": "int >= 1",
+        "momentum": "0 <= float <= 1",
+        "loss_norm": ["l2", "none"],
+    },
+}
+
+
+class BYOL(Method):
+    """The student predicts what its teacher makes of the other view; nothing repels."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        hidden: int,
+        output: int,
+        momentum: float,
+        loss_norm: str,
+    ) -> None:
+        super().__init__(backbone, context)
+        self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
+        self.predictor = mlp([output, hidden, output], context.norms["predictor"])
+        self.teacher = Teacher(self.student(), context.teacher)
+        self.momentum, self.loss_norm = momentum, loss_norm
+
+    def student(self) -> nn.Sequential:
+        """What the teacher is a copy of: backbone and projector."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def start(self) -> None:
+        """The teacher starts at the student's initial weights."""
+        self.teacher.load(self.student())
+
+    def forward(self, batch: Batch) -> Outcome:
+        """p = q(g(f(x))), z' = g'(f'(x')); ‖p̂₁ − ẑ'₂‖² + ‖p̂₂ − ẑ'₁‖² (equations 2 and 3)."""
+        predict = nn.Sequential(self.student(), self.predictor)
+        first, second = self.each_view(predict, batch.views)
+        targets = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]
+        loss = regression(first, targets[1], self.loss_norm)
+        return Outcome(loss + regression(second, targets[0], self.loss_norm), None)
+
+    def after_step(self, progress: float) -> None:
+        """The teacher follows the student, slower and slower (§3.2)."""
+        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
+
+
+build = BYOL

@@ -1,0 +1,108 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021, 2104.14294), with two global views."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import soft_cross_entropy
+from benchmark.methods.teacher import Teacher, rising
+
+COMPONENT = {
+    "name": "dino",
+    "version": 1,
+    "title": "DINO",
+    "views": 2,
+    "sections": ["backbone", "projector"],
+    "teacher": True,
+    "options": {
+        "hidden": "int >= 1",
+        "bottleneck": "int >= 1",
+        "prototypes": "int >= 2",
+        "student_temperature": "float > 0",
+        "teacher_temperature": "float > 0",
+        "center": "0 <= float <= 1",
+        "momentum": "0 <= float <= 1",
+        "freeze": "0 <= float <= 1",
+    },
+}
+
+
+class Prototypes(nn.Linear):
+    """Scores of unit-length vectors against unit-length prototypes (the paper's weight norm)."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(width, count, bias=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, D) → cosines (N, K)."""
+        return F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
+
+
+class DINO(Method):
+    """The student's distribution over prototypes matches its teacher's on the other view."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        student_temperature: float,
+        teacher_temperature: float,
+        center: float,
+        momentum: float,
+        freeze: float,
+    ) -> None:
+        super().__init__(backbone, context)
+        self.projector = mlp(
+            [backbone.width, hidden, hidden, bottleneck], context.norms["projector"],
+            activation=nn.GELU,
+        )  # fmt: skip
+        self.prototypes = Prototypes(bottleneck, prototypes)
+        self.teacher = Teacher(self.student(), context.teacher)
+        self.temperatures = student_temperature, teacher_temperature
+        self.rate, self.momentum, self.freeze = center, momentum, freeze
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(prototypes))
+
+    def student(self) -> nn.Sequential:
+        """Backbone, projector and prototypes."""
+        return nn.Sequential(self.backbone, self.projector, self.prototypes)
+
+    def start(self) -> None:
+        """The teacher starts at the student's initial weights."""
+        self.teacher.load(self.student())
+
+    @property
+    def evaluated(self) -> Backbone:
+        """The teacher's backbone: it is the better one throughout training (§5.1, figure 6)."""
+        (backbone, *_) = self.teacher.network
+        return backbone
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Mean of H(P_t(x₁), P_s(x₂)) and H(P_t(x₂), P_s(x₁)), P_t centred and sharpened (§3.1)."""
+        self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
+        student, teacher = self.temperatures
+        scores = self.each_view(self.student(), batch.views)
+        outputs = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]
+        targets = [((output - self.center) / teacher).softmax(1) for output in outputs]
+        losses = [
+            soft_cross_entropy(scores[one] / student, targets[other])
+            for one, other in ((0, 1), (1, 0))
+        ]
+        self.center.lerp_(torch.cat(outputs).mean(0), 1 - self.rate)
+        agreeing = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
+        return Outcome((losses[0] + losses[1]) / 2, agreeing)
+
+    def after_step(self, progress: float) -> None:
+        """The teacher follows the student, slower and slower."""
+        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
+
+
+build = DINO

@@ -1,0 +1,60 @@
+"""LeJEPA: prediction of views and an isotropic Gaussian (Balestriero & LeCun 2025, 2511.08544)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import sigreg
+
+COMPONENT = {
+    "name": "lejepa",
+    "version": 1,
+    "title": "LeJEPA",
+    "views": 2,
+    "sections": ["backbone", "projector"],
+    "teacher": False,
+    "options": {
+        "hidden": "int >= 1",
+        "output": "int >= 1",
+        "weight": "0 <= float <= 1",
+        "slices": "int >= 1",
+        "points": "int >= 2",
+    },
+}
+
+
+class LeJEPA(Method):
+    """Embeddings of views meet at their mean, and all embeddings follow a standard Gaussian."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        hidden: int,
+        output: int,
+        weight: float,
+        slices: int,
+        points: int,
+    ) -> None:
+        super().__init__(backbone, context)
+        widths = [backbone.width, hidden, hidden, output]
+        self.projector = mlp(widths, context.norms["projector"])
+        self.weight, self.slices, self.points = weight, slices, points
+
+    def forward(self, batch: Batch) -> Outcome:
+        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, its directions drawn anew each step (§5)."""
+        network = nn.Sequential(self.backbone, self.projector)
+        z = torch.stack(self.each_view(network, batch.views))
+        prediction = (z - z.mean(0)).square().mean()
+        directions = torch.randn(
+            z.shape[2], self.slices, generator=batch.draw.generator("slices")
+        ).to(z)
+        gaussian = torch.stack([sigreg(view, directions, self.points) for view in z]).mean()
+        return Outcome((1 - self.weight) * prediction + self.weight * gaussian, None)
+
+
+build = LeJEPA

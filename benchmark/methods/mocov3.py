@@ -1,0 +1,72 @@
+"""MoCo v3: a momentum encoder, a predictor and the keys of the batch (Chen et al. 2021, 2104.02057)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import contrast_in_batch
+from benchmark.methods.teacher import Teacher, rising
+
+COMPONENT = {
+    "name": "mocov3",
+    "version": 1,
+    "title": "MoCo v3",
+    "views": 2,
+    "sections": ["backbone", "projector", "predictor"],
+    "teacher": True,
+    "options": {
+        "temperature": "float > 0",
+        "hidden": "int >= 1",
+        "output": "int >= 1",
+        "momentum": "0 <= float <= 1",
+    },
+}
+
+
+class MoCoV3(Method):
+    """A query must find the key of its own image among the keys of the batch."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        temperature: float,
+        hidden: int,
+        output: int,
+        momentum: float,
+    ) -> None:
+        super().__init__(backbone, context)
+        # Both heads end in a norm without scale and shift (the authors' code for ResNets).
+        projector, predictor = context.norms["projector"], context.norms["predictor"]
+        last = "norm without affine"
+        self.projector = mlp([backbone.width, hidden, output], projector, last)
+        self.predictor = mlp([output, hidden, output], predictor, last)
+        self.teacher = Teacher(self.student(), context.teacher)
+        self.temperature, self.momentum = temperature, momentum
+
+    def student(self) -> nn.Sequential:
+        """What the teacher is a copy of: backbone and projector."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def start(self) -> None:
+        """The teacher starts at the student's initial weights."""
+        self.teacher.load(self.student())
+
+    def forward(self, batch: Batch) -> Outcome:
+        """ctr(q₁, k₂) + ctr(q₂, k₁), each 2τ · InfoNCE over the batch (algorithm 1)."""
+        predict = nn.Sequential(self.student(), self.predictor)
+        first, second = self.each_view(predict, batch.views)
+        keys = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]
+        one, found = contrast_in_batch(first, keys[1], self.temperature)
+        other, found_too = contrast_in_batch(second, keys[0], self.temperature)
+        return Outcome(2 * self.temperature * (one + other), (found + found_too) / 2)
+
+    def after_step(self, progress: float) -> None:
+        """The teacher follows the student, slower and slower."""
+        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
+
+
+build = MoCoV3

@@ -1,0 +1,103 @@
+"""SwAV: swapped assignments between views (Caron et al. 2020, 2006.09882)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.errors import UserError
+from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.heads import mlp
+from benchmark.methods.losses import sinkhorn, soft_cross_entropy
+
+COMPONENT = {
+    "name": "swav",
+    "version": 1,
+    "title": "SwAV",
+    "views": 2,
+    "sections": ["backbone", "projector"],
+    "teacher": False,
+    "options": {
+        "temperature": "float > 0",
+        "hidden": "int >= 1",
+        "output": "int >= 1",
+        "prototypes": "int >= 2",
+        "epsilon": "float > 0",
+        "iterations": "int >= 1",
+        "queue": "int >= 0",
+        "queue_from": "0 <= float <= 1",
+        "freeze": "0 <= float <= 1",
+    },
+}
+
+
+class SwAV(Method):
+    """One view predicts the cluster to which the other belongs."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: Context,
+        temperature: float,
+        hidden: int,
+        output: int,
+        prototypes: int,
+        epsilon: float,
+        iterations: int,
+        queue: int,
+        queue_from: float,
+        freeze: float,
+    ) -> None:
+        super().__init__(backbone, context)
+        if queue % max(context.batch, 1):
+            raise UserError(f"method swav: queue {queue} is not a multiple of {context.batch}")
+        self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
+        self.prototypes = nn.Linear(output, prototypes, bias=False)
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.queue_from, self.freeze = queue_from, freeze
+        self.queue: Tensor
+        self.register_buffer("queue", torch.zeros(2, queue, output))
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Cross-entropy of each view's softmax(zᵀc / τ) against the other's assignment (equation 2).
+
+        Assignments are the Sinkhorn–Knopp solution (§3.1) over the batch and, after a share
+        `queue_from` of the training, a queue of earlier embeddings of the same view. Prototypes are
+        kept at length 1 and do not move in the first share `freeze` of the training (as in the
+        authors' code).
+        """
+        with torch.no_grad():
+            self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+        self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
+        network = nn.Sequential(self.backbone, self.projector)
+        z = [F.normalize(e, dim=1) for e in self.each_view(network, batch.views)]
+        scores = [self.prototypes(embedding) for embedding in z]
+        targets = [self.assign(number, score.detach()) for number, score in enumerate(scores)]
+        self.keep(z, batch.progress)
+        losses = [
+            soft_cross_entropy(scores[one] / self.temperature, targets[other])
+            for one, other in ((0, 1), (1, 0))
+        ]
+        agreeing = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
+        return Outcome((losses[0] + losses[1]) / 2, agreeing)
+
+    @torch.no_grad()
+    def assign(self, number: int, scores: Tensor) -> Tensor:
+        """The assignment (N, K) of a view from its scores (N, K) and the queue, once it is full."""
+        filled = bool(self.queue.numel()) and bool(self.queue[number, -1].any())
+        if filled:
+            scores = torch.cat((scores, self.prototypes(self.queue[number])))
+        assignment = sinkhorn(scores, self.epsilon, self.iterations)
+        return assignment[: len(assignment) - (self.queue.shape[1] if filled else 0)]
+
+    @torch.no_grad()
+    def keep(self, z: list[Tensor], progress: float) -> None:
+        """The newest embeddings join the front of the queue and the oldest leave it."""
+        if self.queue.shape[1] and progress >= self.queue_from:
+            kept = self.queue[:, : self.queue.shape[1] - len(z[0])]
+            self.queue = torch.cat((torch.stack(z).detach().to(kept), kept), 1)
+
+
+build = SwAV

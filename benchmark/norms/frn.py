@@ -1,0 +1,28 @@
+"""Filter response normalization with its thresholded unit (Singh & Krishnan 2020, 1911.09737)."""
+
+from __future__ import annotations
+
+from timm.layers import FilterResponseNormTlu2d
+from torch import nn
+
+from benchmark.norms.factory import Site
+
+COMPONENT = {
+    "name": "frn",
+    "version": 1,
+    "options": {},
+    "batch_dependent": False,
+    "normalizes": True,
+    "activates": True,
+}
+
+
+def build(name: str, site: Site) -> nn.Module:
+    """timm's layer; where no activation follows, without the threshold."""
+    if site.shape != "map":
+        raise ValueError("it normalizes over the positions of a map")
+    if site.positions == 1:
+        raise ValueError("on a 1×1 map it leaves little but the sign (§3.1)")
+    if not site.affine:
+        raise ValueError("it has no form without scale and shift")
+    return FilterResponseNormTlu2d(site.width, apply_act=site.activated)

@@ -1,0 +1,68 @@
+"""BN that normalizes with statistics from its history: two policies of a teacher's norms."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from benchmark.errors import UserError
+
+POLICIES = ("running", "momentum")
+
+
+class HistoryBatchNorm(_BatchNorm):
+    """BN whose training mode normalizes with stored statistics.
+
+    `running`: with the running statistics as they stand; the batch joins them afterwards.
+    `momentum`: with α · history + (1 − α) · batch, which becomes the history (Momentum² Teacher,
+    2101.07525, equation 5); α is `history`, which the teacher moves from 0 to 1 during training.
+    Under either, and without gradient, samples of one batch do not set each other's scale alone.
+    """
+
+    def __init__(self, layer: _BatchNorm, policy: str) -> None:
+        super().__init__(layer.num_features, layer.eps, layer.momentum, layer.affine)
+        self.load_state_dict(layer.state_dict())
+        self.policy = policy
+        self.history = 0.0
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Vectors and maps alike."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …), without gradient."""
+        mean, variance = self.running_mean, self.running_var
+        if mean is None or variance is None:
+            raise ValueError("a BN without running statistics has no history")
+        if not self.training:
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
+        batch_variance, batch_mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        if self.policy == "momentum":
+            mean.lerp_(batch_mean, 1 - self.history)
+            variance.lerp_(batch_variance, 1 - self.history)
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
+        y = F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
+        count = x.numel() / x.shape[1]
+        share = self.momentum if self.momentum is not None else 0.1
+        mean.lerp_(batch_mean, share)
+        variance.lerp_(batch_variance * (count / max(count - 1, 1)), share)
+        return y
+
+
+def give_history(network: nn.Module, policy: str) -> list[HistoryBatchNorm]:
+    """Replaces every BN of `network` in place; another norm of the batch has no such form."""
+    made = []
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, _BatchNorm):
+                layer = HistoryBatchNorm(module, policy)
+                setattr(parent, name, layer)
+                made.append(layer)
+            elif hasattr(module, "running_mean"):
+                raise UserError(
+                    f"teacher statistics {policy!r} are defined for bn, not for a norm of "
+                    f"class {type(module).__name__}"
+                )
+    return made

@@ -1,0 +1,56 @@
+"""Schemes by name: the usual norms in every section, and the usual placements.
+
+Data, not code: a track's `schemes` adds to these and may give a name another meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+UNIFORM: dict[str, dict[str, Any]] = {
+    "bn": {"norm": "bn"},
+    "ghost-bn": {"norm": "ghost-bn", "groups": 8, "assignment": "strided"},
+    "batch-renorm": {"norm": "batch-renorm", "r_max": 3.0, "d_max": 5.0, "start": 100, "end": 300},
+    "ln": {"norm": "ln"},
+    "gn": {"norm": "gn", "groups": 8},
+    "gn-one": {"norm": "gn", "groups": 1},
+    "gn-ws": {"norm": "gn-ws", "groups": 8},
+    "in": {"norm": "in"},
+    "rmsnorm": {"norm": "rmsnorm"},
+    "dyt": {"norm": "dyt", "alpha": 0.5},
+    "frn": {"norm": "frn"},
+    "evonorm-s0": {"norm": "evonorm-s0", "groups": 8},
+    "none-plain": {"norm": "none-plain"},
+    "none-skipinit": {"norm": "none-skipinit"},
+}
+"""One norm in every section."""
+
+HEADS = ("projector", "predictor", "decoder")
+
+
+def _split(backbone: str, heads: str) -> dict[str, Any]:
+    return {"backbone": UNIFORM[backbone], **dict.fromkeys(HEADS, UNIFORM[heads])}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    **UNIFORM,
+    "bn-head-only": _split("none-plain", "bn"),
+    "bn-backbone-only": _split("bn", "none-plain"),
+    "gn-bn-head": _split("gn", "bn"),
+    "ln-bn-head": _split("ln", "bn"),
+    "bn-gn-head": _split("bn", "gn"),
+    # These two are undefined on the vectors of a head.
+    "in-backbone": _split("in", "ln"),
+    "frn-backbone": _split("frn", "ln"),
+    "ghost-bn-no-shuffle": {**UNIFORM["ghost-bn"], "teacher": {"shuffle": False}},
+    "bn-running": {"norm": "bn", "teacher": {"statistics": "running"}},
+    "bn-momentum": {"norm": "bn", "teacher": {"statistics": "momentum"}},
+    "bn-eman": {"norm": "bn", "teacher": {"statistics": "eman"}},
+    "ln-post": {"norm": "ln", "vit": {"placement": "post"}},
+    "ln-res-post": {"norm": "ln", "vit": {"placement": "res-post"}},
+    "ln-qk": {"norm": "ln", "vit": {"qk_norm": True}},
+    "ln-after-pool": {"norm": "ln", "vit": {"final_norm": "after-pool"}},
+    "ln-class-token": {"norm": "ln", "vit": {"final_norm": "class-token"}},
+    "ln-no-final": {"norm": "ln", "vit": {"final_norm": "none"}},
+    "bn-mlp": {"norm": "bn", "vit": {"mlp_norm": True}},
+}

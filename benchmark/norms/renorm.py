@@ -1,0 +1,101 @@
+"""Batch renormalization (Ioffe 2017, 1702.03275)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.norms.factory import OverTokens, Site
+
+COMPONENT = {
+    "name": "batch-renorm",
+    "version": 1,
+    "options": {
+        "r_max": "float >= 1",
+        "d_max": "float >= 0",
+        "start": "int >= 0",
+        "end": "int >= 1",
+    },
+    "batch_dependent": True,
+    "normalizes": True,
+}
+
+
+def build(name: str, site: Site, r_max: float, d_max: float, start: int, end: int) -> nn.Module:
+    """Batch renormalization over the batch and the positions."""
+    if end <= start:
+        raise ValueError(f"end {end} is not after start {start}")
+    layer = BatchRenorm(site.width, r_max, d_max, start, end, site.affine)
+    return OverTokens(layer) if site.shape == "tokens" else layer
+
+
+class BatchRenorm(nn.Module):
+    """BN corrected towards the running statistics, within limits (algorithm 1 and §3).
+
+    With batch statistics μ_B, σ_B and running ones μ, σ, the output is (x − μ_B)/σ_B · r + d with
+    r = clip(σ_B/σ, 1/r_max, r_max) and d = clip((μ_B − μ)/σ, −d_max, d_max), both without
+    gradient. The limits grow linearly from 1 and 0 (which is BN) at forward pass `start` to r_max
+    and d_max at pass `end`. The running variance is BN's (the paper moves the standard deviation),
+    so that evaluation is BN's.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        r_max: float,
+        d_max: float,
+        start: int,
+        end: int,
+        affine: bool = True,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        super().__init__()
+        self.r_max, self.d_max, self.begin, self.end = r_max, d_max, start, end
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def reset_running_stats(self) -> None:
+        """Forgets the running statistics."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """r_max and d_max as they are at this forward pass, scalars on the device."""
+        passed = (self.num_batches_tracked - self.begin) / (self.end - self.begin)
+        share = passed.clamp(0, 1).to(self.running_mean)
+        return 1 + share * (self.r_max - 1), share * self.d_max
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …)."""
+        if not self.training:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
+            )
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        dims = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(x, dims, correction=0)
+        with torch.no_grad():
+            r_max, d_max = self.limits()
+            batch_sd, sd = (variance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
+            r = (batch_sd / sd).clamp(1 / r_max, r_max)
+            d = ((mean - self.running_mean) / sd).clamp(-d_max, d_max)
+            self.num_batches_tracked.add_(1)
+            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            # torch's running variance is the unbiased one; so is this, for the same evaluation.
+            count = x.numel() / x.shape[1]
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+        y = (x - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(shape)
+        if self.weight is None or self.bias is None:
+            return y
+        return y * self.weight.view(shape) + self.bias.view(shape)

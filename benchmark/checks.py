@@ -65,8 +65,6 @@ def checked(params: Params) -> Params:
         _check_experiment(name, experiment, params)
     if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
         raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
-    if params.sweep.experiment not in params.experiments:
-        raise unknown("experiment of the sweep", params.sweep.experiment, params.experiments)
     reported = {seed for e in params.experiments.values() for seed in e.seeds}
     if shared := reported & set(params.sweep.seeds):
         raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")

@@ -28,7 +28,7 @@ def read_params(arguments: argparse.Namespace) -> Params:
 
 def planned(arguments: argparse.Namespace, found: Params) -> list[Cell]:
     """The cells that the command names, with tuned learning rates where the experiment asks for them."""
-    table = sweeping.load(sweeping.path(arguments.root, found.track))
+    table = sweeping.load(sweeping.path(arguments.root, found.track, arguments.experiment))
     return _chosen(arguments, found, sweeping.settings(table))
 
 
@@ -62,7 +62,7 @@ def plan(arguments: argparse.Namespace) -> None:
     from benchmark.listing import table
 
     found = read_params(arguments)
-    tuned = sweeping.settings(sweeping.load(sweeping.path(arguments.root, found.track)))
+    tuned = sweeping.settings(sweeping.load(sweeping.path(arguments.root, found.track, arguments.experiment)))
     rows = planning.rows(found, arguments.experiment)
     defaults = {
         row: planning.default_setting(found, row) for row in rows if planning.is_trained(row.method)
@@ -164,8 +164,8 @@ def sweep(arguments: argparse.Namespace) -> None:
     """Tunes learning rates and writes the table."""
     found = read_params(arguments)
     dataset = dataset_checksum(arguments.root, found)
-    target = sweeping.path(arguments.root, found.track)
-    known = sweeping.known(sweeping.load(target))
+    target = sweeping.path(arguments.root, found.track, arguments.experiment)
+    known = sweeping.known(arguments.root, found.track)
     metric = sweeping.metric(found)
     kept = store(arguments.root)
     prints: dict[str, str] = {}
@@ -175,8 +175,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         _train(arguments, found, [c for c in cells if prints[c.label] not in known], dataset)
         return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
 
-    table = sweeping.tune(found, results, lambda line: print(line, file=sys.stderr))
-    sweeping.write(target, found, table, prints)
+    table = sweeping.tune(found, arguments.experiment, results, lambda line: print(line, file=sys.stderr))
+    sweeping.write(target, found, arguments.experiment, table, prints)
     print(target)
 
 

@@ -139,7 +139,7 @@ def cells(
             if grid.rates == "tuned":
                 if rates is None or row not in rates:
                     raise UserError(
-                        f"results/{params.track}/rates.json has no rate for {row}: run "
+                        f"results/{params.track}/rates/{experiment}.json has no rate for {row}: run "
                         f"`dvc repro tracks/{params.track}/sweep/dvc.yaml`"
                     )
                 setting = rates[row]

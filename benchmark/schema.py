@@ -91,9 +91,8 @@ class Experiment(Model):
 
 
 class Sweep(Model):
-    """How the learning rates of an experiment are tuned, on the validation split."""
+    """How learning rates are tuned, on the validation split."""
 
-    experiment: str
     seeds: tuple[int, ...] = Field(min_length=1)
     factor: float = Field(gt=1)
     rates: int = Field(ge=3)

@@ -54,11 +54,9 @@ def metric(params: Params) -> str:
     return f"pooled.knn{params.evaluation.neighbours[0]}"
 
 
-def tunable(params: Params) -> list[Row]:
-    """The rows of the sweep's experiment that have a learning rate."""
-    return [
-        row for row in plan.rows(params, params.sweep.experiment) if plan.is_trained(row.method)
-    ]
+def tunable(params: Params, experiment: str) -> list[Row]:
+    """The rows of an experiment that have a learning rate."""
+    return [row for row in plan.rows(params, experiment) if plan.is_trained(row.method)]
 
 
 def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
@@ -79,10 +77,12 @@ def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
     return made
 
 
-def tune(params: Params, train: Train, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def tune(
+    params: Params, experiment: str, train: Train, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """The table's rows; see `write`."""
     reach = params.sweep.rates // 2
-    span = {row: list(range(-reach, params.sweep.rates - reach)) for row in tunable(params)}
+    span = {row: list(range(-reach, params.sweep.rates - reach)) for row in tunable(params, experiment)}
     results: dict[str, Result] = {}
     for turn in range(params.sweep.extensions + 1):
         wanted = [t.cell for row, exps in span.items() for t in trials(params, row, exps)]
@@ -154,13 +154,17 @@ def _row(
     }
 
 
-def path(root: Path, track: str) -> Path:
-    """Where a track's table of rates is."""
-    return root / "results" / track / "rates.json"
+def path(root: Path, track: str, experiment: str) -> Path:
+    """Where an experiment's table of rates is."""
+    return root / "results" / track / "rates" / f"{experiment}.json"
 
 
 def write(
-    target: Path, params: Params, table: list[dict[str, Any]], prints: Mapping[str, str]
+    target: Path,
+    params: Params,
+    experiment: str,
+    table: list[dict[str, Any]],
+    prints: Mapping[str, str],
 ) -> None:
     """Writes the table, each trial with its fingerprint."""
     for row in table:
@@ -168,6 +172,7 @@ def write(
             trial["fingerprint"] = prints[trial["label"]]
     document = {
         "track": params.track,
+        "experiment": experiment,
         "metric": f"validation accuracy, {metric(params)}",
         "seeds": list(params.sweep.seeds),
         "rows": table,
@@ -194,11 +199,16 @@ def settings(table: Mapping[str, Any]) -> dict[Row, Setting]:
     }
 
 
-def known(table: Mapping[str, Any]) -> dict[str, Result]:
-    """The results of a table's trials by fingerprint; those that crashed are to be tried again."""
+def known(root: Path, track: str) -> dict[str, Result]:
+    """The results of all trials in a track's tables, by fingerprint.
+
+    Experiments share trials. Those that crashed are to be tried again.
+    """
+    tables = sorted(path(root, track, "any").parent.glob("*.json"))
     return {
         trial["fingerprint"]: Result(trial["status"], trial["validation"])
-        for row in table["rows"]
+        for table in tables
+        for row in load(table)["rows"]
         for trial in row["trials"]
         if trial["status"] in FINAL
     }

@@ -127,10 +127,14 @@ def build(
     norm: str,
     seed: int = 0,
     training: dict[str, Any] | None = None,
+    spec: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Method:
-    """A method's network as a cell has it at the start, in training mode."""
-    spec = {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
+    """A method's network as a cell has it at the start, in training mode.
+
+    `spec` is the norm of every section, by default `norm` with the options of these tests.
+    """
+    spec = spec or {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
     config = {
         "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
         "family": {"name": family, **options("family", family, FAMILY_OPTIONS)},

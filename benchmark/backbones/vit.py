@@ -55,15 +55,16 @@ def build(
         raise UserError(f"family vit: patch {patch} does not divide {shape.height}×{shape.width}")
     if width % heads:
         raise UserError(f"family vit: heads {heads} do not divide width {width}")
+    positions = 1 + shape.height * shape.width // patch**2
     net = VisionTransformer(
         img_size=(shape.height, shape.width), patch_size=patch, in_chans=shape.channels,
         num_classes=0, global_pool="token", embed_dim=width, depth=depth, num_heads=heads,
         mlp_ratio=mlp_ratio, qk_norm=qk_norm, scale_mlp_norm=mlp_norm, final_norm=False,
-        norm_layer=_injected(norms, 1 + shape.height * shape.width // patch**2),
+        norm_layer=_injected(norms, positions),
         block_fn=BLOCKS[placement],
     )  # fmt: skip
     if final_norm != "none":
-        net.norm = norms.layer("tokens", width)
+        net.norm = norms.layer("tokens", width, positions if final_norm == "before-pool" else 1)
     _add_branches(net.blocks, norms)
     return TimmViT(net, final_norm)
 

@@ -91,6 +91,8 @@ class GhostBatchNorm(nn.Module):
             raise UserError(
                 f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}"
             )
+        if x.numel() == self.groups * x.shape[1]:
+            raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no deviation")
         self.num_batches_tracked.add_(1)
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         means = [self.running_mean.clone() for _ in range(self.groups)]
@@ -102,10 +104,12 @@ class GhostBatchNorm(nn.Module):
         self.running_mean.copy_(torch.stack(means).mean(0))
         self.running_var.copy_(torch.stack(variances).mean(0))
         if self.assignment == "strided":
-            return torch.stack(parts, 1).flatten(0, 1)
+            return torch.stack([y.movedim(1, -1) for y in parts], 1).flatten(0, 1).movedim(-1, 1)
         return torch.cat(parts)
 
     def _split(self, x: Tensor) -> list[Tensor]:
         if self.assignment == "strided":
-            return [x[group :: self.groups] for group in range(self.groups)]
+            # Taken apart and stacked with the channels last, which is how maps are stored here.
+            parts = x.movedim(1, -1).unflatten(0, (-1, self.groups)).unbind(1)
+            return [part.movedim(-1, 1) for part in parts]
         return list(x.chunk(self.groups))

@@ -19,11 +19,13 @@ class HistoryBatchNorm(_BatchNorm):
     `momentum`: with α · history + (1 − α) · batch, which becomes the history (Momentum² Teacher,
     2101.07525, equation 5); α is `history`, which the teacher moves from 0 to 1 during training.
     Under either, and without gradient, samples of one batch do not set each other's scale alone.
+    While its running statistics are re-estimated (`momentum` None), it is plain BN.
     """
 
     def __init__(self, layer: _BatchNorm, policy: str) -> None:
         super().__init__(layer.num_features, layer.eps, layer.momentum, layer.affine)
         self.load_state_dict(layer.state_dict())
+        self.requires_grad_(False)
         self.policy = policy
         self.history = 0.0
 
@@ -33,6 +35,8 @@ class HistoryBatchNorm(_BatchNorm):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …), without gradient."""
+        if self.momentum is None:
+            return super().forward(x)
         mean, variance = self.running_mean, self.running_var
         if mean is None or variance is None:
             raise ValueError("a BN without running statistics has no history")
@@ -45,9 +49,8 @@ class HistoryBatchNorm(_BatchNorm):
             return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
         y = F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
         count = x.numel() / x.shape[1]
-        share = self.momentum if self.momentum is not None else 0.1
-        mean.lerp_(batch_mean, share)
-        variance.lerp_(batch_variance * (count / max(count - 1, 1)), share)
+        mean.lerp_(batch_mean, self.momentum)
+        variance.lerp_(batch_variance * (count / max(count - 1, 1)), self.momentum)
         return y
 
 
@@ -60,7 +63,7 @@ def give_history(network: nn.Module, policy: str) -> list[HistoryBatchNorm]:
                 layer = HistoryBatchNorm(module, policy)
                 setattr(parent, name, layer)
                 made.append(layer)
-            elif hasattr(module, "running_mean"):
+            elif isinstance(getattr(module, "running_mean", None), Tensor):
                 raise UserError(
                     f"teacher statistics {policy!r} are defined for bn, not for a norm of "
                     f"class {type(module).__name__}"

@@ -90,7 +90,7 @@ class BatchRenorm(nn.Module):
             r = (batch_sd / sd).clamp(1 / r_max, r_max)
             d = ((mean - self.running_mean) / sd).clamp(-d_max, d_max)
             self.num_batches_tracked.add_(1)
-            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, share)
             # torch's running variance is the unbiased one; so is this, for the same evaluation.
             count = x.numel() / x.shape[1]

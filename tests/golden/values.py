@@ -38,7 +38,8 @@ RATES = {"sgd": 0.05, "adamw": 2e-3}
 
 VIEWS = {
     "crop_scale": [0.2, 1.0], "crop_ratio": [0.75, 1.3333], "flip": 0.5, "jitter": 0.8,
-    "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "gray": 0.2, "blur": 0.5, "solarize": 0.2,
+    "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1,
+    "gray": 0.2, "blur": 0.5, "solarize": 0.2,
 }  # fmt: skip
 
 Entry = dict[str, Any]

@@ -11,29 +11,15 @@ from typing import Any
 
 import pytest
 
-from benchmark import canonical, cli, registry
-from benchmark.schema import Params
+from benchmark import canonical, cli
 from tests import tiny
-
-
-def note(params: Params) -> dict[str, Any]:
-    """A manifest that says its images were built from these params, and no more."""
-    data = params.data
-    version = registry.facts("source", data.source)["version"]
-    options = {key: value for key, value in data.options.items() if key != "path"}
-    return {
-        "source": {"name": data.source, "version": version, "options": options},
-        "seed": data.seed,
-        "asked": data.splits.model_dump(),
-        "sha256": "images",
-    }
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder to stand in, with the note of its images but without them."""
     tiny.write_params(tmp_path, tiny.raw())
-    canonical.write(tmp_path / "data" / "mini" / "manifest.json", json.dumps(note(tiny.params())))
+    canonical.write(tmp_path / "data" / "mini" / "manifest.json", tiny.note(tiny.params()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BENCHMARK_HOME", raising=False)
     return tmp_path

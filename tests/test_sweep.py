@@ -178,7 +178,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder without images, but with the note of their checksum."""
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
     tiny.write_params(tmp_path, tree)
-    canonical.write(tmp_path / "data" / "mini" / "manifest.json", '{"sha256": "images"}')
+    canonical.write(tmp_path / "data" / "mini" / "manifest.json", tiny.note(tiny.params()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BENCHMARK_HOME", raising=False)
     return tmp_path

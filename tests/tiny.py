@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from benchmark import cli
+from benchmark import cli, registry
 from benchmark.params import parse
 from benchmark.plan import Cell, cells
 from benchmark.records import Store
@@ -127,6 +127,21 @@ def project(root: Path, tree: dict[str, Any] | None = None) -> Path:
 def params(tree: dict[str, Any] | None = None) -> Params:
     """Tiny params, checked."""
     return parse(raw() if tree is None else tree, "params.yaml")
+
+
+def note(params: Params) -> str:
+    """A manifest that says its images were built from these params, and no more."""
+    data = params.data
+    version = registry.facts("source", data.source)["version"]
+    options = {key: value for key, value in data.options.items() if key != "path"}
+    return json.dumps(
+        {
+            "source": {"name": data.source, "version": version, "options": options},
+            "seed": data.seed,
+            "asked": data.splits.model_dump(),
+            "sha256": "images",
+        }
+    )
 
 
 def cell(label: str, experiment: str = "leaderboard", tree: dict[str, Any] | None = None) -> Cell:

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
     sweep = _verb(verbs, "sweep", commands.sweep, "tune the learning rates on the validation split")
     _track(sweep)
+    sweep.add_argument("--experiment", default="leaderboard", metavar="E")
     _machine(sweep)
 
     board = _verb(verbs, "leaderboard", commands.leaderboard, "rebuild the tables from records")

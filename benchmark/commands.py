@@ -62,7 +62,9 @@ def plan(arguments: argparse.Namespace) -> None:
     from benchmark.listing import table
 
     found = read_params(arguments)
-    tuned = sweeping.settings(sweeping.load(sweeping.path(arguments.root, found.track, arguments.experiment)))
+    tuned = sweeping.settings(
+        sweeping.load(sweeping.path(arguments.root, found.track, arguments.experiment))
+    )
     rows = planning.rows(found, arguments.experiment)
     defaults = {
         row: planning.default_setting(found, row) for row in rows if planning.is_trained(row.method)
@@ -175,7 +177,9 @@ def sweep(arguments: argparse.Namespace) -> None:
         _train(arguments, found, [c for c in cells if prints[c.label] not in known], dataset)
         return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
 
-    table = sweeping.tune(found, arguments.experiment, results, lambda line: print(line, file=sys.stderr))
+    table = sweeping.tune(
+        found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)
+    )
     sweeping.write(target, found, arguments.experiment, table, prints)
     print(target)
 

@@ -138,9 +138,11 @@ def cells(
             setting = default_setting(params, row)
             if grid.rates == "tuned":
                 if rates is None or row not in rates:
+                    # The leaderboard's sweep is apart, so that the main job does not depend on it.
+                    folder = "sweep" if experiment == "leaderboard" else experiment
                     raise UserError(
                         f"results/{params.track}/rates/{experiment}.json has no rate for {row}: run "
-                        f"`dvc repro tracks/{params.track}/sweep/dvc.yaml`"
+                        f"`dvc repro tracks/{params.track}/{folder}/dvc.yaml`"
                     )
                 setting = rates[row]
         planned += [

@@ -2,7 +2,7 @@
 
 A component file states its facts as a module-level literal (`COMPONENT = {...}`), which is read
 with `ast`, so that `plan`, `--help` and error messages need not wait for torch. Adding a component
-is adding a file: nothing lists them.
+is adding a file: nothing lists them. Files outside the package take part as plug-ins.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.errors import unknown
+from benchmark import plugins
+from benchmark.errors import UserError, unknown
 
 FOLDERS = {
     "method": "methods",
@@ -26,9 +27,33 @@ FOLDERS = {
 """Each kind of component and the folder, inside the package, whose files define it."""
 
 
-@functools.cache
 def catalogue(kind: str) -> dict[str, dict[str, Any]]:
-    """The facts of every component of `kind` by name, each with its `module` added.
+    """The facts of every component of `kind` by name, plug-ins included, each with its `module`.
+
+    Raises UserError for a plug-in whose name is taken.
+    """
+    return _with_plugins(kind, plugins.named())
+
+
+@functools.cache
+def _with_plugins(kind: str, named: str) -> dict[str, dict[str, Any]]:
+    found = dict(own(kind))
+    for facts in plugins.found(named):
+        if facts["kind"] != kind:
+            continue
+        if facts["name"] in found:
+            other = found[facts["name"]]
+            raise UserError(
+                f"{facts['where']}: the {kind} {facts['name']!r} is already defined by "
+                f"{other.get('where', other['module'])}"
+            )
+        found[facts["name"]] = facts
+    return found
+
+
+@functools.cache
+def own(kind: str) -> dict[str, dict[str, Any]]:
+    """The facts of every component of `kind` that the package itself has, with its `module`.
 
     A file may define several components: its `COMPONENT` literal is then a list.
     """
@@ -36,39 +61,46 @@ def catalogue(kind: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.py")):
         module = ".".join(("benchmark", *FOLDERS[kind].split("/"), path.stem))
-        for facts in _literal(path):
+        value = constant(path, "COMPONENT")
+        for facts in value if isinstance(value, list) else [value] if value else []:
             if facts["name"] in found:
                 raise ValueError(f"{path}: a second {kind} named {facts['name']!r}")
             found[facts["name"]] = {**facts, "module": module}
     return found
 
 
+def check_plugins() -> None:
+    """Raises UserError if any plug-in is not what it should be."""
+    if plugins.found(plugins.named()):
+        for kind in FOLDERS:
+            catalogue(kind)
+
+
 def facts(kind: str, name: str) -> dict[str, Any]:
     """The facts of one component; an unknown name is the user's error, with the nearest one."""
     known = catalogue(kind)
     if name not in known:
-        raise unknown(kind, name, known)
+        # Who forgets the plug-in that the params speak of gets this line.
+        raise UserError(f"{unknown(kind, name, known)}; a plug-in's needs `--plugin FILE`")
     return known[name]
+
+
+def versions(kind: str, name: str) -> dict[str, int | str]:
+    """What a fingerprint says of one component: its version, e.g. `{"norm bn": 1}`.
+
+    Of a plug-in file also the sha256: a file without releases changes without a new version.
+    """
+    found = facts(kind, name)
+    entry: dict[str, int | str] = {f"{kind} {name}": found["version"]}
+    return entry | ({f"{kind} {name} file": found["sha256"]} if "sha256" in found else {})
 
 
 def load(kind: str, name: str) -> ModuleType:
     """The component's module, imported."""
-    return importlib.import_module(facts(kind, name)["module"])
+    found = facts(kind, name)
+    return plugins.load(found) if "where" in found else importlib.import_module(found["module"])
 
 
 def constant(path: Path, name: str) -> Any:
     """The value of a module-level literal, read without importing the module."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return ast.literal_eval(node.value)
-    return None
-
-
-def _literal(path: Path) -> list[dict[str, Any]]:
-    value = constant(path, "COMPONENT")
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+    return plugins.literal(path.read_bytes(), name)

@@ -82,7 +82,9 @@ def tune(
 ) -> list[dict[str, Any]]:
     """The table's rows; see `write`."""
     reach = params.sweep.rates // 2
-    span = {row: list(range(-reach, params.sweep.rates - reach)) for row in tunable(params, experiment)}
+    span = {
+        row: list(range(-reach, params.sweep.rates - reach)) for row in tunable(params, experiment)
+    }
     results: dict[str, Result] = {}
     for turn in range(params.sweep.extensions + 1):
         wanted = [t.cell for row, exps in span.items() for t in trials(params, row, exps)]

@@ -151,7 +151,12 @@ def test_images_built_from_other_params_are_refused(
         ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
         ("simclr-resnet-bn-s0", "families/resnet/channels", [8], "must have four entries"),
         ("simclr-resnet-bn-s0", "schemes/bn", {"norm": "gn", "groups": 3}, "do not divide 8"),
-        ("simclr-resnet-bn-s0", "schemes/bn", {"norm": "ghost-bn", "groups": 5}, "5"),
+        (
+            "simclr-resnet-bn-s0",
+            "schemes/bn",
+            {"norm": "ghost-bn", "assignment": "strided", "groups": 5},
+            "5",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(

@@ -65,9 +65,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def train(cells: Any) -> dict[str, sweep.Result]:
         return {cell.label: sweep.Result("done", 0.5) for cell in cells}
 
-    table = sweep.tune(params, train, lambda line: None)
+    table = sweep.tune(params, "leaderboard", train, lambda line: None)
     prints = {trial["label"]: "0" * 64 for row in table for trial in row["trials"]}
-    sweep.write(sweep.path(root, "mini"), params, table, prints)
+    sweep.write(sweep.path(root, "mini", "leaderboard"), params, "leaderboard", table, prints)
     with (root / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(pipeline(), file)
     call(root, "git", "init", "-q")
@@ -111,10 +111,10 @@ def test_the_pipeline_builds_everything_and_builds_it_again_the_same(root: Path)
     (root / "params.yaml").write_text(text, encoding="utf-8")
 
     # From nothing, as after a fresh clone: no outputs, no cache, no store.
-    rates = (root / folder / "rates.json").read_bytes()
+    rates = (root / folder / "rates" / "leaderboard.json").read_bytes()
     for gone in ("results", "data", ".dvc/cache", ".benchmark", ".dvc/tmp"):
         shutil.rmtree(root / gone, ignore_errors=True)
-    canonical.write(root / folder / "rates.json", rates)
+    canonical.write(root / folder / "rates" / "leaderboard.json", rates)
     (root / "dvc.lock").write_bytes(lock)
     call(root, "dvc", "repro")
     assert (root / "dvc.lock").read_bytes() == lock

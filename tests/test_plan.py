@@ -29,7 +29,8 @@ def real() -> dict[str, Any]:
 
 def tuned(found: Params) -> dict[Row, tuple[float, float]]:
     """Settings that no recipe has."""
-    return dict.fromkeys(sweep.tunable(found), (0.0123, 0.00456))
+    rows = [row for name in found.experiments for row in sweep.tunable(found, name)]
+    return dict.fromkeys(rows, (0.0123, 0.00456))
 
 
 def every_cell(found: Params) -> list[Cell]:
@@ -66,7 +67,9 @@ def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
     found = parse(real, "params.yaml")
     reported = {cell.seed for cell in every_cell(found)}
     assert not reported & set(found.sweep.seeds)
-    trials = [t for row in sweep.tunable(found) for t in sweep.trials(found, row, [0])]
+    trials = [
+        t for row in sweep.tunable(found, "leaderboard") for t in sweep.trials(found, row, [0])
+    ]
     assert {trial.cell.seed for trial in trials} == set(found.sweep.seeds)
     assert {trial.cell.config["evaluation"]["judge"] for trial in trials} == {"validation"}
 
@@ -201,7 +204,11 @@ def outcome(found: Params, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(commands, "read_params", lambda arguments: found)
     with contextlib.redirect_stdout(io.StringIO()):
         commands.data(argparse.Namespace(root=Path("root"), track=found.track))
-    table = sweep.tune(found, train, lambda line: None)
+    table = [
+        row
+        for name in found.experiments
+        for row in sweep.tune(found, name, train, lambda line: None)
+    ]
     cells = [(cell.name, cell.fingerprint("images")) for cell in every_cell(found)]
     return {"trials": trained, "table": table, "built": built, "cells": cells}
 

@@ -50,7 +50,7 @@ def tune(
 ) -> tuple[dict[Row, dict[str, Any]], Training]:
     """The table by row, and the training that it came from."""
     training = Training(score)
-    table = sweep.tune(params(**changes), training, lambda line: None)
+    table = sweep.tune(params(**changes), "leaderboard", training, lambda line: None)
     return {Row(r["method"], r["family"], r["scheme"]): r for r in table}, training
 
 
@@ -160,14 +160,14 @@ def test_every_row_has_the_same_trials_at_first(count: int) -> None:
 def test_a_recipe_with_many_digits_can_be_tuned() -> None:
     tree = tiny.changed(tiny.raw(), "methods/simclr/rate/resnet", 0.12345)
     tree["methods"]["supervised"]["rate"]["resnet"] = 0.1
-    table = sweep.tune(tiny.params(tree), Training(near(0.12345)), lambda line: None)
+    table = sweep.tune(tiny.params(tree), "leaderboard", Training(near(0.12345)), lambda line: None)
     assert table[0]["default_validation"] > 0
 
 
 def test_a_scheme_without_a_backbone_norm_is_refused() -> None:
     tree = tiny.changed(tiny.raw(), "schemes/bn", {"projector": {"norm": "bn"}})
     with pytest.raises(UserError, match="scheme bn has no norm for the backbone"):
-        sweep.tune(tiny.params(tree), Training(near(RECIPE)), lambda line: None)
+        sweep.tune(tiny.params(tree), "leaderboard", Training(near(RECIPE)), lambda line: None)
 
 
 # --- the table and the command
@@ -204,7 +204,7 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_table_is_its_own_cache(root: Path, trained: list[str]) -> None:
     assert cli.main(["sweep"]) == 0
-    table = root / "results" / "mini" / "rates.json"
+    table = root / "results" / "mini" / "rates" / "leaderboard.json"
     first, count = table.read_bytes(), len(trained)
     assert count == 3 + 2 * 3  # one row of three rates, one that also tries no weight decay
     commands.store(root).folder.rename(root / "gone")
@@ -228,7 +228,7 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
     root: Path, trained: list[str]
 ) -> None:
     assert cli.main(["sweep"]) == 0
-    table = sweep.load(root / "results" / "mini" / "rates.json")
+    table = sweep.load(root / "results" / "mini" / "rates" / "leaderboard.json")
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
     tree["experiments"]["leaderboard"]["rates"] = "tuned"
     cells = plan.cells(tiny.params(tree), "leaderboard", sweep.settings(table))
@@ -240,7 +240,7 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
 
 def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -> None:
     assert cli.main(["sweep"]) == 0
-    file = root / "results" / "mini" / "rates.json"
+    file = root / "results" / "mini" / "rates" / "leaderboard.json"
     table = sweep.load(file)
     trial = table["rows"][0]["trials"][0]
     trial |= {"status": "crashed", "validation": None}
@@ -252,5 +252,5 @@ def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -
 
 
 def test_a_damaged_table_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    canonical.write(root / "results" / "mini" / "rates.json", '{"rows": [')
-    assert "rates.json: not a table of rates" in tiny.refusal(capsys, "sweep")
+    canonical.write(root / "results" / "mini" / "rates" / "leaderboard.json", '{"rows": [')
+    assert "leaderboard.json: not a table of rates" in tiny.refusal(capsys, "sweep")

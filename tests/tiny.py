@@ -52,7 +52,7 @@ def raw() -> dict[str, Any]:
         "seed": 0,
     }
     found["families"]["resnet"] |= {"channels": [8, 8, 16, 16], "stem_stride": 1}
-    found["families"]["vit"] = {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2, "patch": 4}
+    found["families"]["vit"] |= {"width": 16, "depth": 1, "mlp_ratio": 2, "patch": 4}
     found["schemes"]["gn"]["groups"] = 4
     found["training"]["batch"] = BATCH
     found["evaluation"] |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
@@ -85,7 +85,7 @@ class PostBlock(Block):
 BLOCKS = {"pre": Block, "res-post": ResPostBlock, "post": PostBlock}
 
 
-def _injected(norms: SectionNorms, positions: int) -> Callable[..., nn.Module]:
+def _injected(norms: SectionNorms, positions: int) -> Any:
     def norm(width: int, **_: object) -> nn.Module:
         return norms.layer("tokens", width, positions)
 

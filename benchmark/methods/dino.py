@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,8 +84,7 @@ class DINO(Method):
     @property
     def evaluated(self) -> Backbone:
         """The teacher's backbone: it is the better one throughout training (§5.1, figure 6)."""
-        (backbone, *_) = self.teacher.network
-        return backbone
+        return cast(Backbone, cast(nn.Sequential, self.teacher.network)[0])
 
     def forward(self, batch: Batch) -> Outcome:
         """Mean of H(P_t(x₁), P_s(x₂)) and H(P_t(x₂), P_s(x₁)), P_t centred and sharpened (§3.1)."""
@@ -96,7 +97,7 @@ class DINO(Method):
             soft_cross_entropy(scores[one] / student, targets[other])
             for one, other in ((0, 1), (1, 0))
         ]
-        self.center.lerp_(torch.cat(outputs).mean(0), 1 - self.rate)
+        self.center.lerp_(torch.cat(outputs).to(self.center).mean(0), 1 - self.rate)
         agreeing = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
         return Outcome((losses[0] + losses[1]) / 2, agreeing)
 

@@ -138,7 +138,9 @@ def sigreg(z: Tensor, directions: Tensor, points: int) -> Tensor:
     integral over t in −5..5, by the trapezoidal rule on `points` points, of the squared distance of
     the empirical characteristic function from the standard Gaussian's, weighted by the latter.
     """
-    t = torch.linspace(-5, 5, points, dtype=z.dtype, device=z.device)
+    # Not in bfloat16, in which 1 and the next number are .008 apart.
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    t = torch.linspace(-5, 5, points, dtype=dtype, device=z.device)
     gaussian = (-t.square() / 2).exp()
     angle = (z @ F.normalize(directions, dim=0))[:, :, None] * t
     # Real and imaginary part: the Gaussian's imaginary part is zero.

@@ -39,11 +39,11 @@ class MoCoV3(Method):
         momentum: float,
     ) -> None:
         super().__init__(backbone, context)
-        # Both heads end in a norm without scale and shift (the authors' code for ResNets).
+        # Both heads end in a norm without scale and shift: the authors' code for ViTs. Their ResNets
+        # have none at the end of the predictor, and their ViTs' projector has a third layer.
         projector, predictor = context.norms["projector"], context.norms["predictor"]
-        last = "norm without affine"
-        self.projector = mlp([backbone.width, hidden, output], projector, last)
-        self.predictor = mlp([output, hidden, output], predictor, last)
+        self.projector = mlp([backbone.width, hidden, output], projector, "norm without affine")
+        self.predictor = mlp([output, hidden, output], predictor, "norm without affine")
         self.teacher = Teacher(self.student(), context.teacher)
         self.temperature, self.momentum = temperature, momentum
 

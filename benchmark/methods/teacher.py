@@ -17,10 +17,11 @@ class Teacher(nn.Module):
 
     def __init__(self, student: nn.Module, policy: Policy) -> None:
         super().__init__()
-        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.network = copy.deepcopy(student)
         self.policy = policy
         historic = policy.statistics in POLICIES
         self.historic = give_history(self.network, policy.statistics) if historic else []
+        self.network.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Training mode, but for the network of an `eman` teacher, which stays in evaluation mode."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import StdConv2d
@@ -50,10 +52,11 @@ def convolution(name: str, conv: nn.Conv2d) -> nn.Conv2d:
     """
     if name != "gn-ws":
         return conv
-    made = StdConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-        conv.dilation, conv.groups, bias=conv.bias is not None,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        key: getattr(conv, key)
+        for key in ("kernel_size", "stride", "padding", "dilation", "groups")
+    }
+    made = StdConv2d(conv.in_channels, conv.out_channels, bias=conv.bias is not None, **settings)
     made.load_state_dict(conv.state_dict())
     return made
 

@@ -173,7 +173,9 @@ def write(root: Path, params: Params, experiment: str) -> list[Path]:
     from benchmark.report import figures, tables
 
     published = collect.read(collect.folder(root, params.track, experiment))
-    table = build(params, experiment, published, sweep.load(sweep.path(root, params.track, experiment)))
+    table = build(
+        params, experiment, published, sweep.load(sweep.path(root, params.track, experiment))
+    )
     folder = root / "results" / params.track
     contents: dict[Path, str | bytes] = {
         folder / f"{experiment}.md": tables.markdown(table, f"figures/{experiment}.svg"),

@@ -104,7 +104,7 @@ def views() -> Entry:
     """Means and deviations of views of smooth colour images, each operation's draws included."""
     coarse = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     images = nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
-    values = {}
+    values: dict[str, float] = {}
     for number in range(2):
         made = view(images, VIEWS, keyed(0, "view", number, 0)).double()
         values |= {f"mean {number}": float(made.mean()), f"deviation {number}": float(made.std())}

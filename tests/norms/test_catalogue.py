@@ -2,15 +2,134 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from benchmark import registry
+from benchmark.errors import UserError
 from benchmark.norms.factory import SkipInit
-from tests.small import BATCH, FAMILIES, NORMS, backbone, images, norms, stir
+from tests.small import (
+    BATCH,
+    FAMILIES,
+    NORMS,
+    TRAINED,
+    backbone,
+    backbones,
+    images,
+    legal,
+    norms,
+    stir,
+)
 
 SHAPES = {"map": (BATCH, 8, 3, 3), "vector": (BATCH, 8), "tokens": (BATCH, 5, 8)}
+POSITIONS = {"map": 9, "vector": 1, "tokens": 5}
+UNDEFINED = {
+    ("in", "vector"): "over the positions of a map",
+    ("in", "tokens"): "over the positions of a map",
+    ("frn", "vector"): "over the positions of a map",
+    ("frn", "tokens"): "over the positions of a map",
+    ("evonorm-s0", "tokens"): "stands for a norm with its activation, and no norm here has one",
+}
+"""Norms that cannot stand at sites of a shape, and why; all others must be able to."""
+DEFINED = [(n, s) for n in NORMS for s in SHAPES if (n, s) not in UNDEFINED]
+NO_BARE_FORM = {"frn", "evonorm-s0"}
+"""Norms that cannot be without scale and shift."""
+IN_PLACES = {"vit": "tokens", "resnet": "map"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_is_defined_unless_listed(name, shape):
+    section = norms(name, "projector")
+    if reason := UNDEFINED.get((name, shape)):
+        message = rf"norm '{name}' cannot stand in the projector \({shape} of 8 channels\): .*"
+        with pytest.raises(UserError, match=message + reason):
+            section.layer(shape, 8, POSITIONS[shape])
+        with pytest.raises(UserError, match=message + reason):
+            section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
+        return
+    x = torch.randn(SHAPES[shape])
+    assert section.layer(shape, 8, POSITIONS[shape])(x).shape == x.shape
+    layer, activation = section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
+    assert activation(layer(x)).shape == x.shape
+    if name in NO_BARE_FORM:
+        with pytest.raises(UserError, match="no form without scale and shift"):
+            section.layer(shape, 8, POSITIONS[shape], affine=False)
+    else:
+        bare = section.layer(shape, 8, POSITIONS[shape], affine=False)
+        assert bare(x).shape == x.shape
+        assert all(p.ndim == 0 for p in bare.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "width", "positions", "message"),
+    [
+        ("in", "map", 8, 1, "on a 1×1 map nothing is left but the bias"),
+        ("frn", "map", 8, 1, "on a 1×1 map it leaves little but the sign"),
+        ("gn", "map", 10, 9, "groups 4 do not divide 10 channels"),
+        ("gn-ws", "vector", 10, 1, "groups 4 do not divide 10 channels"),
+        ("evonorm-s0", "map", 10, 9, "groups 4 do not divide 10 channels"),
+        ("gn", "vector", 4, 1, "with 4 groups of one channel nothing is left but the bias"),
+        ("gn-ws", "tokens", 4, 5, "with 4 groups of one channel nothing is left but the bias"),
+        ("gn", "map", 4, 1, "with 4 groups of one channel nothing is left but the bias"),
+        ("evonorm-s0", "vector", 4, 1, "4 groups of one value have no deviation"),
+        ("evonorm-s0", "map", 4, 1, "4 groups of one value have no deviation"),
+    ],
+)
+def test_site_that_a_norm_cannot_normalize_is_refused(name, shape, width, positions, message):
+    with pytest.raises(UserError, match=rf"decoder \({shape} of {width} channels\): {message}"):
+        norms(name, "decoder").layer(shape, width, positions)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, family):
+    """Sections are known by the shape of their sites, so the table above says it for networks."""
+    shapes = {
+        "backbone": IN_PLACES[family],
+        "decoder": IN_PLACES[family],
+        "projector": "vector",
+        "predictor": "vector",
+    }
+    bare = {"mocov3", "simsiam"}  # their heads end in a norm without scale and shift
+    for method in TRAINED:
+        sections = registry.facts("method", method)["sections"]
+        undefined = any((name, shapes[section]) in UNDEFINED for section in sections)
+        expected = not undefined and not (method in bare and name in NO_BARE_FORM)
+        assert legal(method, family, name) == expected, method
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_batch_of_any_size_will_do_but_for_groups_of_it(name):
+    section = norms(name, "predictor")
+    section.check_batch(8)
+    if name == "ghost-bn":
+        message = "norm 'ghost-bn' in the predictor: 2 groups do not divide a batch of 7"
+        with pytest.raises(UserError, match=message):
+            section.check_batch(7)
+    else:
+        section.check_batch(7)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_brings_its_activation_only_if_it_says_so(name):
+    given = nn.ReLU()
+    layer, activation = norms(name).activated("map", 8, given, 9)
+    if registry.facts("norm", name).get("activates"):
+        assert isinstance(activation, nn.Identity)
+        with torch.no_grad():
+            x = torch.linspace(-3, 3, 101).view(1, 1, 1, -1).expand(1, 8, 1, -1)
+            second = layer(x).diff(n=2)
+        assert float(second.abs().max()) > 1e-4
+        # Without an activation after it, it is affine in x on one image at least.
+        with torch.no_grad():
+            second = norms(name).layer("map", 8, 101)(x).diff(n=2)
+        assert float(second.abs().max()) < 1e-5
+    else:
+        assert activation is given
 
 
 def assert_moves(before, after, moves):
@@ -18,54 +137,66 @@ def assert_moves(before, after, moves):
     assert moved > 1e-3 if moves else moved < 1e-6
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize(("name", "shape"), DEFINED)
 def test_layer_looks_at_the_batch_only_if_it_says_so(name, shape):
     torch.manual_seed(0)
-    layer = norms(name).layer(shape, 8)
+    at_start, _ = norms(name).activated(shape, 8, nn.Identity(), POSITIONS[shape])
     x, other = torch.randn(SHAPES[shape]), 1 + 2 * torch.randn(SHAPES[shape])
     other[0] = x[0]
     facts = registry.facts("norm", name)
-    assert_moves(layer(x)[0], layer(other)[0], facts["batch_dependent"])
+    found = [copy.deepcopy(at_start)(given)[0] for given in (x, other)]
+    assert_moves(*found, facts["batch_dependent"])
     # What normalizes does not notice the scale of its input.
-    layer, x = layer.double(), x.double()
-    assert_moves(layer(1e4 * x), layer(1e5 * x), not facts["normalizes"])
+    at_start, x = at_start.double(), x.double()
+    found = [copy.deepcopy(at_start)(scale * x) for scale in (1e6, 1e7)]
+    assert_moves(*found, not facts["normalizes"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", NORMS)
-def test_embedding_moves_with_its_batch_mates_only_if_the_norm_says_so(name, family):
+@pytest.mark.parametrize(("name", "shape"), DEFINED)
+def test_in_evaluation_mode_no_layer_looks_at_the_batch(name, shape):
+    torch.manual_seed(0)
+    layer, _ = norms(name).activated(shape, 8, nn.Identity(), POSITIONS[shape])
+    x, other = torch.randn(SHAPES[shape]), 1 + 2 * torch.randn(SHAPES[shape])
+    other[0] = x[0]
+    trained = layer(x)
+    layer.eval()
+    assert_moves(layer(x)[0], layer(other)[0], False)
+    assert_moves(layer(x)[:3], layer(x[:3]), False)
+    assert_moves(layer(x), trained, registry.facts("norm", name)["batch_dependent"])
+
+
+@pytest.mark.parametrize(("family", "name"), backbones())
+def test_embedding_moves_with_its_batch_mates_only_if_the_norm_says_so(family, name):
     network = backbone(family, name).train()
     stir(network)
     x, other = images(seed=1), 1 + 2 * images(seed=2)
     other[0] = x[0]
     with torch.no_grad():
-        before, after = network(x)[0], network(other)[0]
+        before, after = (copy.deepcopy(network)(given)[0] for given in (x, other))
     assert_moves(before, after, registry.facts("norm", name)["batch_dependent"])
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_branch_is_what_the_norm_declares(name):
-    branch = norms(name).branch()
-    assert isinstance(branch, {None: type(None), "skipinit": SkipInit}[norms(name).facts["branch"]])
+    declared = {None: type(None), "skipinit": SkipInit}[norms(name).facts.get("branch")]
+    assert isinstance(norms(name).branch(), declared)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", NORMS)
-def test_no_layer_is_used_at_two_sites(name, family):
+@pytest.mark.parametrize(("family", "name"), backbones())
+def test_no_layer_is_used_at_two_sites(family, name):
     owners = [
         module
         for _, module in backbone(family, name).named_modules(remove_duplicate=False)
-        if list(module.parameters(recurse=False)) or isinstance(module, nn.BatchNorm2d)
+        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     ]
     assert len(owners) == len(set(map(id, owners)))
-    parameters = [p for module in owners for p in module.parameters(recurse=False)]
-    assert len(parameters) == len({p.data_ptr() for p in parameters})
+    for kind in ("parameters", "buffers"):
+        tensors = [t for module in owners for t in getattr(module, kind)(recurse=False)]
+        assert len(tensors) == len({t.data_ptr() for t in tensors})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", NORMS)
-def test_building_leaves_running_statistics_as_they_are(name, family):
+@pytest.mark.parametrize(("family", "name"), backbones())
+def test_building_leaves_running_statistics_as_they_are(family, name):
     network = backbone(family, name)
     for key, buffer in network.named_buffers():
         assert bool((buffer == ("running_var" in key)).all()), key
@@ -75,10 +206,11 @@ def test_building_leaves_running_statistics_as_they_are(name, family):
 @pytest.mark.parametrize("name", NORMS)
 def test_memory_format_does_not_show(name):
     torch.manual_seed(0)
-    layer = norms(name).layer("map", 8)
+    at_start, _ = norms(name).activated("map", 8, nn.Identity(), 15)
     x, cotangent = torch.randn(2, BATCH, 8, 3, 5).unbind()
     found = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
+        layer = copy.deepcopy(at_start)
         given = x.contiguous(memory_format=memory_format).requires_grad_()
         y = layer(given)
         found.append([y, *torch.autograd.grad(y, [given, *layer.parameters()], cotangent)])

@@ -1,13 +1,33 @@
-"""Each norm against its definition, written out in double precision."""
+"""Each norm against its definition, written out in double precision, and against torch's functions."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from tests.small import norms
+from benchmark.errors import UserError
+from benchmark.norms.factory import SectionNorms
+from tests.small import NORM_OPTIONS, NORMS, norms, options
 
 SHAPES = {"map": (6, 16, 3, 5), "vector": (6, 16), "tokens": (6, 5, 16)}
+POSITIONS = {"map": 15, "vector": 1, "tokens": 5}
+SITES = ("affine", "bare", "activated")
+
+
+def over_batch(shape):
+    return {"map": (0, 2, 3), "vector": (0,), "tokens": (0, 1)}[shape]
+
+
+def over_channels(shape):
+    return (-1,) if shape == "tokens" else (1,)
+
+
+def per_channel(values, shape):
+    return values.view({"map": (1, -1, 1, 1), "vector": (1, -1), "tokens": (1, 1, -1)}[shape])
 
 
 def standardised(x, dims, eps):
@@ -15,92 +35,223 @@ def standardised(x, dims, eps):
     return (x - mean) / ((x - mean).pow(2).mean(dims, keepdim=True) + eps).sqrt()
 
 
-def bn(x, shape):
-    """Over the batch and every position or token of it."""
-    return standardised(x, {"map": (0, 2, 3), "vector": (0,), "tokens": (0, 1)}[shape], 1e-5)
+def rooted(x, dims, eps):
+    return x / (x.pow(2).mean(dims, keepdim=True) + eps).sqrt()
 
 
-def ghost(x, shape):
-    return torch.cat([bn(x[:3], shape), bn(x[3:], shape)])
+def bn(x, shape, p):
+    """Over the batch and every position or token of it; batch renorm starts as this."""
+    return standardised(x, over_batch(shape), 1e-5)
 
 
-def ln(x, shape):
+def ghost(x, shape, p):
+    return torch.cat([bn(x[:3], shape, p), bn(x[3:], shape, p)])
+
+
+def strided_ghost(x, shape, p):
+    y = torch.empty_like(x)
+    for group in range(2):
+        members = [i for i in range(6) if i % 2 == group]
+        y[members] = bn(x[members], shape, p)
+    return y
+
+
+def ln(x, shape, p):
     """Over the channels of each position."""
-    return standardised(x, (-1 if shape == "tokens" else 1,), 1e-6)
+    return standardised(x, over_channels(shape), 1e-6)
 
 
-def gn(x, shape):
-    """Over four groups of four channels: with the positions of a map, but of each token alone."""
+def rms(x, shape, p):
+    return rooted(x, over_channels(shape), 1e-6)
+
+
+def in_groups(x, shape, count):
+    """Groups of channels, those of a map with their positions, and the dims of one group."""
     if shape == "map":
-        return standardised(x.reshape(6, 4, 4, 3, 5), (2, 3, 4), 1e-5).reshape(x.shape)
-    return standardised(x.reshape(*x.shape[:-1], 4, 4), (-1,), 1e-5).reshape(x.shape)
+        return x.reshape(6, count, 16 // count, 3, 5), (2, 3, 4)
+    return x.reshape(*x.shape[:-1], count, 16 // count), (-1,)
 
 
-def none(x, shape):
+def gn(x, shape, p, count=4):
+    """Over groups of channels: with the positions of a map, but of each token alone."""
+    grouped, dims = in_groups(x, shape, count)
+    return standardised(grouped, dims, 1e-5).reshape(x.shape)
+
+
+def gn_one(x, shape, p):
+    return gn(x, shape, p, count=1)
+
+
+def instance(x, shape, p):
+    return standardised(x, (2, 3), 1e-5)
+
+
+def frn(x, shape, p):
+    return rooted(x, (2, 3), 1e-5)
+
+
+def evonorm(x, shape, p):
+    if "v" not in p:
+        return x
+    grouped, dims = in_groups(x, shape, 4)
+    deviation = ((grouped - grouped.mean(dims, keepdim=True)) ** 2).mean(dims, keepdim=True) + 1e-5
+    gated = x / (1 + (-per_channel(p["v"], shape) * x).exp())
+    return (gated.reshape(grouped.shape) / deviation.sqrt()).reshape(x.shape)
+
+
+def dyt(x, shape, p):
+    growing, falling = (p["alpha"] * x).exp(), (-p["alpha"] * x).exp()
+    return (growing - falling) / (growing + falling)
+
+
+def none(x, shape, p):
     return x
 
 
 FORMULAS = {
     "bn": bn,
     "ghost-bn": ghost,
+    "batch-renorm": bn,
     "ln": ln,
     "gn": gn,
+    "gn-ws": gn,
+    "in": instance,
+    "rmsnorm": rms,
+    "dyt": dyt,
+    "frn": frn,
+    "evonorm-s0": evonorm,
     "none-plain": none,
     "none-skipinit": none,
 }
+VARIANTS = {
+    "ghost-bn strided": (
+        {"norm": "ghost-bn", "groups": 2, "assignment": "strided"},
+        strided_ghost,
+    ),
+    "gn one group": ({"norm": "gn", "groups": 1}, gn_one),
+}
+START = {"weight": 1.0, "bias": 0.0, "alpha": 0.5, "tau": 0.0, "v": 1.0}
+
+
+def parameters_of(norm, shape, site):
+    """What can be trained at a site, by the last part of its name."""
+    if norm.startswith("none"):
+        return set() if shape == "tokens" or site == "bare" else {"bias"}
+    affine = set() if site == "bare" else {"weight"} if norm == "rmsnorm" else {"weight", "bias"}
+    own = {"frn": {"tau"}, "evonorm-s0": {"v"}}.get(norm, set()) if site == "activated" else set()
+    return affine | own | ({"alpha"} if norm == "dyt" else set())
+
+
+def at_site(spec, shape, site):
+    """The layer of a site and the activation after it."""
+    section = SectionNorms("backbone", spec)
+    if site == "activated":
+        return section.activated(shape, 16, nn.ReLU(), POSITIONS[shape])
+    return section.layer(shape, 16, POSITIONS[shape], site == "affine"), nn.Identity()
+
+
+def cases():
+    """Every norm at every kind of site where it is defined (test_catalogue lists where it is not)."""
+    specs = {name: {"norm": name, **options("norm", name, NORM_OPTIONS)} for name in NORMS}
+    specs |= {name: spec for name, (spec, _) in VARIANTS.items()}
+    for (name, spec), shape, site in itertools.product(specs.items(), SHAPES, SITES):
+        try:
+            at_site(spec, shape, site)
+        except UserError:
+            continue
+        yield pytest.param(name, spec, shape, site, id=f"{name}-{shape}-{site}")
 
 
 @pytest.mark.parametrize("scale", [3.0, 0.01], ids=["large", "small"])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", FORMULAS)
-def test_norm_is_its_formula(name, shape, scale):
+@pytest.mark.parametrize(("name", "spec", "shape", "site"), list(cases()))
+def test_norm_is_its_formula(name, spec, shape, site, scale):
     torch.manual_seed(0)
-    layer = norms(name).layer(shape, 16)
-    affine = {key.split(".")[-1]: parameter for key, parameter in layer.named_parameters()}
-    if name.startswith("none"):
-        assert set(affine) == (set() if shape == "tokens" else {"bias"})
-    else:
-        assert set(affine) == {"weight", "bias"}
-        assert bool((affine["weight"] == 1).all())
-    assert "bias" not in affine or not affine["bias"].any()
+    layer, activation = at_site(spec, shape, site)
+    trained = {key.split(".")[-1]: parameter for key, parameter in layer.named_parameters()}
+    assert set(trained) == parameters_of(spec["norm"], shape, site)
+    for key, parameter in trained.items():
+        assert bool((parameter == START[key]).all()), key
 
     x = scale * (0.5 + torch.randn(SHAPES[shape]))
     cotangent = torch.randn(SHAPES[shape]) * min(1.0, scale)
-    exact = {key: torch.randn(16, dtype=torch.float64) for key in affine}
-    for key, parameter in affine.items():
+    exact = {key: torch.randn(p.shape, dtype=torch.float64) for key, p in trained.items()}
+    for key, parameter in trained.items():
         parameter.data.copy_(exact[key])
 
-    channels = (1, 1, -1) if shape == "tokens" else (1, -1, *[1] * (x.ndim - 2))
     inputs = [x.double().requires_grad_(), *(v.requires_grad_() for v in exact.values())]
-    expected = FORMULAS[name](inputs[0], shape)
+    formula = VARIANTS[name][1] if name in VARIANTS else FORMULAS[name]
+    expected = formula(inputs[0], shape, exact)
     if "weight" in exact:
-        expected = expected * exact["weight"].view(channels)
+        expected = expected * per_channel(exact["weight"], shape)
     if "bias" in exact:
-        expected = expected + exact["bias"].view(channels)
+        expected = expected + per_channel(exact["bias"], shape)
+    if "tau" in exact:
+        tau = per_channel(exact["tau"], shape)
+        expected = torch.where(expected > tau, expected, tau)
+    elif site == "activated" and "v" not in exact:
+        expected = torch.where(expected > 0, expected, 0)
     gradients = torch.autograd.grad(expected, inputs, cotangent.double())
 
     x.requires_grad_()
-    found = layer(x)
+    found = activation(layer(x))
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
-        [g.double() for g in torch.autograd.grad(found, [x, *affine.values()], cotangent)],
+        [g.double() for g in torch.autograd.grad(found, [x, *trained.values()], cotangent)],
         list(gradients),
         atol=1e-5,
         rtol=1e-5,
     )
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_bn_evaluates_with_running_statistics(shape):
+def channels_last(function):
+    """Over the channels, wherever they stand."""
+
+    def over(x, shape):
+        axis = -1 if shape == "tokens" else 1
+        return function(x.movedim(axis, -1), (16,)).movedim(-1, axis)
+
+    return over
+
+
+def flat_tokens(function):
+    """Tokens as samples of their own."""
+
+    def over(x, shape):
+        return function(x.reshape(-1, 16)).view(x.shape) if shape == "tokens" else function(x)
+
+    return over
+
+
+TORCHS = {
+    "bn": flat_tokens(lambda x: F.batch_norm(x, None, None, training=True)),
+    "ln": channels_last(lambda x, width: F.layer_norm(x, width, eps=1e-6)),
+    "rmsnorm": channels_last(lambda x, width: F.rms_norm(x, width, eps=1e-6)),
+    "gn": flat_tokens(lambda x: F.group_norm(x, 4)),
+    "in": lambda x, shape: F.instance_norm(x),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [(n, s) for n in TORCHS for s in SHAPES if n != "in" or s == "map"]
+)
+def test_norm_is_torchs(name, shape):
     torch.manual_seed(0)
-    layer = norms("bn").layer(shape, 16)
+    x = 2 + 3 * torch.randn(SHAPES[shape])
+    layer = norms(name).layer(shape, 16, POSITIONS[shape])
+    torch.testing.assert_close(layer(x), TORCHS[name](x, shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["bn", "batch-renorm"])
+def test_norm_of_the_batch_evaluates_with_running_statistics(name, shape):
+    torch.manual_seed(0)
+    layer = norms(name).layer(shape, 16)
     mean, variance = torch.zeros(16), torch.ones(16)
-    for _ in range(2):
+    for _ in range(3):
         x = 2 + 3 * torch.randn(SHAPES[shape])
         layer(x)
         flat = x.reshape(-1, 16) if shape == "tokens" else x.movedim(1, -1).reshape(-1, 16)
         mean = 0.9 * mean + 0.1 * flat.mean(0)
         variance = 0.9 * variance + 0.1 * flat.var(0, unbiased=True)
-    channels = (1, 1, -1) if shape == "tokens" else (1, -1, *[1] * (x.ndim - 2))
-    expected = (x - mean.view(channels)) / (variance.view(channels) + 1e-5).sqrt()
+    expected = (x - per_channel(mean, shape)) / (per_channel(variance, shape) + 1e-5).sqrt()
     torch.testing.assert_close(layer.eval()(x), expected, atol=1e-5, rtol=1e-5)

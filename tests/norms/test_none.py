@@ -1,51 +1,53 @@
-"""No normalization: what takes its place on residual branches."""
+"""Residual branches at the start, with and without a norm at their end."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from timm.models.resnet import BasicBlock
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block, ResPostBlock
 
+from benchmark.backbones import vit
+from benchmark.backbones.base import ImageShape
 from benchmark.norms.factory import SkipInit
-from tests.small import backbone, build
+from tests.small import FAMILY_OPTIONS, NORMS, backbone, build, norms
+
+NONE = [("none-skipinit", True), ("none-plain", False)]
 
 
 def resnet_blocks(name):
     blocks = [m for m in backbone("resnet", name).modules() if isinstance(m, BasicBlock)]
     assert len(blocks) == 4
+    assert any(block.downsample is None for block in blocks)
     return blocks
 
 
-def away_from_shortcut(block, width):
+@pytest.mark.parametrize("name", NORMS)
+def test_resnet_block_starts_as_its_shortcut_if_anything_can_make_it(name):
+    """Norms scale the end of a branch, from zero; without one, SkipInit's scalar does."""
     torch.manual_seed(0)
-    x = torch.randn(4, width, 8, 8)
-    shortcut = x if block.downsample is None else block.downsample(x)
-    return float((block(x) - shortcut.relu()).detach().abs().max())
-
-
-@pytest.mark.parametrize(("name", "starts"), [("none-skipinit", True), ("none-plain", False)])
-def test_resnet_block_starts_as_its_shortcut(name, starts):
-    blocks = resnet_blocks(name)
-    assert any(block.downsample is None for block in blocks)
-    for block in blocks:
-        away = away_from_shortcut(block, block.conv1.in_channels)
-        assert (away == 0) if starts else (away > 0.1)
-
-
-@pytest.mark.parametrize("name", ["bn", "ln", "gn"])
-def test_resnet_branch_that_ends_in_a_norm_starts_at_zero_too(name):
     for block in resnet_blocks(name):
-        assert away_from_shortcut(block, block.conv1.in_channels) == 0
+        x = torch.randn(4, block.conv1.in_channels, 8, 8)
+        shortcut = x if block.downsample is None else copy.deepcopy(block.downsample)(x)
+        away = float((block(x) - shortcut.relu()).detach().abs().max())
+        assert (away > 0.1) if name == "none-plain" else (away == 0)
 
 
-@pytest.mark.parametrize(("name", "starts"), [("none-skipinit", True), ("none-plain", False)])
-def test_vit_block_starts_as_identity(name, starts):
+@pytest.mark.parametrize("placement", ["pre", "res-post", "post"])
+@pytest.mark.parametrize(("name", "starts"), NONE)
+def test_vit_block_starts_as_identity(name, starts, placement):
     torch.manual_seed(0)
     x = torch.randn(3, 17, 16)
-    blocks = [m for m in backbone("vit", name).modules() if isinstance(m, Block)]
+    options = FAMILY_OPTIONS["vit"] | {"placement": placement}
+    network = vit.build(ImageShape(3, 16, 16), norms(name), **options)
+    blocks = [m for m in network.modules() if isinstance(m, Block | ResPostBlock)]
     assert len(blocks) == 2
     for block in blocks:
+        for parameter in block.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter)
         away = float((block(x) - x).detach().abs().max())
         assert (away == 0) if starts else (away > 0.1)
 

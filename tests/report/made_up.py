@@ -30,7 +30,7 @@ def params_of(raw: Mapping[str, Any], **experiment: Any) -> Params:
 def rates(params: Params) -> list[dict[str, Any]]:
     """A sweep in which one rate higher than the recipe's was best for every row."""
     table = []
-    for row in sweep.tunable(params):
+    for row in sweep.tunable(params, "leaderboard"):
         rate, decay = plan.default_setting(params, row)
         table.append(
             {
@@ -86,7 +86,7 @@ def fail(entry: dict[str, Any], status: str) -> None:
 def publish(root: Path, params: Params, change: Change | None = None) -> None:
     """Writes the table of rates and the record of every cell of the leaderboard."""
     table = rates(params)
-    sweep.write(sweep.path(root, params.track), params, table, {})
+    sweep.write(sweep.path(root, params.track, "leaderboard"), params, "leaderboard", table, {})
     settings = sweep.settings({"rows": table})
     for cell in plan.cells(params, "leaderboard", settings):
         entry = records.record(

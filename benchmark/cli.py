@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmark import commands
+from benchmark import commands, plugins, registry
 from benchmark.errors import CheckFailed, UserError
 
 
@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with plugins.added(arguments.plugins + arguments.more_plugins):
+            registry.check_plugins()
+            arguments.run(arguments)
     except UserError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         prog="benchmark",
         description="Normalization schemes in self-supervised learning, compared reproducibly.",
     )
+    _plugin(top, "plugins")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
     plan = _verb(verbs, "plan", commands.plan, "list the cells, their state and expected cost")
@@ -113,7 +116,16 @@ def _verb(
         name, help=help_text, description=help_text[:1].upper() + help_text[1:] + "."
     )
     verb.set_defaults(run=run, root=Path.cwd())
+    _plugin(verb, "more_plugins")
     return verb
+
+
+def _plugin(grammar: argparse.ArgumentParser, target: str) -> None:
+    """Before the verb and after it, with a target each: a verb's would replace the other's."""
+    grammar.add_argument(
+        "--plugin", action="append", dest=target, default=[], metavar="FILE",
+        help="a norm, method or data source in a file of yours (repeatable; also BENCHMARK_PLUGINS)",
+    )  # fmt: skip
 
 
 def _track(verb: argparse.ArgumentParser) -> None:

@@ -240,10 +240,13 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def component_versions() -> dict[str, Any]:
-    """The version of every component and part."""
+    """The version of every component and part of the package; plug-ins are the user's own.
+
+    The file is under version control, and must not depend on what one user has beside it.
+    """
     return {
         **{
-            kind: {name: facts["version"] for name, facts in registry.catalogue(kind).items()}
+            kind: {name: facts["version"] for name, facts in registry.own(kind).items()}
             for kind in registry.FOLDERS
         },
         "part": {part: planning.part_version(part) for part in planning.PARTS},

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmark import runtime
+from benchmark import plugins, runtime
 from benchmark.launch import cores
 from benchmark.params import read, track_file
 
@@ -43,6 +43,11 @@ def report(root: Path) -> list[str]:
     lines.append(
         f"BENCHMARK_DATA {folder or 'not set'}{'' if exists or not folder else ' MISSING'}"
     )
+    lines += [
+        f"plug-in      {facts['kind']} {facts['name']} {facts['version']}: "
+        f"{facts.get('path', facts['module'])}"
+        for facts in plugins.found(plugins.named())
+    ]
     for track in ("mini", *sorted(p.parent.name for p in root.glob("tracks/*/params.yaml"))):
         title = read(track_file(root, track)).title
         built = (root / "data" / track / "manifest.json").is_file()

@@ -28,6 +28,7 @@ def dataset_checksum(root: Path, params: Params) -> str:
     wanted = {
         "source": data.source,
         "version": facts["version"],
+        "sha256 of the plug-in": facts.get("sha256"),
         "options": {key: data.options[key] for key in data.options if key not in unrecorded},
         "seed": data.seed,
         "splits": data.splits.model_dump(),
@@ -38,6 +39,7 @@ def dataset_checksum(root: Path, params: Params) -> str:
         found = {
             "source": source["name"],
             "version": source["version"],
+            "sha256 of the plug-in": source.get("sha256"),
             "options": source["options"],
             "seed": manifest["seed"],
             "splits": manifest["asked"],

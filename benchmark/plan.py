@@ -47,8 +47,8 @@ class Cell(Names):
 
     config: Mapping[str, Any]
     """Everything that decides the result, as plain JSON values."""
-    components: Mapping[str, int]
-    """The version of every component the cell uses, e.g. `{"norm bn": 1}`."""
+    components: Mapping[str, int | str]
+    """The version of every component the cell uses, see `benchmark.registry.versions`."""
 
     def fingerprint(self, dataset: str) -> str:
         """sha256 over configuration, component versions and the dataset's checksum.
@@ -164,9 +164,9 @@ def resolve(
     """One cell; `setting` is its learning rate and weight decay, `judge` the split that scores it."""
     facts = registry.facts("method", row.method)
     recipe = params.methods[row.method]
-    used = {f"method {row.method}": facts["version"], "evaluation": part_version("evaluation")}
+    used = registry.versions("method", row.method) | {"evaluation": part_version("evaluation")}
     scheme = params.schemes.get(row.scheme, {})
-    used[f"family {row.family}"] = registry.facts("family", row.family)["version"]
+    used |= registry.versions("family", row.family)
     norms: dict[str, Any] = {}
     if facts["sections"]:
         specs = scheme
@@ -176,14 +176,11 @@ def resolve(
                     f"scheme {row.scheme} has no norm for the {section} of {row.method}"
                 )
             norms[section] = specs[section]
-            norm = specs[section]["norm"]
-            used[f"norm {norm}"] = registry.facts("norm", norm)["version"]
+            used |= registry.versions("norm", specs[section]["norm"])
     training = None
     if isinstance(recipe, MethodParams) and setting is not None:
         optimizer = params.optimizers[row.family]
-        used[f"optimizer {optimizer['name']}"] = registry.facts("optimizer", optimizer["name"])[
-            "version"
-        ]
+        used |= registry.versions("optimizer", optimizer["name"])
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
             **params.training.model_dump(),

@@ -7,15 +7,16 @@ is adding a file: nothing lists them. Files outside the package take part as plu
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
+from benchmark.literals import literal
 
 FOLDERS = {
     "method": "methods",
@@ -36,7 +37,7 @@ def catalogue(kind: str) -> dict[str, dict[str, Any]]:
 
 
 @functools.cache
-def _with_plugins(kind: str, named: str) -> dict[str, dict[str, Any]]:
+def _with_plugins(kind: str, named: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     found = dict(own(kind))
     for facts in plugins.found(named):
         if facts["kind"] != kind:
@@ -95,6 +96,15 @@ def versions(kind: str, name: str) -> dict[str, int | str]:
     return entry | ({f"{kind} {name} file": found["sha256"]} if "sha256" in found else {})
 
 
+def check_unchanged(components: Mapping[str, int | str]) -> None:
+    """Raises UserError if a plug-in file is no longer the one of a cell's `components`."""
+    for key, version in components.items():
+        if key.endswith(" file"):
+            kind, name, _ = key.split()
+            if versions(kind, name)[key] != version:
+                raise UserError(f"{facts(kind, name)['where']}: changed since the cell was planned")
+
+
 def load(kind: str, name: str) -> ModuleType:
     """The component's module, imported."""
     found = facts(kind, name)
@@ -103,4 +113,4 @@ def load(kind: str, name: str) -> ModuleType:
 
 def constant(path: Path, name: str) -> Any:
     """The value of a module-level literal, read without importing the module."""
-    return plugins.literal(path.read_bytes(), name)
+    return literal(path.read_bytes(), name)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark import records, runtime
+from benchmark import records, registry, runtime
 from benchmark.data.build import load
 from benchmark.data.pool import Splits
 from benchmark.evaluation.final import evaluate
@@ -39,6 +39,7 @@ def run(
     Running out of memory and a loss that is not finite are results; any other exception is the
     caller's. Raises `training.loop.Interrupted` where `progress` says to stop.
     """
+    registry.check_unchanged(cell.components)
     judge = cell.config["evaluation"]["judge"]
     splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
     fingerprint = cell.fingerprint(splits.manifest["sha256"])

@@ -112,8 +112,9 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def options(kind: str, name: str, table: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of a component; one that is new here needs a line in a table above."""
-    wanted, given = set(registry.facts(kind, name)["options"]), table.get(name, {})
+    """The options of a component: a line in a table above, or the `example` of a plug-in's facts."""
+    facts = registry.facts(kind, name)
+    wanted, given = set(facts["options"]), table.get(name, facts.get("example", {}))
     assert wanted == set(given), f"tests/small.py: {kind.upper()}_OPTIONS lacks {name!r}: {wanted}"
     return given
 

@@ -19,9 +19,12 @@ from tests import tiny
 def norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder in the place of the norms."""
     monkeypatch.setitem(registry.FOLDERS, "norm", str(tmp_path))
-    registry.catalogue.cache_clear()
+    caches = (registry.own, registry._with_plugins)
+    for cache in caches:
+        cache.cache_clear()
     yield tmp_path
-    registry.catalogue.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 def test_facts_are_read_without_importing_torch() -> None:

@@ -67,6 +67,8 @@ def build(
             "name": source,
             "version": facts["version"],
             "options": {key: value for key, value in settings.items() if key not in unrecorded},
+            # Of a plug-in file: see `benchmark.registry.versions`.
+            **({"sha256": facts["sha256"]} if "sha256" in facts else {}),
         },
         "shape": list(pool.images.shape[1:]),
         "classes": list(pool.classes),

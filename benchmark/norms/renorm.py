@@ -70,7 +70,12 @@ class BatchRenorm(nn.Module):
         self.num_batches_tracked.zero_()
 
     def limits(self) -> tuple[Tensor, Tensor]:
-        """r_max and d_max as they are at this forward pass, scalars on the device."""
+        """r_max and d_max as they are at this forward pass, scalars on the device.
+
+        Closed while statistics are estimated anew (no momentum): there is nothing to correct towards.
+        """
+        if self.momentum is None:
+            return torch.ones_like(self.running_mean[0]), torch.zeros_like(self.running_mean[0])
         passed = (self.num_batches_tracked - self.begin) / (self.end - self.begin)
         share = passed.clamp(0, 1).to(self.running_mean)
         return 1 + share * (self.r_max - 1), share * self.d_max

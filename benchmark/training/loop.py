@@ -45,7 +45,7 @@ class Trained:
     """By step (steps,), float32 on the CPU: loss, gradient_norm, pretext (NaN where undefined)."""
     resumed_at: int
     flops_per_step: int
-    """Floating-point operations of one step's matrix products and convolutions, both ways."""
+    """Floating-point operations of the first step's matrix products and convolutions, both ways."""
 
 
 def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -97,7 +97,8 @@ def train(
         for name in ("loss", "gradient_norm", "pretext")
     }
     method.train()
-    # Held as a tensor so that it is saved and restored with the rest.
+    # Counted at the first step (a later one may differ: frozen weights, a queue that has filled) and
+    # held as a tensor so that it is saved and restored with the rest.
     flops = torch.zeros((), dtype=torch.int64)
     kept = curves | {"flops": flops}
     start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
@@ -111,11 +112,11 @@ def train(
             for number, spec in enumerate(recipe["views"])
         ]
         optimizer.zero_grad()
-        with counter if step == start else contextlib.nullcontext():
+        with counter if step == 0 else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 outcome = method(Batch(views, labels[index], Draw(seed, step), step / steps))
             outcome.loss.backward()
-        if step == start:
+        if step == 0:
             flops.fill_(counter.get_total_flops())
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe["clip"] is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.resnet import BasicBlock
 from torch import nn
 
+from benchmark import registry
 from benchmark.backbones import resnet
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.errors import UserError
-from tests.small import norms
+from tests.small import NORMS, backbone, norms, stir
 
 RESNET18 = {"channels": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
 STEMS = {
@@ -42,6 +46,38 @@ def test_wide_resnet_with_bn_is_timms(stem):
             torch.testing.assert_close(ours(x), theirs(x))
 
 
+def after(activates, x):
+    """What follows a norm in timm's ResNet, but where the norm brings its own."""
+    return x if activates else F.relu(x)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_own_activation_replaces_the_relu_after_it_and_no_other(name):
+    activates = bool(registry.facts("norm", name).get("activates"))
+    network = backbone("resnet", name).train()
+    stir(network)
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    net = copy.deepcopy(network.net)
+    with torch.no_grad():
+        found = network(x)
+        x = after(activates, net.bn1(net.conv1(x)))
+        for block in (m for m in net.modules() if isinstance(m, BasicBlock)):
+            shortcut = x if block.downsample is None else block.downsample(x)
+            x = after(activates, block.bn1(block.conv1(x)))
+            x = block.bn2(block.conv2(x))
+            if name == "none-skipinit":
+                x = x * block.drop_path.gain
+            x = F.relu(x + shortcut)
+        torch.testing.assert_close(found, x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_decoder_has_one_activation(name):
+    decoder = resnet.MapDecoder(6, 8, norms(name, "decoder"), 4, ImageShape(3, 16, 16))
+    expected = nn.Identity if registry.facts("norm", name).get("activates") else nn.ReLU
+    assert type(decoder.act) is expected
+
+
 @pytest.mark.parametrize(("channels", "blocks"), [([8] * 3, [1] * 3), ([8] * 4, [1] * 3)])
 def test_other_than_four_stages_are_refused(channels, blocks):
     with pytest.raises(UserError, match="must have four entries each"):
@@ -60,7 +96,7 @@ def test_resampling_is_torchs(size, out):
 @pytest.mark.parametrize("norm", ["bn", "none-plain"])
 def test_decoder_places_each_patch_where_the_mask_counts_it(norm):
     torch.manual_seed(0)
-    decoder = resnet.MapDecoder(6, 8, norms(norm, "decoder"), patch=2, channels=3)
+    decoder = resnet.MapDecoder(6, 8, norms(norm, "decoder"), 2, ImageShape(3, 8, 8))
     mask = random_mask(2, 4, 0.5, 2, torch.Generator().manual_seed(0))
     encoded = torch.randn(2, 6, 2, 3)
     resampled = F.interpolate(encoded, (4, 4), mode="bilinear", align_corners=False)

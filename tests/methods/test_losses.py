@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -371,7 +372,7 @@ def plain_sigreg(z, directions, points):
             empirical = (1j * t * x).exp().sum() / n
             gaussian = math.exp(-(t**2) / 2)
             heights.append((empirical - gaussian).abs() ** 2 * gaussian)
-        area = sum((a + b) / 2 * step for a, b in zip(heights, heights[1:], strict=False))
+        area = sum((a + b) / 2 * step for a, b in itertools.pairwise(heights))
         statistics.append(n * area)
     return sum(statistics) / len(statistics)
 

@@ -137,6 +137,26 @@ def test_head_has_one_bias_for_each_layer(norm):
     assert head(torch.randn(4, 6)).shape == (4, 3)
 
 
+@pytest.mark.parametrize(
+    ("last", "biases", "scales"),
+    [("bias", 2, 1), ("none", 1, 1), ("norm", 2, 2), ("norm without affine", 1, 1)],
+)
+def test_what_a_head_ends_in(last, biases, scales):
+    """Counted over a hidden layer with its norm and the last layer."""
+    head = mlp([6, 5, 3], norms("bn", "projector"), last, activation=nn.GELU).train()
+    linear, *end = list(head)[3:]
+    assert isinstance(head[2], nn.GELU)
+    assert [type(m).__name__ for m in end] == (["BatchNorm1d"] if "norm" in last else [])
+    assert (linear.bias is not None) == (last == "bias")
+    keys = [name for name, _ in head.named_parameters()]
+    assert sum(key.endswith("bias") for key in keys) == biases
+    assert sum(key == "1.weight" or key == "4.weight" for key in keys) == scales
+    found = head(torch.randn(64, 6))
+    if end:
+        torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.std(0), torch.ones(3), atol=0.02, rtol=0)
+
+
 def test_controls_embed_and_are_never_trained():
     network = build("untrained", "resnet", "bn")
     assert torch.equal(

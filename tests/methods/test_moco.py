@@ -1,4 +1,4 @@
-"""MoCo's queue, its teacher and its shuffled keys."""
+"""MoCo's loss and its queue; tests/methods/test_teacher.py is about its teacher."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def keys_of(network, images):
 
 
 def test_queue_is_first_in_first_out():
-    network = moco(norm="ln", shuffle=False)
+    network = moco(norm="ln")
     start = network.queue.clone()
     assert start.shape == (16, 8)
     torch.testing.assert_close(start.norm(dim=1), torch.ones(16))
@@ -37,12 +37,12 @@ def test_queue_is_first_in_first_out():
         assert not network.queue.requires_grad
         torch.testing.assert_close(network.queue, expected)
         torch.testing.assert_close(network.queue.norm(dim=1), torch.ones(16))
-        network.after_step()
+        network.after_step(given.progress)
     assert "queue" in network.state_dict()  # a resumed run goes on with it
 
 
 def test_loss_is_against_the_queue_before_the_keys_join_it():
-    network = moco(norm="ln", shuffle=False)
+    network = moco(norm="ln")
     given = batch("moco")
     queries = F.normalize(network.student()(given.views[0]), dim=1)
     keys = keys_of(network, given.views[1])
@@ -66,68 +66,6 @@ def test_symmetric_loss_is_the_mean_of_both_directions():
     assert abs((losses[0] - losses[1]).item()) > 1e-3
     keys = torch.cat([keys_of(both, given.views[1]), keys_of(both, given.views[0])])
     torch.testing.assert_close(both.queue, keys)  # both join, and push 16 out
-
-
-@pytest.mark.parametrize("family", ["resnet", "vit"])
-@pytest.mark.parametrize(("norm", "same"), [("ln", True), ("ghost-bn", False)])
-def test_shuffling_shows_only_where_samples_share_statistics(norm, same, family):
-    shuffled, plain = moco(family, norm), moco(family, norm, shuffle=False)
-    given = batch("moco")
-    found = shuffled.keys(given.views[1], given, "shuffle")
-    expected = plain.keys(given.views[1], given, "shuffle")
-    assert torch.allclose(found, expected, atol=1e-5) == same
-    # Another permutation at every step, the same when asked again.
-    again = moco(family, norm).keys(given.views[1], given, "shuffle")
-    torch.testing.assert_close(again, found)
-    later = batch("moco", 1)._replace(views=given.views)
-    other = moco(family, norm).keys(given.views[1], later, "shuffle")
-    assert torch.allclose(other, found, atol=1e-5) == same
-
-
-def test_teacher_follows_the_student_without_a_gradient():
-    network = moco()
-    student = dict(network.student().named_parameters())
-    before = {k: p.clone() for k, p in network.teacher.network.named_parameters()}
-    network(batch("moco")).loss.backward()
-    for key, parameter in network.teacher.network.named_parameters():
-        assert parameter.grad is None
-        assert not parameter.requires_grad
-        assert torch.equal(parameter, before[key])  # only after the step
-    stir(network.student(), seed=5)
-    network.after_step()
-    for key, parameter in network.teacher.network.named_parameters():
-        expected = 0.9 * before[key] + 0.1 * student[key].detach()
-        torch.testing.assert_close(parameter, expected)
-        assert not torch.equal(parameter, before[key])
-
-
-@pytest.mark.parametrize("policy", ["batch", "eman"])
-def test_where_a_teachers_statistics_come_from(policy):
-    network = moco(shuffle=False, training={"teacher": policy})
-    assert all(m.training == (policy == "batch") for m in network.teacher.network.modules())
-    given = batch("moco")
-
-    def statistics(module):
-        return {k: b.clone() for k, b in module.named_buffers() if "running" in k}
-
-    mine = statistics(network.teacher.network)
-    view = given.views[1]
-    moved = view.clone()
-    moved[1:] += 3
-    trial = copy.deepcopy(network.teacher)
-    depends = not torch.allclose(trial(view)[0], trial(moved)[0], atol=1e-5)
-    assert depends == (policy == "batch")
-
-    network(given)
-    seen = statistics(network.teacher.network)
-    theirs = statistics(network.student())
-    assert all(torch.equal(seen[k], mine[k]) == (policy == "eman") for k in mine)
-    network.after_step()
-    for key, found in statistics(network.teacher.network).items():
-        expected = seen[key] if policy == "batch" else 0.9 * mine[key] + 0.1 * theirs[key]
-        torch.testing.assert_close(found, expected)
-    network.eval()
-    assert not network.teacher.network.training
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ def test_standardized_filters_stand_before_norms_and_nowhere_else(method, family
     }
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "bias"), [(3, 2, 1, False), (1, 1, 0, True)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "bias"), [(3, 2, 1, False), (1, 1, 0, True)]
+)
 def test_standardized_convolution_is_a_convolution_with_such_filters(kernel, stride, padding, bias):
     torch.manual_seed(0)
     plain = nn.Conv2d(3, 4, kernel, stride, padding, bias=bias).double()

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark import plan, runtime
+from benchmark import plan, registry, runtime
 from benchmark.methods.base import Method
 from benchmark.plan import Row
 from benchmark.training import network
@@ -34,7 +34,39 @@ CASES = [
     ("moco", "vit", "ln"),
     ("mae", "vit", "ln"),
     ("rotation", "vit", "ln"),
+    # Statistics with a history, of the student and of the teacher.
+    ("supervised", "resnet", "batch-renorm"),
+    ("moco", "resnet", "ghost-bn"),
+    ("byol", "resnet", "bn-momentum"),
+    ("byol", "vit", "bn"),
+    ("mocov3", "vit", "bn-eman"),
+    ("simsiam", "resnet", "bn"),
+    ("barlow", "resnet", "bn"),
+    ("vicreg", "vit", "ln"),
+    ("lejepa", "vit", "gn"),
+    ("swav", "resnet", "bn"),
+    ("swav", "vit", "ln"),
+    ("dino", "resnet", "bn"),
+    ("dino", "vit", "bn-running"),
 ]
+FROZEN = 0.6
+"""Prototypes are frozen at the first of the interruptions below, and not at the second."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "moco": {"queue": BATCH},
+    "mocov3": {"hidden": 16, "output": 8},
+    "byol": {"hidden": 16, "output": 8},
+    "simsiam": {"output": 16, "bottleneck": 8},
+    "barlow": {"hidden": 16, "output": 8},
+    "vicreg": {"hidden": 16, "output": 8},
+    # A quarter full at the first of the interruptions, full and in use at the second.
+    "swav": {
+        "hidden": 16, "output": 8, "prototypes": 12, "queue": 4 * BATCH, "queue_from": 0.4,
+        "freeze": FROZEN,
+    },
+    "dino": {"hidden": 16, "bottleneck": 8, "prototypes": 12, "freeze": FROZEN},
+    "lejepa": {"hidden": 16, "output": 8, "slices": 16},
+}  # fmt: skip
+"""What makes the heads small, and the state of a method one that a checkpoint must hold."""
 
 
 def always(step: int, steps: int) -> bool:
@@ -54,7 +86,9 @@ class Case:
         tree["training"]["batch"] = BATCH
         tree["methods"][method]["images"] = BATCH * STEPS
         tree["methods"][method]["rate"] = {"resnet": 0.05, "vit": 0.002}
-        tree["methods"]["moco"]["options"]["queue"] = BATCH
+        tree["methods"][method]["options"] |= OPTIONS.get(method, {})
+        # A preset is known where an experiment asks for it.
+        tree["experiments"]["leaderboard"]["schemes"] = [scheme]
         row = Row(method, family, scheme)
         params = tiny.params(tree)
         setting = plan.default_setting(params, row)
@@ -101,7 +135,7 @@ def assert_same(ours: tuple[nn.Module, Trained], theirs: tuple[nn.Module, Traine
 
 
 @pytest.mark.parametrize(("method", "family", "scheme"), CASES)
-def test_interrupted_anywhere_and_resumed_gives_the_same_bits(
+def test_interrupted_again_and_again_gives_the_same_bits(
     tmp_path: Path, method: str, family: str, scheme: str
 ) -> None:
     case = Case(method, family, scheme, tmp_path)
@@ -111,10 +145,46 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bits(
     for last in (25, 50, STEPS):
         with pytest.raises(Interrupted):
             case.train(until(last))
-        resumed = case.train()
-        assert resumed[1].resumed_at == last
-        assert_same(resumed, whole)
-        case.checkpoint.unlink()
+    resumed = case.train()
+    assert resumed[1].resumed_at == STEPS
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("last", [25, 50, STEPS])
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, last: int) -> None:
+    case = Case("moco", "vit", "bn", tmp_path)
+    whole = case.train()
+    with pytest.raises(Interrupted):
+        case.train(until(last))
+    resumed = case.train()
+    assert resumed[1].resumed_at == last
+    assert_same(resumed, whole)
+
+
+def test_every_method_is_interrupted_somewhere() -> None:
+    trained = {name for name, facts in registry.catalogue("method").items() if facts["views"]}
+    assert {method for method, _, _ in CASES} == trained
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme", "held"),
+    [
+        ("swav", "bn", {"queue": 0.25}),
+        ("dino", "bn", {"center": 1.0}),
+        ("byol", "bn-momentum", {"teacher.network.0.net.bn1.running_mean": 1.0}),
+        ("supervised", "batch-renorm", {"backbone.net.bn1.num_batches_tracked": 1.0}),
+    ],
+)
+def test_the_state_of_a_method_is_in_its_checkpoint(
+    tmp_path: Path, method: str, scheme: str, held: dict[str, float]
+) -> None:
+    """Each by the share of it that is no longer zero."""
+    case = Case(method, "resnet", scheme, tmp_path)
+    with pytest.raises(Interrupted):
+        case.train(until(25))
+    tensors = load_file(case.checkpoint)
+    for key, share in held.items():
+        assert float((tensors[f"network/{key}"] != 0).float().mean()) == share
 
 
 def test_killed_between_two_checkpoints_goes_on_from_the_last(tmp_path: Path) -> None:
@@ -135,17 +205,6 @@ def test_killed_between_two_checkpoints_goes_on_from_the_last(tmp_path: Path) ->
         assert resumed[1].resumed_at == last
         assert_same(resumed, whole)
         case.checkpoint.unlink()
-
-
-def test_interrupted_again_and_again_gives_the_same_bits(tmp_path: Path) -> None:
-    case = Case("moco", "vit", "bn", tmp_path)
-    whole = case.train()
-    for last in (25, 50):
-        with pytest.raises(Interrupted):
-            case.train(until(last))
-    resumed = case.train()
-    assert resumed[1].resumed_at == 50
-    assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import torch
 from benchmark import cli, commands, plan, plugins, registry
 from benchmark.errors import UserError
 from benchmark.norms.factory import SectionNorms
+from benchmark.records import Store
+from benchmark.run import run as run_cell
 from tests import tiny
 
 FACTS: dict[str, Any] = {
@@ -233,7 +235,7 @@ def test_a_file_that_changed_since_the_facts_were_read_is_refused(here: Path) ->
         plugins.found.cache_clear()
         registry._with_plugins.cache_clear()
         with pytest.raises(UserError, match="changed since the cell was planned"):
-            registry.check_unchanged(cell.components)
+            run_cell(cell, here, Store(here), torch.device("cpu"), lambda step, steps: True)
 
 
 def tiny_cell(root: Path) -> plan.Cell:

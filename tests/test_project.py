@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from benchmark import canonical, commands
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 def test_dvc_watches_the_versions_of_today():
@@ -54,42 +54,51 @@ def test_the_readme_shows_the_published_numbers():
     assert f"{means['raw-pixels', 'pixels', 'none']:.1f} %" in readme
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
-def test_the_norm_that_the_documentation_adds_takes_part(page: str, tmp_path: Path):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    code = next(
-        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "RmsNorm" in block
-    )
-    shutil.copytree(ROOT / "benchmark", tmp_path / "benchmark")
-    (tmp_path / "benchmark/norms/rms.py").write_text(code, encoding="utf-8")
+def test_the_norm_that_the_readme_adds_takes_part(tmp_path: Path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "simple.py").write_text(code, encoding="utf-8")
     params = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    params = params.replace("schemes:\n  bn:", "schemes:\n  rms: {norm: rms}\n  bn:", 1)
-    params = params.replace("schemes: [bn, ln, gn]", "schemes: [rms]")
+    assert "\nschemes:\n" in params
+    params = params.replace("\nschemes:\n", "\nschemes:\n  simple: {norm: simple}\n", 1)
+    params = params.replace("schemes: [bn, ln, gn]", "schemes: [simple]")
     params = params.replace("rates: tuned", "rates: default")
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
-    planned = run(tmp_path, "-m", "benchmark", "plan")
-    assert "mini/leaderboard/simclr-vit-rms-s1" in planned
+    planned = run(tmp_path, "-m", "benchmark", "--plugin", "simple.py", "plan")
+    assert "mini/leaderboard/simclr-vit-simple-s1" in planned
     program = """
         from pathlib import Path
-        from benchmark import params, plan, runtime
+        from benchmark import params, plan, plugins, runtime
         runtime.start("cpu")
         import torch
         from benchmark.training import network
         manifest = {"shape": [1, 28, 28], "classes": list("abcdefghij"),
                     "splits": {"train": {"count": 4000}}}
-        for cell in plan.cells(params.read(Path("params.yaml")), "leaderboard", None):
-            if cell.scheme == "rms" and cell.seed == 0:
-                method = network.build(cell, manifest)
-                assert any("RmsNorm" in type(m).__name__ for m in method.modules()), cell.name
-                assert method.backbone(torch.rand(4, 1, 28, 28)).isfinite().all()
-                print(cell.label)
+        with plugins.added(["simple.py"]):
+            for cell in plan.cells(params.read(Path("params.yaml")), "leaderboard", None):
+                if cell.scheme == "simple" and cell.seed == 0:
+                    method = network.build(cell, manifest)
+                    assert any("SimpleNorm" in type(m).__name__ for m in method.modules())
+                    assert method.backbone(torch.rand(4, 1, 28, 28)).isfinite().all()
+                    print(cell.label)
     """
     built = run(tmp_path, "-c", "\n".join(line[8:] for line in program.splitlines()))
-    assert "mae-resnet-rms-s0" in built
+    assert "mae-resnet-simple-s0" in built
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles]
+            assert anchor in slugs, anchor
 
 
 def run(folder: Path, *arguments: str) -> str:
-    # The folder's own copy of the package comes first on the path.
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )

@@ -174,7 +174,9 @@ def agrees_with_lightly() -> None:
 
     from tests import small
 
-    method = small.build("tico", "resnet", "ln", training={"teacher": still()}).double().train()
+    method: Any = (
+        small.build("tico", "resnet", "ln", training={"teacher": still()}).double().train()
+    )
     example = registry.facts("method", "tico")["example"]
     loss = TiCoLoss(example["beta"], example["rho"])
     for step in range(3):

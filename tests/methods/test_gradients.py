@@ -27,7 +27,7 @@ def branch_parameters(network, skipinit):
         if name.startswith("teacher."):
             continue
         # In a ResNet without skipinit the factor is the scale of the last norm, if that has one.
-        inner: tuple[str, ...] = ()
+        inner = ()
         last = getattr(module, "bn2", None)
         if isinstance(module, BasicBlock) and skipinit:
             inner = ("conv1", "bn1", "conv2", "bn2")

@@ -12,6 +12,7 @@ from benchmark import registry
 from benchmark.training.network import parameter_groups
 from tests.small import FAMILIES, FAMILY_OPTIONS, NORMS, TRAINED, build, legal
 
+TEACHERS = [m for m in TRAINED if registry.facts("method", m)["teacher"]]
 TOKENS = ("cls_token", "pos_embed", "mask_token")
 
 
@@ -112,8 +113,11 @@ def test_norms_keep_what_their_constructors_gave_them(family):
     assert len(branches) == (4 if family == "resnet" else 0)
 
 
-def test_teacher_starts_as_its_student():
-    network = build("moco", "vit", "bn", seed=3)
+@pytest.mark.parametrize("statistics", ["batch", "running", "momentum", "eman"])
+@pytest.mark.parametrize("method", TEACHERS)
+def test_teacher_starts_as_its_student(method, statistics):
+    policy = {"teacher": {"statistics": statistics, "shuffle": False}}
+    network = build(method, "vit", "bn", seed=3, training=policy)
     student, teacher = network.student().state_dict(), network.teacher.network.state_dict()
     assert_same(student, teacher)
     shared = {p.data_ptr() for p in network.student().parameters()} & {
@@ -143,6 +147,14 @@ def test_what_decays_does_not_change_with_the_scheme(method, family):
             if not name.endswith("bias") and not name.startswith("teacher.")
         }
         assert decayed_names(network) == expected
+
+
+@pytest.mark.parametrize("method", TEACHERS)
+def test_a_teacher_is_not_in_the_optimizer_whatever_its_policy(method):
+    for statistics in ("batch", "running", "momentum", "eman"):
+        policy = {"teacher": {"statistics": statistics, "shuffle": False}}
+        names = decayed_names(build(method, "resnet", "bn", training=policy), on="all")
+        assert not any(name.startswith("teacher.") for name in names)
 
 
 def test_everything_decays_if_so_declared():

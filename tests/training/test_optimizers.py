@@ -53,3 +53,32 @@ def test_adamw_decays_apart_from_the_gradient():
             x = x - rate * decay * x
             x = x - rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
         torch.testing.assert_close(found[place].detach().double(), x, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sgd", {"momentum": 0.9, "nesterov": False}),
+        ("sgd", {"momentum": 0.0, "nesterov": False}),
+        ("adamw", {"beta1": 0.9, "beta2": 0.95}),
+    ],
+)
+def test_parameter_frozen_at_first_starts_when_its_gradient_comes(name, options):
+    """Until then it does not even decay; from then on it moves as one that has just begun."""
+    found = []
+    for frozen in (2, 0):
+        torch.manual_seed(0)
+        late, other = torch.nn.Parameter(torch.randn(4)), torch.nn.Parameter(torch.randn(3))
+        start = late.detach().clone()
+        group = {"params": [other, late], "weight_decay": 0.1}
+        optimizer = registry.load("optimizer", name).build([group], 0.1, **options)
+        for step in range(frozen + 3):
+            optimizer.zero_grad()
+            other.grad = torch.ones(3)
+            if step >= frozen:
+                assert step > frozen or torch.equal(late, start)
+                late.grad = torch.arange(4.0) - step + frozen
+            optimizer.step()
+        assert not torch.equal(late, start)
+        found.append(late.detach())
+    assert torch.equal(*found)

@@ -17,4 +17,11 @@ def build(
     groups: list[dict[str, Any]], rate: float, momentum: float, nesterov: bool
 ) -> torch.optim.Optimizer:
     """torch's SGD over the given parameter groups."""
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
+    if momentum:
+        # torch makes them at the first step, but not for a parameter that is frozen then and gets its
+        # first gradient later; a momentum of zero is what a first step starts from.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

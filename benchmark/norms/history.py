@@ -42,7 +42,9 @@ class HistoryBatchNorm(_BatchNorm):
             raise ValueError("a BN without running statistics has no history")
         if not self.training:
             return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
-        batch_variance, batch_mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        batch_variance, batch_mean = torch.var_mean(
+            x.to(mean), [0, *range(2, x.ndim)], correction=0
+        )
         if self.policy == "momentum":
             mean.lerp_(batch_mean, 1 - self.history)
             variance.lerp_(batch_variance, 1 - self.history)

@@ -88,7 +88,9 @@ class BatchRenorm(nn.Module):
             )
         shape = (1, -1, *[1] * (x.ndim - 2))
         dims = [0, *range(2, x.ndim)]
-        variance, mean = torch.var_mean(x, dims, correction=0)
+        # In the statistics' own precision: under autocast x may be bfloat16.
+        wide = x.to(self.running_mean)
+        variance, mean = torch.var_mean(wide, dims, correction=0)
         with torch.no_grad():
             r_max, d_max = self.limits()
             batch_sd, sd = (variance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
@@ -100,7 +102,7 @@ class BatchRenorm(nn.Module):
             # torch's running variance is the unbiased one; so is this, for the same evaluation.
             count = x.numel() / x.shape[1]
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
-        y = (x - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(shape)
-        if self.weight is None or self.bias is None:
-            return y
-        return y * self.weight.view(shape) + self.bias.view(shape)
+        y = (wide - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(shape)
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x)

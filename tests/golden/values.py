@@ -158,9 +158,9 @@ def differs(old: Entry, new: Entry) -> list[str]:
 
 
 def suspects(old: dict[str, Entry], new: dict[str, Entry], changed: set[str]) -> list[str]:
-    """Components all of whose entries changed, the ones with the most entries first.
+    """Components that may have changed the entries: all of their own did.
 
-    If every entry of a component changed it may be the cause; one with an unchanged entry is not.
+    Left out are those whose entries are a part of another such component's, which explains them.
     """
     users: dict[str, set[str]] = {}
     for name, entry in new.items():
@@ -168,13 +168,11 @@ def suspects(old: dict[str, Entry], new: dict[str, Entry], changed: set[str]) ->
             for component in entry["components"]:
                 users.setdefault(component, set()).add(name)
     wholly = {component: names for component, names in users.items() if names <= changed}
-    explained: set[str] = set()
-    causes = []
-    for component, names in sorted(wholly.items(), key=lambda item: (-len(item[1]), item[0])):
-        if not names <= explained:
-            causes.append(component)
-            explained |= names
-    return causes
+    return sorted(
+        component
+        for component, names in wholly.items()
+        if not any(names < others for others in wholly.values())
+    )
 
 
 def main() -> None:

@@ -129,18 +129,12 @@ def test_skipinit_moves_at_the_first_step(family):
     assert all(float(gain.grad.abs()) > 1e-6 for gain in gains)
 
 
-def halves():
-    """Every method and every norm once in each family, with what is known to fail."""
-    cases = [(m, f, "bn") for m in TRAINED for f in FAMILIES]
-    cases += [(m, f, n) for m, f, n in CASES if m == "supervised" and n != "bn"]
-    for method, family, norm in cases:
-        marks = []
-        if (method, family) == ("mae", "vit") or (family, norm) == ("resnet", "batch-renorm"):
-            marks.append(pytest.mark.xfail(strict=True, reason="mixes float32 with bfloat16"))
-        yield pytest.param(method, family, norm, marks=marks, id=f"{method}-{family}-{norm}")
+# Every method and every norm once in each family.
+HALVES = [(m, f, "bn") for m in TRAINED for f in FAMILIES]
+HALVES += [(m, f, n) for m, f, n in CASES if m == "supervised" and n != "bn"]
 
 
-@pytest.mark.parametrize(("method", "family", "norm"), list(halves()))
+@pytest.mark.parametrize(("method", "family", "norm"), HALVES)
 def test_half_precision_trains_towards_the_same(method, family, norm):
     """The loop's `bfloat16`: losses within what its 8 bits leave, and gradients for all."""
     found = []

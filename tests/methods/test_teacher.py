@@ -223,13 +223,7 @@ def test_training_mode_reaches_all_but_an_eman_teacher(statistics):
     assert {m.training for m in network.train().teacher.network.modules()} == modes
 
 
-MIXES = pytest.mark.xfail(strict=True, reason="mixes float32 with bfloat16")
-
-
-@pytest.mark.parametrize(
-    "statistics",
-    ["batch", pytest.param("running", marks=MIXES), pytest.param("momentum", marks=MIXES), "eman"],
-)
+@pytest.mark.parametrize("statistics", STATISTICS)
 def test_half_precision_under_every_policy(statistics):
     losses = []
     for mixed in (False, True):

@@ -113,7 +113,9 @@ class TokenDecoder(nn.Module):
         tokens = self.embed(encoded)
         n, total = mask.hidden.shape
         index = mask.visible[:, :, None].expand(-1, -1, tokens.shape[2])
-        grid = self.mask_token.expand(n, total, -1).scatter(1, index, tokens[:, 1:])
+        # Under bfloat16 autocast the tokens are of another type than the parameter.
+        mask_token = self.mask_token.to(tokens)
+        grid = mask_token.expand(n, total, -1).scatter(1, index, tokens[:, 1:])
         tokens = torch.cat((tokens[:, :1], grid), 1) + self.pos_embed
         decoded: Tensor = self.read(self.norm(self.block(tokens)))
         return decoded[:, 1:]

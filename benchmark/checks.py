@@ -83,7 +83,7 @@ def _optimizer(family: str, optimizer: dict[str, Any], params: Params) -> dict[s
 
 
 def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]:
-    """A scheme with its norm written out for every section that it names.
+    """A scheme with the norm of each section that it names; `heads` are all but the backbone.
 
     Beside norms it may set some of a teacher's policy and some options of a family.
     """
@@ -92,13 +92,13 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
     beside = {key: value for key, value in scheme.items() if key in others}
     sections = {key: value for key, value in scheme.items() if key not in others}
     if "norm" in sections:
-        sections = dict.fromkeys(SECTIONS, sections)
+        sections = {"backbone": sections, "heads": sections}
     if not sections:
         raise UserError(f"schemes: {name} names no norm, expected {{norm: …}} or sections")
     found: dict[str, Any] = {}
     for section, spec in sections.items():
-        if section not in SECTIONS:
-            raise unknown(f"section of {where}", section, (*SECTIONS, *others))
+        if section not in (*SECTIONS, "heads"):
+            raise unknown(f"section of {where}", section, (*SECTIONS, "heads", *others))
         if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
             raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
         given = {key: value for key, value in spec.items() if key != "norm"}

@@ -12,7 +12,7 @@ from typing import Any
 from benchmark import canonical, registry
 from benchmark.checks import VIEWS_FILE
 from benchmark.errors import UserError, unknown
-from benchmark.schema import MethodParams, Params
+from benchmark.schema import SECTIONS, MethodParams, Params
 
 PARTS = {
     "views": VIEWS_FILE,
@@ -113,6 +113,32 @@ def is_normalized(params: Params, scheme: str) -> bool:
     return bool(registry.facts("norm", spec["norm"])["normalizes"])
 
 
+def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
+    """The norm of each section that the row's method has.
+
+    Raises UserError where the scheme lacks one, and where it names what the row does not have.
+    """
+    scheme, facts = params.schemes[row.scheme], registry.facts("method", row.method)
+    where = f"scheme {row.scheme}"
+    for key in scheme:
+        if key in SECTIONS and key not in facts["sections"]:
+            raise UserError(
+                f"{where} has a norm for the {key}, which {row.method} lacks (`heads` stands for "
+                "those that a method has)"
+            )
+        if key == "teacher" and not facts["teacher"]:
+            raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
+        if key in params.families and key != row.family:
+            raise UserError(f"{where} has options of {key}, and the family is {row.family}")
+    found = {}
+    for section in facts["sections"]:
+        spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
+        if spec is None:
+            raise UserError(f"{where} has no norm for the {section} of {row.method}")
+        found[section] = spec
+    return found
+
+
 def default_setting(params: Params, row: Row) -> tuple[float, float]:
     """The recipe's learning rate and weight decay for a row."""
     recipe = params.methods[row.method]
@@ -169,12 +195,8 @@ def resolve(
     used |= registry.versions("family", row.family)
     norms: dict[str, Any] = {}
     if facts["sections"]:
-        specs = scheme
+        specs = section_norms(params, row)
         for section in facts["sections"]:
-            if section not in specs:
-                raise UserError(
-                    f"scheme {row.scheme} has no norm for the {section} of {row.method}"
-                )
             norms[section] = specs[section]
             used |= registry.versions("norm", specs[section]["norm"])
     training = None

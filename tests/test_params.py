@@ -164,7 +164,7 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_one_norm_stands_for_every_section() -> None:
     specs = tiny.params(tiny.changed(tiny.raw(), "schemes/gn/groups", 8)).schemes["gn"]
-    assert set(specs) == {"backbone", "projector", "predictor", "decoder"}
+    assert set(specs) == {"backbone", "heads"}
     assert all(spec == {"norm": "gn", "groups": 8} for spec in specs.values())
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from benchmark import commands, params, plan, sweep
 from benchmark.errors import UserError
+from benchmark.norms.presets import PRESETS
 from benchmark.params import parse
 from benchmark.plan import Cell, Row
 from benchmark.schema import Params
@@ -88,10 +89,55 @@ def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None
 
 
 def test_a_scheme_gives_each_section_its_norm() -> None:
-    scheme = {"backbone": {"norm": "gn", "groups": 4}, "projector": {"norm": "bn"}}
+    scheme = {"backbone": {"norm": "gn", "groups": 4}, "heads": {"norm": "bn"}}
     cell = tiny.cell("simclr-resnet-bn-s0", tree=tiny.changed(tiny.raw(), "schemes/bn", scheme))
-    assert cell.config["norms"] == scheme
+    assert cell.config["norms"] == {"backbone": scheme["backbone"], "projector": scheme["heads"]}
     assert set(cell.components) >= {"norm gn", "norm bn"}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        (
+            {"norm": "bn", "teacher": {"statistics": "eman"}},
+            "scheme bn has a teacher's policy, and simclr has no teacher",
+        ),
+        (
+            {"norm": "bn", "vit": {"placement": "post"}},
+            "scheme bn has options of vit, and the family is resnet",
+        ),
+        (
+            {"backbone": {"norm": "bn"}, "heads": {"norm": "bn"}, "predictor": {"norm": "ln"}},
+            "scheme bn has a norm for the predictor, which simclr lacks",
+        ),
+    ],
+)
+def test_a_scheme_that_names_what_a_row_does_not_have_is_refused(
+    scheme: dict[str, Any], said: str
+) -> None:
+    tree = tiny.changed(tiny.raw(), "schemes/bn", scheme)
+    with pytest.raises(UserError, match=said):
+        plan.cells(tiny.params(tree), "leaderboard", None)
+
+
+def test_a_scheme_sets_a_teachers_policy_and_a_familys_options() -> None:
+    tree = tiny.raw()
+    scheme = {"norm": "bn", "teacher": {"statistics": "eman"}, "vit": {"placement": "post"}}
+    tree["schemes"]["special"] = scheme
+    grid = {"methods": ["byol"], "families": ["vit"], "schemes": ["special"], "seeds": [0]}
+    tree["experiments"]["special"] = {**grid, "rates": "default"}
+    (cell,) = plan.cells(tiny.params(tree), "special", None)
+    assert cell.config["training"]["teacher"] == {"statistics": "eman", "shuffle": True}
+    assert cell.config["family"]["placement"] == "post"
+    assert cell.config["family"]["final_norm"] == "before-pool"
+
+
+def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
+    tree = tiny.raw()
+    grid = {"methods": ["byol"], "families": ["vit"], "schemes": list(PRESETS), "seeds": [0]}
+    tree["experiments"]["presets"] = {**grid, "rates": "default"}
+    cells = plan.cells(tiny.params(tree), "presets", None)
+    assert len({cell.fingerprint("images") for cell in cells}) == len(PRESETS)
 
 
 def test_a_scheme_without_a_section_that_a_method_has_is_refused() -> None:

@@ -25,11 +25,9 @@ UNIFORM: dict[str, dict[str, Any]] = {
 }
 """One norm in every section."""
 
-HEADS = ("projector", "predictor", "decoder")
-
 
 def _split(backbone: str, heads: str) -> dict[str, Any]:
-    return {"backbone": UNIFORM[backbone], **dict.fromkeys(HEADS, UNIFORM[heads])}
+    return {"backbone": UNIFORM[backbone], "heads": UNIFORM[heads]}
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -102,7 +102,9 @@ class BatchRenorm(nn.Module):
             # torch's running variance is the unbiased one; so is this, for the same evaluation.
             count = x.numel() / x.shape[1]
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
-        y = (wide - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(shape)
+        y = (wide - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(
+            shape
+        )
         if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x)

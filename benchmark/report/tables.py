@@ -199,7 +199,8 @@ def markdown(table: Table, figure: str) -> str:
     """The table for people, family by family; `figure` is the address of the figure."""
     ranked = [entry for entry in table.entries if not entry.control]
     seeds = {len(entry.seeds) for entry in ranked}
-    spread = f"over {min(seeds)} seeds" if len(seeds) == 1 else "over the seeds"
+    count = min(seeds)
+    spread = f"over {count} seed{'s' if count > 1 else ''}" if len(seeds) == 1 else "over the seeds"
     parts = [
         f"# {_heading(table.experiment)}: {escape(table.title)}",
         f"Accuracy in % of frozen embeddings on the test split, {spread} of every method × "

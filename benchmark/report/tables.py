@@ -199,7 +199,7 @@ def markdown(table: Table, figure: str) -> str:
     """The table for people, family by family; `figure` is the address of the figure."""
     ranked = [entry for entry in table.entries if not entry.control]
     seeds = {len(entry.seeds) for entry in ranked}
-    count = min(seeds)
+    count = min(seeds, default=0)
     spread = f"over {count} seed{'s' if count > 1 else ''}" if len(seeds) == 1 else "over the seeds"
     parts = [
         f"# {_heading(table.experiment)}: {escape(table.title)}",

@@ -187,7 +187,7 @@ def test_a_single_seed_has_no_interval(tmp_path: Path, raw: dict[str, Any]) -> N
 def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
     row = row_of(document, "mae-resnet-bn")
-    default = params.methods["mae"].rate["resnet"]  # type: ignore[union-attr]
+    default = params.methods["mae"].rate["resnet"]  # type: ignore[union-attr]  # it is trained
     assert row["learning_rate"]["default"]["rate"] == default
     assert row["learning_rate"]["tuned"]["rate"] == pytest.approx(default * 3.162, rel=1e-2)
     assert row["learning_rate"]["tuned"]["validation"] == 0.71
@@ -217,7 +217,7 @@ def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any])
 
 def test_cost(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
-    images = params.methods["moco"].images  # type: ignore[union-attr]
+    images = params.methods["moco"].images  # type: ignore[union-attr]  # it is trained
     assert row_of(document, "moco-vit-gn")["cost"] == {
         "parameters": 123456, "images": images, "tflop": 1.25,
     }  # fmt: skip

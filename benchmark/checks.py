@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def checked(params: Params) -> Params:
         f"source {source}", params.data.options, registry.facts("source", source)["options"]
     )
     # A preset that no experiment asks for need not fit this track.
-    asked = {name for experiment in params.experiments.values() for name in experiment.schemes}
+    asked = {
+        name for experiment in params.experiments.values() for name in experiment.every("schemes")
+    }
     schemes = {key: preset for key, preset in PRESETS.items() if key in asked} | params.schemes
     training = params.training
     teacher = check_options("training: teacher", training.teacher, TEACHER)
@@ -120,7 +123,10 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
 
 
 def _method(name: str, method: MethodParams | Control, params: Params) -> MethodParams | Control:
-    facts = registry.facts("method", name)
+    component = method.method or name
+    if component != name and component in params.methods and params.methods[component].method:
+        raise UserError(f"methods: {name}.method is {component}, a recipe and not a method")
+    facts = registry.facts("method", component)
     options = check_options(f"method {name}", method.options, facts["options"])
     if (facts["views"] > 0) != isinstance(method, MethodParams):
         wanted = "images, views, rate and weight_decay" if facts["views"] else "options alone"
@@ -149,22 +155,23 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
 
 
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
-    for kind in ("methods", "families", "schemes", "seeds"):
-        listed = getattr(experiment, kind)
-        if twice := [item for item in dict.fromkeys(listed) if listed.count(item) > 1]:
-            raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")
-    for kind in ("methods", "families", "schemes"):
-        known = getattr(params, kind)
-        for item in getattr(experiment, kind):
-            if item not in known:
-                raise unknown(f"{kind} of experiment {name}:", item, known)
-    for method in experiment.methods:
-        recipe = params.methods[method]
-        for family in experiment.families:
-            if isinstance(recipe, MethodParams) and not (
-                family in recipe.rate and family in recipe.weight_decay
-            ):
-                raise UserError(f"methods: {method} has no rate and weight_decay for {family!r}")
+    _check_unique(name, "seeds", experiment.seeds)
+    for grid in experiment.grids:
+        for kind in ("methods", "families", "schemes"):
+            listed, known = getattr(grid, kind), getattr(params, kind)
+            _check_unique(name, kind, listed)
+            for item in listed:
+                if item not in known:
+                    raise unknown(f"{kind} of experiment {name}:", item, known)
+        for method in grid.methods:
+            recipe = params.methods[method]
+            for family in grid.families:
+                if isinstance(recipe, MethodParams) and not (
+                    family in recipe.rate and family in recipe.weight_decay
+                ):
+                    raise UserError(
+                        f"methods: {method} has no rate and weight_decay for {family!r}"
+                    )
     splits = params.data.splits
     calibration = params.evaluation.calibration_batch
     if isinstance(splits.train, int) and calibration > splits.train:
@@ -177,3 +184,8 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
             f"training: batch {params.training.batch} is larger than the training split "
             f"of {splits.train} images"
         )
+
+
+def _check_unique(name: str, kind: str, listed: Sequence[Any]) -> None:
+    if twice := [item for item in dict.fromkeys(listed) if listed.count(item) > 1]:
+        raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")

@@ -38,7 +38,7 @@ def _chosen(
     cells = planning.cells(found, arguments.experiment, rates)
     method = getattr(arguments, "method", None)
     if method is not None:
-        methods = found.experiments[arguments.experiment].methods
+        methods = found.experiments[arguments.experiment].every("methods")
         if method not in methods:
             raise unknown(f"method of experiment {arguments.experiment}", method, methods)
         cells = [cell for cell in cells if cell.method == method]
@@ -67,7 +67,9 @@ def plan(arguments: argparse.Namespace) -> None:
     )
     rows = planning.rows(found, arguments.experiment)
     defaults = {
-        row: planning.default_setting(found, row) for row in rows if planning.is_trained(row.method)
+        row: planning.default_setting(found, row)
+        for row in rows
+        if planning.is_trained(found, row.method)
     }
     cells = _chosen(arguments, found, defaults | tuned)
     untuned = set(defaults) - set(tuned)
@@ -96,7 +98,7 @@ def plan(arguments: argparse.Namespace) -> None:
         trials = found.sweep.rates * len(found.sweep.seeds)
         print(
             f"{len(untuned)} rows have no tuned learning rate yet, some {trials} trials each: "
-            f"`dvc repro tracks/{found.track}/sweep/dvc.yaml`"
+            f"`dvc repro {planning.sweep_pipeline(found.track, arguments.experiment)}`"
         )
 
 

@@ -41,6 +41,7 @@ def read(path: Path) -> Params:
 
 def parse(raw: Any, where: str) -> Params:
     """Checks loaded YAML: types and keys, then the names and options of components."""
+    raw = _with_likes(raw)
     try:
         # By way of JSON, so that strict checking takes YAML's lists for tuples.
         params = Params.model_validate_json(json.dumps(raw))
@@ -49,6 +50,40 @@ def parse(raw: Any, where: str) -> Params:
             raise UserError(f"{where}: not plain keys and values ({error})") from None
         raise UserError(f"{where}: {_one_line(error)}") from None
     return checked(params)
+
+
+def _with_likes(raw: Any) -> Any:
+    """The same params with each `methods` entry that is `like` another one written out."""
+    methods = raw.get("methods") if isinstance(raw, dict) else None
+    if not isinstance(methods, dict):
+        return raw
+    return {**raw, "methods": {name: _written_out(name, methods, ()) for name in methods}}
+
+
+def _written_out(name: Any, methods: dict[Any, Any], above: tuple[Any, ...]) -> Any:
+    entry = methods[name]
+    if not isinstance(entry, dict) or "like" not in entry:
+        return entry
+    other = entry["like"]
+    if not isinstance(other, str) or other not in methods:
+        raise unknown(f"method that {name} is like:", str(other), map(str, methods))
+    if other in (*above, name):
+        raise UserError(f"methods: {name} is like {other}, which comes back to itself")
+    base = _written_out(other, methods, (*above, name))
+    own = {key: value for key, value in entry.items() if key != "like"}
+    if not isinstance(base, dict):
+        return own
+    return {"method": other, **_merged(base, own)}
+
+
+def _merged(base: dict[Any, Any], own: dict[Any, Any]) -> dict[Any, Any]:
+    """`base` with the values of `own`, mapping by mapping."""
+    both = {
+        key: _merged(base[key], value)
+        for key, value in own.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **own, **both}
 
 
 _NOT_KEYS = ("recipe", "control", "int", "float")
@@ -86,5 +121,6 @@ def _fields(loc: tuple[int | str, ...]) -> list[str]:
         fields = getattr(model, "model_fields", {})
         if part in fields:
             model = fields[str(part)].annotation
-            model = getattr(model, "__args__", (model,))[-1]
+            inner = getattr(model, "__args__", (model,))
+            model = inner[0] if inner[-1] is Ellipsis else inner[-1]
     return [f"{prefix}.{name}" if prefix else name for name in getattr(model, "model_fields", {})]

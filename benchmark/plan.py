@@ -88,21 +88,38 @@ def rows(params: Params, experiment: str) -> list[Row]:
     """
     if experiment not in params.experiments:
         raise unknown("experiment", experiment, params.experiments)
-    grid = params.experiments[experiment]
     found: list[Row] = []
-    for method in grid.methods:
-        if not registry.facts("method", method)["sections"]:
-            found.append(Row(method, "pixels", "none"))
-            continue
-        found += [
-            Row(method, family, scheme) for family in grid.families for scheme in grid.schemes
-        ]
+    for grid in params.experiments[experiment].grids:
+        for method in grid.methods:
+            if not facts(params, method)["sections"]:
+                found.append(Row(method, PIXELS, "none"))
+                continue
+            found += [
+                Row(method, family, scheme) for family in grid.families for scheme in grid.schemes
+            ]
+    for row in found:
+        if found.count(row) > 1:
+            raise UserError(f"experiments: {experiment} has the row {row} twice")
     return found
 
 
-def is_trained(method: str) -> bool:
-    """Whether the method has anything to train, and so a learning rate."""
-    return bool(registry.facts("method", method)["views"])
+PIXELS = "pixels"
+"""The family of what has no network."""
+
+
+def component(params: Params, recipe: str) -> str:
+    """The method of an entry under `methods`."""
+    return params.methods[recipe].method or recipe
+
+
+def facts(params: Params, recipe: str) -> Mapping[str, Any]:
+    """What the method of an entry under `methods` declares of itself."""
+    return registry.facts("method", component(params, recipe))
+
+
+def is_trained(params: Params, recipe: str) -> bool:
+    """Whether there is anything to train, and so a learning rate."""
+    return bool(facts(params, recipe)["views"])
 
 
 def is_normalized(params: Params, scheme: str) -> bool:
@@ -118,20 +135,20 @@ def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
 
     Raises UserError where the scheme lacks one, and where it names what the row does not have.
     """
-    scheme, facts = params.schemes[row.scheme], registry.facts("method", row.method)
+    scheme, declared = params.schemes[row.scheme], facts(params, row.method)
     where = f"scheme {row.scheme}"
     for key in scheme:
-        if key in SECTIONS and key not in facts["sections"]:
+        if key in SECTIONS and key not in declared["sections"]:
             raise UserError(
                 f"{where} has a norm for the {key}, which {row.method} lacks (`heads` stands for "
                 "those that a method has)"
             )
-        if key == "teacher" and not facts["teacher"]:
+        if key == "teacher" and not declared["teacher"]:
             raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
         if key in params.families and key != row.family:
             raise UserError(f"{where} has options of {key}, and the family is {row.family}")
     found = {}
-    for section in facts["sections"]:
+    for section in declared["sections"]:
         spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
         if spec is None:
             raise UserError(f"{where} has no norm for the {section} of {row.method}")
@@ -158,17 +175,15 @@ def cells(
     for row in rows(params, experiment):
         seeds: Iterable[int] = grid.seeds
         setting = None
-        if not registry.facts("method", row.method)["sections"]:
+        if row.family == PIXELS:
             seeds = grid.seeds[:1]
-        elif is_trained(row.method):
+        elif is_trained(params, row.method):
             setting = default_setting(params, row)
             if grid.rates == "tuned":
                 if rates is None or row not in rates:
-                    # The leaderboard's sweep is apart, so that the main job does not depend on it.
-                    folder = "sweep" if experiment == "leaderboard" else experiment
                     raise UserError(
                         f"results/{params.track}/rates/{experiment}.json has no rate for {row}: run "
-                        f"`dvc repro tracks/{params.track}/{folder}/dvc.yaml`"
+                        f"`dvc repro {sweep_pipeline(params.track, experiment)}`"
                     )
                 setting = rates[row]
         planned += [
@@ -176,6 +191,13 @@ def cells(
             for seed in seeds
         ]
     return planned
+
+
+def sweep_pipeline(track: str, experiment: str) -> str:
+    """The file of the pipeline that tunes an experiment's rates."""
+    # The leaderboard's sweep is apart, so that the main job does not depend on it.
+    folder = "sweep" if experiment == "leaderboard" else experiment
+    return f"tracks/{track}/{folder}/dvc.yaml"
 
 
 def resolve(
@@ -188,15 +210,15 @@ def resolve(
     label: str,
 ) -> Cell:
     """One cell; `setting` is its learning rate and weight decay, `judge` the split that scores it."""
-    facts = registry.facts("method", row.method)
-    recipe = params.methods[row.method]
-    used = registry.versions("method", row.method) | {"evaluation": part_version("evaluation")}
+    declared, recipe = facts(params, row.method), params.methods[row.method]
+    method = component(params, row.method)
+    used = registry.versions("method", method) | {"evaluation": part_version("evaluation")}
     scheme = params.schemes.get(row.scheme, {})
     used |= registry.versions("family", row.family)
     norms: dict[str, Any] = {}
-    if facts["sections"]:
+    if declared["sections"]:
         specs = section_norms(params, row)
-        for section in facts["sections"]:
+        for section in declared["sections"]:
             norms[section] = specs[section]
             used |= registry.versions("norm", specs[section]["norm"])
     training = None
@@ -213,10 +235,10 @@ def resolve(
             "views": [params.views[view] for view in recipe.views],
         }
         del training["teacher"]
-        if facts["teacher"]:
+        if declared["teacher"]:
             training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
     config = {
-        "method": {"name": row.method, **recipe.options},
+        "method": {"name": method, **recipe.options},
         "family": {
             "name": row.family,
             **params.families.get(row.family, {}),

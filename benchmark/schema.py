@@ -58,8 +58,14 @@ class Evaluation(Model):
 
 
 class MethodParams(Model):
-    """One method's recipe on this track."""
+    """One method's recipe on this track.
 
+    `like: NAME` takes everything from another entry but for what stands beside it: a recipe that
+    differs in one setting. It is resolved before these types are checked.
+    """
+
+    method: str | None = None
+    """The method, where the entry is not called after it."""
     images: int = Field(ge=1)
     """Training images seen, repetitions counted and views not."""
     views: tuple[str, ...]
@@ -72,22 +78,41 @@ class MethodParams(Model):
 class Control(Model):
     """A control that is not trained has no recipe."""
 
+    method: str | None = None
     options: dict[str, Any]
 
 
 def _kind(given: Any) -> str:
     """Which of the two an entry under `methods` is meant to be."""
-    return "control" if isinstance(given, dict) and set(given) <= {"options"} else "recipe"
+    return (
+        "control" if isinstance(given, dict) and set(given) <= {"options", "method"} else "recipe"
+    )
 
 
-class Experiment(Model):
-    """A grid of cells."""
+class Grid(Model):
+    """Rows: every method in every family under every scheme."""
 
     methods: tuple[str, ...] = Field(min_length=1)
     families: tuple[str, ...] = Field(min_length=1)
     schemes: tuple[str, ...] = Field(min_length=1)
+
+
+class Experiment(Grid):
+    """Rows, each trained with every seed."""
+
+    also: tuple[Grid, ...] = ()
+    """Further rows, for a question that one grid does not hold."""
     seeds: tuple[int, ...] = Field(min_length=1)
     rates: Literal["default", "tuned"]
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """All of its grids."""
+        return (self, *self.also)
+
+    def every(self, kind: Literal["methods", "families", "schemes"]) -> tuple[str, ...]:
+        """The names that its grids list, each once."""
+        return tuple(dict.fromkeys(name for grid in self.grids for name in getattr(grid, kind)))
 
 
 class Sweep(Model):

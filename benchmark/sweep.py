@@ -56,7 +56,7 @@ def metric(params: Params) -> str:
 
 def tunable(params: Params, experiment: str) -> list[Row]:
     """The rows of an experiment that have a learning rate."""
-    return [row for row in plan.rows(params, experiment) if plan.is_trained(row.method)]
+    return [row for row in plan.rows(params, experiment) if plan.is_trained(params, row.method)]
 
 
 def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:

@@ -31,6 +31,16 @@ WRONG: list[tuple[str, Any, str]] = [
     ("methods/simclr/views/1", "strng", "'strng'; did you mean 'strong'"),
     ("methods/simclr/rate/resnett", 0.1, "'resnett'; did you mean 'resnet'"),
     ("experiments/leaderboard/methods/0", "mocoo", "'mocoo'; did you mean 'moco'"),
+    ("methods/simclr", {"like": "moco", "optionss": {}}, "did you mean 'methods.simclr.options'"),
+    ("methods/simclr", {"like": "mocoo"}, "'mocoo'; did you mean 'moco'"),
+    ("methods/simclr", {"like": "simclr"}, "comes back to itself"),
+    ("methods/simclr", {"like": "moco", "options": {"momentun": 0.0}}, "did you mean 'momentum'"),
+    ("experiments/leaderboard/also", [{"methods": ["simclr"]}], r"also\.0\.families' is missing"),
+    (
+        "experiments/leaderboard/also",
+        [{"methods": ["simclr"], "families": ["vit"], "schemes": ["bbn"]}],
+        "'bbn'; did you mean 'bn'",
+    ),
     ("experiments/leaderboard/families/0", "vitt", "'vitt'; did you mean 'vit'"),
     ("experiments/leaderboard/schemes/0", "none-plane", "did you mean 'none-plain'"),
     # wrong types
@@ -98,10 +108,15 @@ def test_wrong_value_is_refused_in_one_line(path: str, value: Any, said: str) ->
 
 
 def keys(tree: dict[str, Any], above: str = "") -> list[str]:
-    """The paths of every key that is not a name, in a tree of params."""
+    """The paths of every key that is not a name, in a tree of params.
+
+    Not of what a recipe takes from another one, and not of further grids: their place is to be added.
+    """
     found = []
     for key, value in tree.items():
         path = f"{above}/{key}" if above else key
+        if (isinstance(value, dict) and "like" in value) or key == "also":
+            continue
         if above not in ("families", "schemes", "views", "optimizers", "methods", "experiments"):
             found.append(path)
         if isinstance(value, dict) and path != "schemes":

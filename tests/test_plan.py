@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import copy
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +41,49 @@ def every_cell(found: Params) -> list[Cell]:
 
 def test_the_grid_is_methods_by_families_by_schemes_by_seeds(real: dict[str, Any]) -> None:
     found = parse(real, "params.yaml")
-    for name, grid in found.experiments.items():
+    for name, experiment in found.experiments.items():
         cells = plan.cells(found, name, tuned(found))
-        per_method = len(grid.families) * len(grid.schemes) * len(grid.seeds)
-        for method in grid.methods:
-            count = sum(cell.method == method for cell in cells)
-            assert count == (1 if method == "raw-pixels" else per_method), method
+        expected: Counter[str] = Counter()
+        for grid in experiment.grids:
+            for method in grid.methods:
+                rows = 1 if method == "raw-pixels" else len(grid.families) * len(grid.schemes)
+                expected[method] += rows * (1 if method == "raw-pixels" else len(experiment.seeds))
+        assert Counter(cell.method for cell in cells) == expected
+
+
+def test_further_grids_add_rows_and_none_may_come_twice() -> None:
+    tree = tiny.raw()
+    more = {"methods": ["simclr"], "families": ["resnet"], "schemes": ["bn-head-only"]}
+    tree["experiments"]["leaderboard"]["also"] = [more]
+    found = tiny.params(tree)
+    names = [cell.label for cell in plan.cells(found, "leaderboard", tuned(found))]
+    assert "simclr-resnet-bn-head-only-s0" in names
+    assert "simclr-vit-bn-head-only-s0" not in names
+    more["schemes"] = ["bn"]
+    with pytest.raises(UserError, match="row simclr-resnet-bn twice"):
+        plan.rows(tiny.params(tree), "leaderboard")
+
+
+def test_a_recipe_like_another_differs_in_what_it_names_alone() -> None:
+    tree = tiny.raw()
+    tree["methods"]["hot"] = {"like": "simclr", "options": {"temperature": 0.7}}
+    tree["methods"]["hot-short"] = {"like": "hot", "images": 64}
+    tree["experiments"]["leaderboard"]["methods"] += ["hot", "hot-short"]
+    found = tiny.params(tree)
+    cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
+    base, hot, short = (
+        copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config))
+        for name in ("simclr", "hot", "hot-short")
+    )
+    assert hot["method"]["name"] == "simclr"
+    assert hot["method"].pop("temperature") == 0.7
+    base["method"].pop("temperature")
+    assert hot == base
+    assert short["method"].pop("temperature") == 0.7
+    assert short["training"].pop("images") == 64
+    hot["training"].pop("images")
+    assert short == hot
+    assert cells["hot-resnet-bn-s0"].components == cells["simclr-resnet-bn-s0"].components
 
 
 def test_names_and_fingerprints_are_unique(real: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bn-backbone-only": _split("bn", "none-plain"),
     "gn-bn-head": _split("gn", "bn"),
     "ln-bn-head": _split("ln", "bn"),
+    "ln-backbone-only": _split("ln", "none-plain"),
     "bn-gn-head": _split("bn", "gn"),
     # These two are undefined on the vectors of a head.
     "in-backbone": _split("in", "ln"),

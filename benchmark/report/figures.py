@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import registry
 from benchmark.report.leaderboard import CONTROLS, Entry, Table, is_fixed
 
 WIDTH = 9.0
@@ -80,10 +80,9 @@ def accuracy(table: Table) -> bytes:
         settings: Any = matplotlib.rcParams
         settings.update(matplotlib.rcParamsDefault)
         settings.update(STYLE)
-        methods = _methods(table)
-        schemes = list(table.schemes)
-        height = len(methods) * (len(schemes) + 1) * ROW
-        above = 0.52 + 0.2 * math.ceil((len(schemes) + 1) / LEGEND_COLUMNS)
+        lines = _lines(table, _methods(table))
+        height = sum(len(own) + 1 for own in lines.values()) * ROW
+        above = 0.52 + 0.2 * math.ceil((len(table.schemes) + 1) / LEGEND_COLUMNS)
         total = height + above + 0.53
         figure = Figure(figsize=(WIDTH, total))
         panels = figure.subplots(1, len(table.families), sharey=True, sharex=True, squeeze=False)[0]
@@ -92,7 +91,7 @@ def accuracy(table: Table) -> bytes:
             top=1 - above / total, bottom=0.53 / total,
         )  # fmt: skip
         for panel, family in zip(panels, table.families, strict=True):
-            _panel(panel, table, family, methods)
+            _panel(panel, table, family, lines)
         _scale(panels[0], table)
         near = table.neighbours[0]
         figure.supxlabel(
@@ -107,7 +106,7 @@ def accuracy(table: Table) -> bytes:
 
 def _methods(table: Table) -> list[str]:
     """Methods with a line of their own, from the top: those ranked, then the controls."""
-    present = {entry.row.method for entry in table.entries if not is_fixed(entry.row.method)}
+    present = {entry.row.method for entry in table.entries if not is_fixed(entry.row)}
     best: dict[str, float] = {}
     for entry in table.entries:
         found = entry.estimates["knn"]
@@ -118,27 +117,40 @@ def _methods(table: Table) -> list[str]:
     return ranked + [control for control in CONTROLS if control in present]
 
 
-def _panel(panel: Any, table: Table, family: str, methods: list[str]) -> None:
-    step = len(table.schemes) + 1
+def _lines(table: Table, methods: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The line of each method and scheme, from the top, the same in every panel.
+
+    Only what some family has takes a line; between methods one is left free.
+    """
+    lines: dict[str, dict[str, int]] = {}
+    line = 0
+    for method in methods:
+        present = {entry.row.scheme for entry in table.entries if entry.row.method == method}
+        shown = [scheme for scheme in table.schemes if scheme in present]
+        lines[method] = {scheme: line + place for place, scheme in enumerate(shown)}
+        line += len(shown) + 1
+    return lines
+
+
+def _panel(panel: Any, table: Table, family: str, lines: dict[str, dict[str, int]]) -> None:
     panel.set_title(NAMES.get(family, family), loc="left", fontsize=11, fontweight="bold", pad=7)
     panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
-    centres = [place * step + (step - 2) / 2 for place in range(len(methods))]
-    panel.set_yticks(centres, [str(registry.facts("method", m)["title"]) for m in methods])
-    panel.set_ylim(len(methods) * step - 1, -1)
-    for place, method in enumerate(methods):
+    titles = {entry.row.method: entry.title for entry in table.entries}
+    ends = {method: (min(own.values()), max(own.values())) for method, own in lines.items()}
+    panel.set_yticks([sum(end) / 2 for end in ends.values()], [titles[m] for m in lines])
+    panel.set_ylim(max(last for _, last in ends.values()) + 1, -1)
+    for method, (first, last) in ends.items():
         if method in CONTROLS:
-            panel.axhspan(
-                place * step - 1, (place + 1) * step - 1, color="#f3f3f3", linewidth=0, zorder=0
-            )
-        if place:
-            panel.axhline(place * step - 1, color="#cccccc", linewidth=0.6, zorder=1)
+            panel.axhspan(first - 1, last + 1, color="#f3f3f3", linewidth=0, zorder=0)
+        if first:
+            panel.axhline(first - 1, color="#cccccc", linewidth=0.6, zorder=1)
     for entry in table.of(family):
-        if is_fixed(entry.row.method):
+        if is_fixed(entry.row):
             _reference(panel, entry)
         else:
-            line = methods.index(entry.row.method) * step + table.schemes.index(entry.row.scheme)
-            _point(panel, entry, line, mark(table.schemes.index(entry.row.scheme)))
+            style = mark(table.schemes.index(entry.row.scheme))
+            _point(panel, entry, lines[entry.row.method][entry.row.scheme], style)
 
 
 def _reference(panel: Any, entry: Entry) -> None:
@@ -203,7 +215,7 @@ def _legend(figure: Any, panel: Any, table: Table) -> None:
                 markerfacecolor=style.colour if style.filled else "white",
             )
         )  # fmt: skip
-    if any(is_fixed(entry.row.method) and entry.estimates["knn"] for entry in table.entries):
+    if any(is_fixed(entry.row) and entry.estimates["knn"] for entry in table.entries):
         handles.append(
             Line2D([], [], color="#111111", linewidth=1.1, dashes=(3, 2.2), label="raw pixels")
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import canonical, collect, plan, registry, sweep
+from benchmark import canonical, collect, plan, sweep
 from benchmark.collect import Published
 from benchmark.errors import UserError
 from benchmark.plan import Cell, Row
@@ -85,6 +85,8 @@ class Entry:
     """A row of the table."""
 
     row: Row
+    title: str
+    """Of its method, for people."""
     seeds: tuple[int, ...]
     statuses: tuple[str, ...]
     """Of each seed."""
@@ -139,7 +141,7 @@ class Table:
 
     def of(self, family: str) -> list[Entry]:
         """A family's rows, ranked, with every control that belongs below them."""
-        return [e for e in self.entries if e.row.family == family or is_fixed(e.row.method)]
+        return [e for e in self.entries if e.row.family == family or is_fixed(e.row)]
 
     def missing_controls(self) -> list[str]:
         """The controls that the experiment does not have."""
@@ -147,9 +149,9 @@ class Table:
         return [control for control in CONTROLS if control not in present]
 
 
-def is_fixed(method: str) -> bool:
-    """Whether a method has no network, and so neither a family nor anything random."""
-    return not registry.facts("method", method)["sections"]
+def is_fixed(row: Row) -> bool:
+    """Whether a row has no network, and so neither a family nor anything random."""
+    return row.family == plan.PIXELS
 
 
 def metrics(params: Params) -> tuple[Metric, ...]:
@@ -206,21 +208,22 @@ def build(
     values = {
         (row, metric.name): _values(records[row], metric.key) for row in rows for metric in columns
     }
-    pools = _pools(rows, columns, records, values)
+    pools = _pools(params, rows, columns, records, values)
     spreads = {(pool.metric, pool.family, pool.trained): pool.spread for pool in pools}
     entries = []
     for row in rows:
         estimates: dict[str, Estimate | None] = {}
         for metric in columns:
             numbers = values[row, metric.name]
-            if is_fixed(row.method):
+            if is_fixed(row):
                 estimates[metric.name] = statistics.exact(numbers)
             else:
-                spread = spreads[metric.name, row.family, plan.is_trained(row.method)]
+                spread = spreads[metric.name, row.family, plan.is_trained(params, row.method)]
                 estimates[metric.name] = statistics.estimate(numbers, spread)
         entries.append(
             Entry(
                 row=row,
+                title=_title(params, row),
                 seeds=tuple(p.seed for p in records[row]),
                 statuses=tuple(p.record["status"] for p in records[row]),
                 estimates=estimates,
@@ -242,12 +245,18 @@ def build(
         dataset=str(records[rows[0]][0].record["dataset"]),
         neighbours=params.evaluation.neighbours,
         metrics=columns,
-        families=params.experiments[experiment].families,
-        schemes=params.experiments[experiment].schemes,
+        families=params.experiments[experiment].every("families"),
+        schemes=params.experiments[experiment].every("schemes"),
         entries=tuple(_ordered(entries, columns[0].name)),
         pools=tuple(pools),
         environments=tuple(environments),
     )
+
+
+def _title(params: Params, row: Row) -> str:
+    """The method's title; a recipe that departs from the method's own is shown under its name."""
+    own = plan.component(params, row.method) == row.method
+    return str(plan.facts(params, row.method)["title"]) if own else row.method
 
 
 def _matched(
@@ -285,6 +294,7 @@ def _values(records: Sequence[Published], key: str) -> list[float]:
 
 
 def _pools(
+    params: Params,
     rows: Sequence[Row],
     columns: Sequence[Metric],
     records: Mapping[Row, Sequence[Published]],
@@ -295,15 +305,15 @@ def _pools(
     Only rows whose every seed finished with a value count: the seeds that survive in a row that
     also fails are a selection.
     """
-    random = [row for row in rows if not is_fixed(row.method)]
-    groups = dict.fromkeys((row.family, plan.is_trained(row.method)) for row in random)
+    random = [row for row in rows if not is_fixed(row)]
+    groups = dict.fromkeys((row.family, plan.is_trained(params, row.method)) for row in random)
     pools = []
     for metric in columns:
         for family, trained in groups:
             complete = [
                 values[row, metric.name]
                 for row in random
-                if (row.family, plan.is_trained(row.method)) == (family, trained)
+                if (row.family, plan.is_trained(params, row.method)) == (family, trained)
                 and len(values[row, metric.name]) == len(records[row])
             ]
             pools.append(Pool(metric.name, family, trained, statistics.pool(complete)))
@@ -311,7 +321,7 @@ def _pools(
 
 
 def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | None:
-    if not plan.is_trained(row.method):
+    if not plan.is_trained(params, row.method):
         return None
     if line is None:
         return Rates(None, Setting(*plan.default_setting(params, row), None), False)
@@ -363,7 +373,7 @@ def _ordered(entries: Sequence[Entry], name: str) -> list[Entry]:
     marked = [replace(entry, best=_is_best(entry, entries, name)) for entry in entries]
     families = dict.fromkeys(e.row.family for e in marked)
     # A row without a family stands below all of them, wherever the experiment lists it.
-    fixed = {e.row.family for e in marked if is_fixed(e.row.method)}
+    fixed = {e.row.family for e in marked if is_fixed(e.row)}
     ordered: list[Entry] = []
     for family in sorted(families, key=lambda family: family in fixed):
         own = [entry for entry in marked if entry.row.family == family]

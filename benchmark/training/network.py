@@ -44,7 +44,9 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
         teacher=Policy(**training["teacher"]) if "teacher" in training else Policy("batch", False),
     )
     options = {key: value for key, value in config["method"].items() if key != "name"}
-    method: Method = registry.load("method", cell.method).build(backbone, context, **options)
+    method: Method = registry.load("method", config["method"]["name"]).build(
+        backbone, context, **options
+    )
     initialise(method, config["seed"])
     method.start()
     return method

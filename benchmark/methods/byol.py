@@ -21,7 +21,7 @@ COMPONENT = {
         "hidden": "int >= 1",
         "output": "int >= 1",
         "momentum": "0 <= float <= 1",
-        "loss_norm": ["l2", "none"],
+        "loss_norm": ["l2", "layer", "batch", "none"],
     },
 }
 
@@ -53,7 +53,10 @@ class BYOL(Method):
         self.teacher.load(self.student())
 
     def forward(self, batch: Batch) -> Outcome:
-        """p = q(g(f(x))), z' = g'(f'(x')); ‖p̂₁ − ẑ'₂‖² + ‖p̂₂ − ẑ'₁‖² (equations 2 and 3)."""
+        """p = q(g(f(x))), z' = g'(f'(x')); ‖p̂₁ − ẑ'₂‖² + ‖p̂₂ − ẑ'₁‖² (equations 2 and 3).
+
+        What the hat does is `loss_norm`: length 1 in the paper, whose table 20 tries the others.
+        """
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
         targets = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]

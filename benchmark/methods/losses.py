@@ -66,10 +66,13 @@ def contrast_in_batch(query: Tensor, key: Tensor, temperature: float) -> tuple[T
 
 
 def normalized(z: Tensor, how: str) -> Tensor:
-    """Embeddings (N, D) as a loss takes them: `none`; `l2`, each of length 1; `batch`, each
-    dimension standardised over the batch, without a learnable scale and shift."""
+    """Embeddings (N, D) as a loss takes them: `none`; `l2`, each of length 1; `layer`, each
+    standardised over its dimensions; `batch`, each dimension standardised over the batch. None has a
+    learnable scale and shift."""
     if how == "l2":
         return F.normalize(z, dim=1)
+    if how == "layer":
+        return F.layer_norm(z, z.shape[1:])
     if how == "batch":
         return F.batch_norm(z, None, None, training=True)
     return z

@@ -22,7 +22,7 @@ COMPONENT = {
         "invariance": "float >= 0",
         "variance": "float >= 0",
         "covariance": "float >= 0",
-        "loss_norm": ["none", "batch", "l2"],
+        "loss_norm": ["none", "l2", "layer", "batch"],
     },
 }
 

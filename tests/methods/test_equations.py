@@ -40,7 +40,11 @@ def standard(columns):
     return centred / ((centred**2).mean(0) + 1e-5).sqrt()
 
 
-LOSS_NORMS = {"none": lambda z: z, "l2": unit, "batch": standard}
+def standard_rows(rows):
+    return standard(rows.T).T
+
+
+LOSS_NORMS = {"none": lambda z: z, "l2": unit, "layer": standard_rows, "batch": standard}
 
 
 def cross_entropy(logits, target):
@@ -53,8 +57,10 @@ def byol(network, given):
         network, [network.backbone, network.projector, network.predictor], given.views
     )
     targets = teach(network, given.views)
-    if network.loss_norm == "none":
-        return sum(((predictions[a] - targets[1 - a]) ** 2).sum() / BATCH for a in (0, 1))
+    if network.loss_norm != "l2":
+        hat = LOSS_NORMS[network.loss_norm]
+        pairs = [(hat(predictions[a]), hat(targets[1 - a])) for a in (0, 1)]
+        return sum(((p - z) ** 2).sum() / BATCH for p, z in pairs)
     cosines = [(unit(predictions[a]) * unit(targets[1 - a])).sum(1) for a in (0, 1)]
     return sum((2 - 2 * cosine).mean() for cosine in cosines)
 
@@ -134,6 +140,8 @@ EQUATIONS = {
 }  # fmt: skip
 VARIANTS = [
     ("byol", {"loss_norm": "none"}),
+    ("byol", {"loss_norm": "layer"}),
+    ("byol", {"loss_norm": "batch"}),
     ("simsiam", {"stop_gradient": False}),
     ("barlow", {"loss_norm": "none"}),
     ("vicreg", {"loss_norm": "l2"}),

@@ -192,6 +192,8 @@ def plainly_normalized(z, how):
     """One row, or one column, at a time."""
     if how == "l2":
         return torch.stack([row / row.square().sum().sqrt() for row in z])
+    if how == "layer":
+        return plainly_normalized(z.T, "batch").T
     if how == "batch":
         columns = []
         for column in z.T:
@@ -201,7 +203,7 @@ def plainly_normalized(z, how):
     return z
 
 
-@pytest.mark.parametrize("how", ["none", "l2", "batch"])
+@pytest.mark.parametrize("how", ["none", "l2", "layer", "batch"])
 def test_normalized(how):
     z = random(6, 4)
     weights = random(6, 4, seed=1).detach()
@@ -209,7 +211,7 @@ def test_normalized(how):
     assert_same_loss((found * weights).sum(), (expected * weights).sum(), [z])
 
 
-@pytest.mark.parametrize("how", ["none", "l2", "batch"])
+@pytest.mark.parametrize("how", ["none", "l2", "layer", "batch"])
 def test_regression(how):
     prediction, target = random(6, 4), random(6, 4, seed=1)
     found = regression(prediction, target, how)

@@ -18,6 +18,7 @@ PARTS = {
     "views": VIEWS_FILE,
     "training": Path(__file__).parent / "training" / "loop.py",
     "evaluation": Path(__file__).parent / "evaluation" / "final.py",
+    "diagnostics": Path(__file__).parent / "diagnostics" / "final.py",
 }
 """Versioned parts of the benchmark that are not components one can choose."""
 
@@ -213,6 +214,8 @@ def resolve(
     declared, recipe = facts(params, row.method), params.methods[row.method]
     method = component(params, row.method)
     used = registry.versions("method", method) | {"evaluation": part_version("evaluation")}
+    if judge == "test":
+        used["diagnostics"] = part_version("diagnostics")
     scheme = params.schemes.get(row.scheme, {})
     used |= registry.versions("family", row.family)
     norms: dict[str, Any] = {}

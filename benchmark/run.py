@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark import records, registry, runtime
 from benchmark.data.build import load
 from benchmark.data.pool import Splits
+from benchmark.diagnostics.final import diagnose
 from benchmark.evaluation.final import evaluate
 from benchmark.plan import Cell
 from benchmark.records import Store
@@ -91,6 +92,7 @@ def _result(
         "first_non_finite_step": None,
         "curves": {},
         "metrics": {},
+        "diagnostics": {},
         "cause": None,
     }
     if cell.config["training"]:
@@ -111,6 +113,9 @@ def _result(
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
     if status == "done":
         spec = cell.config["evaluation"]
+        if spec["judge"] == "test":  # a trial of a sweep is scored by its nearest neighbours alone
+            # Before the evaluation, which re-estimates BN's statistics.
+            result["diagnostics"] = diagnose(method, on_device["test"][0], standardise)
         result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
     return status, result, log
 

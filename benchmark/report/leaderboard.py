@@ -105,6 +105,8 @@ class Entry:
     """Whether a seed's linear probe chose the weakest or the strongest penalty."""
     environments: tuple[int, ...]
     """Places in the table's environments."""
+    collapse: Mapping[str, float | None]
+    """By section √d · embedding std, the mean over seeds: about 1 when spread evenly, 0 collapsed."""
     records: tuple[Published, ...]
     """In the order of the seeds."""
 
@@ -235,6 +237,7 @@ def build(
                 cost=_cost(records[row]),
                 penalty_at_edge=_penalty_at_edge(records[row]),
                 environments=_places(records[row], environments),
+                collapse=_collapse(records[row]),
                 records=tuple(records[row]),
             )
         )
@@ -351,6 +354,20 @@ def _cost(records: Sequence[Published]) -> Cost:
 def _penalty_at_edge(records: Sequence[Published]) -> bool:
     key = "pooled.linear.penalty_at_edge"
     return any(bool(p.record["result"]["metrics"].get(key)) for p in records)
+
+
+def _collapse(records: Sequence[Published]) -> dict[str, float | None]:
+    found = [p.record["result"].get("diagnostics") or {} for p in records]
+    sections = dict.fromkeys(section for diagnostics in found for section in diagnostics)
+    means: dict[str, float | None] = {}
+    for section in sections:
+        spread = [
+            measures["embedding_std"] * measures["width"] ** 0.5
+            for measures in (diagnostics.get(section) for diagnostics in found)
+            if measures and measures["embedding_std"] is not None
+        ]
+        means[section] = sum(spread) / len(spread) if spread else None
+    return means
 
 
 def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -31,6 +31,9 @@ RULE = (
 SHORT_RULE = "mean ± t(.975; df) · s / √n; s within rows pooled over rows"
 """For a line of the CSV file, which has no place for more."""
 
+MEASURED = ("backbone", "projector")
+"""Sections that the diagnostics look at."""
+
 PARTIAL, RATE_EDGE, PENALTY_EDGE = "†", "‡", "§"
 
 
@@ -99,6 +102,7 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
         "at_edge": rates.at_edge,
     }
     row["linear_penalty_at_edge"] = entry.penalty_at_edge
+    row["embedding_spread"] = {name: _rounded(value) for name, value in entry.collapse.items()}
     row["cost"] = {
         "parameters": entry.cost.parameters,
         "images": entry.cost.images,
@@ -152,7 +156,14 @@ def csv(table: Table) -> str:
         head += [f"{name}_percent{part}" for part in ("", "_low", "_high", "_sd")]
     for which in ("tuned", "default"):
         head += [f"rate_{which}", f"weight_decay_{which}", f"validation_percent_{which}"]
-    head += ["rate_at_edge", "linear_penalty_at_edge", "parameters", "images", "tflop"]
+    head += [
+        "rate_at_edge",
+        "linear_penalty_at_edge",
+        *(f"spread_{section}" for section in MEASURED),
+        "parameters",
+        "images",
+        "tflop",
+    ]
     head += ["environments", "interval"]
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
@@ -178,6 +189,7 @@ def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
             row += [setting.rate, setting.weight_decay]
             row += [_percent(setting.validation, DIGITS - 2)]
     row += [_yes(rates.at_edge) if rates else None, _yes(entry.penalty_at_edge)]
+    row += [_rounded(entry.collapse.get(section)) for section in MEASURED]
     row += [entry.cost.parameters, entry.cost.images, _rounded(entry.cost.tflop)]
     row += [" ".join(environment_name(place) for place in entry.environments), SHORT_RULE]
     return row
@@ -225,8 +237,8 @@ def _family_table(table: Table, family: str) -> str:
         if metric.name != "class_token" or any(e.estimates[metric.name] for e in own)
     ]
     head = ["#", "method", "scheme", *(metric.title for metric in columns)]
-    head += ["lr tuned", "lr default", "params · images · TFLOP", "status"]
-    lines = [head, ["--:", ":--", ":--", *["--:"] * (len(columns) + 3), ":--"]]
+    head += ["spread", "lr tuned", "lr default", "params · images · TFLOP", "status"]
+    lines = [head, ["--:", ":--", ":--", *["--:"] * (len(columns) + 4), ":--"]]
     many = len(table.environments) > 1
     for entry in entries:
         scheme = escape(entry.row.scheme)
@@ -245,6 +257,7 @@ def _family_table(table: Table, family: str) -> str:
                 escape(entry.row.method),
                 f"**{scheme}**" if entry.best else scheme,
                 *accuracies,
+                _spread(entry),
                 tuned,
                 default,
                 _cost(entry.cost),
@@ -274,6 +287,11 @@ def _accuracy(entry: Entry, name: str) -> str:
     if name == "linear" and entry.penalty_at_edge:
         shown += f" {PENALTY_EDGE}"
     return shown
+
+
+def _spread(entry: Entry) -> str:
+    shown = ("—" if value is None else f"{value:.2f}" for value in entry.collapse.values())
+    return " · ".join(shown) or "—"
 
 
 def _settings(entry: Entry) -> tuple[str, str]:
@@ -331,6 +349,12 @@ def _reading(table: Table) -> Iterable[str]:
         "kNN accuracy on the *validation* split in the sweep (its own seeds, failures counted as "
         "0), not comparable with the test columns. `wd` names a tuned weight decay where it is not "
         "the recipe's."
+    )
+    yield (
+        "**spread** is √d times the standard deviation of unit-length embeddings of d dimensions, "
+        "averaged over them: near 1 when they point in all directions, 0 when they have collapsed to "
+        "one. First the backbone's, whose features share a direction when healthy too; then the "
+        "projector's, where the method has one."
     )
     yield (
         "**params** counts the backbone; **images** are training images, repetitions counted and "

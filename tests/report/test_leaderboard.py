@@ -63,7 +63,8 @@ def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Para
         assert set(row) == {
             "method", "family", "scheme", "control", "rank", "best_scheme", "seeds", "status",
             "statuses", "complete", "knn", "knn_reestimated", "knn200", "linear", "class_token",
-            "learning_rate", "linear_penalty_at_edge", "cost", "environments", "records",
+            "learning_rate", "linear_penalty_at_edge", "embedding_spread", "cost",
+            "environments", "records",
         }  # fmt: skip
         assert row["status"] == "done"
         assert row["control"] == (row["method"] in ("raw-pixels", "untrained", "supervised"))
@@ -75,6 +76,22 @@ def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Para
     documented = (PROJECT / "docs/leaderboard-json.md").read_text()
     for key in (*document, *document["rows"][0], "mean", "low", "high", "sd", "tuned", "at_edge"):
         assert f"`{key}`" in documented
+
+
+def test_the_spread_of_embeddings_is_scaled_by_their_width(tmp_path: Path, params: Params) -> None:
+    def collapsed(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.method == "simclr" and cell.scheme == "ln":
+            entry["result"]["diagnostics"]["projector"]["embedding_std"] = 0.25 * cell.seed
+        if cell.method == "mae" and cell.scheme == "ln":
+            entry["result"]["diagnostics"]["backbone"]["embedding_std"] = None
+
+    document = written(tmp_path, params, collapsed)
+    assert row_of(document, "simclr-vit-ln")["embedding_spread"]["projector"] == 1.0
+    assert row_of(document, "mae-vit-ln")["embedding_spread"] == {"backbone": None}
+    assert set(row_of(document, "moco-vit-ln")["embedding_spread"]) == {"backbone", "projector"}
+    text = (tmp_path / "results" / "mini" / "leaderboard.md").read_text()
+    (line,) = [line for line in text.splitlines() if "| simclr | ln |" in line][:1]
+    assert " · 1.00 |" in line
 
 
 def test_numbers_against_an_independent_calculation(tmp_path: Path, params: Params) -> None:

@@ -1,0 +1,1 @@
+"""What a cell's embeddings say beside their accuracy."""

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Loss = TypeVar("Loss", bound=Callable[..., Any])
 
+
+def full_precision(loss: Loss) -> Loss:
+    """A loss that is computed in float32 or better whatever the precision of the training.
+
+    A bfloat16 of 1 is .008 from the next number: a tenth of a logit at a temperature of .1.
+    """
+
+    @functools.wraps(loss)
+    def computed(*given: Any, **named: Any) -> Any:
+        given = tuple(_widened(value) for value in given)
+        named = {name: _widened(value) for name, value in named.items()}
+        tensors = (v for v in (*given, *named.values()) if isinstance(v, Tensor))
+        with torch.autocast(next(tensors).device.type, enabled=False):
+            return loss(*given, **named)
+
+    return cast(Loss, computed)
+
+
+def _widened(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value
+
+
+@full_precision
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Normalized temperature-scaled cross-entropy (SimCLR, 2002.05709, equation 1).
 
@@ -22,6 +51,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     return F.cross_entropy(logits, partner), _accuracy(logits, partner)
 
 
+@full_precision
 def info_nce(
     query: Tensor, key: Tensor, negatives: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
@@ -36,11 +66,13 @@ def info_nce(
     return F.cross_entropy(logits, target), _accuracy(logits, target)
 
 
+@full_precision
 def classification(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of logits (N, K) against class indices (N,), and the accuracy, detached."""
     return F.cross_entropy(logits, target), _accuracy(logits, target)
 
 
+@full_precision
 def masked_reconstruction(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
     """Mean squared error over the hidden patches (MAE, 2111.06377, §3).
 
@@ -54,6 +86,7 @@ def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return (logits.detach().argmax(1) == target).float().mean()
 
 
+@full_precision
 def contrast_in_batch(query: Tensor, key: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE with the other keys of the batch as negatives (MoCo v3, 2104.02057, equation 1).
 
@@ -65,6 +98,7 @@ def contrast_in_batch(query: Tensor, key: Tensor, temperature: float) -> tuple[T
     return F.cross_entropy(logits, target), _accuracy(logits, target)
 
 
+@full_precision
 def normalized(z: Tensor, how: str) -> Tensor:
     """Embeddings (N, D) as a loss takes them: `none`; `l2`, each of length 1; `layer`, each
     standardised over its dimensions; `batch`, each dimension standardised over the batch. None has a
@@ -78,6 +112,7 @@ def normalized(z: Tensor, how: str) -> Tensor:
     return z
 
 
+@full_precision
 def regression(prediction: Tensor, target: Tensor, how: str) -> Tensor:
     """Squared distance of (N, D) embeddings, averaged over N (BYOL, 2006.07733, equation 2).
 
@@ -86,11 +121,13 @@ def regression(prediction: Tensor, target: Tensor, how: str) -> Tensor:
     return (normalized(prediction, how) - normalized(target, how)).square().sum(1).mean()
 
 
+@full_precision
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean negative cosine of (N, D) embeddings (SimSiam, 2011.10566, equation 1)."""
     return -F.cosine_similarity(prediction, target, dim=1).mean()
 
 
+@full_precision
 def redundancy(first: Tensor, second: Tensor, off_diagonal: float, how: str) -> Tensor:
     """Distance of the cross-correlation from the identity (Barlow Twins, 2103.03230, equation 1).
 
@@ -102,11 +139,13 @@ def redundancy(first: Tensor, second: Tensor, off_diagonal: float, how: str) -> 
     return (1 - diagonal).square().sum() + off_diagonal * others
 
 
+@full_precision
 def variance_term(z: Tensor) -> Tensor:
     """Mean hinge of each dimension's deviation at 1 (VICReg, 2105.04906, equation 1); z is (N, D)."""
     return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
 
 
+@full_precision
 def covariance_term(z: Tensor) -> Tensor:
     """Sum of squared off-diagonal covariances over D (VICReg, equation 4); z is (N, D)."""
     centred = z - z.mean(0)
@@ -115,25 +154,28 @@ def covariance_term(z: Tensor) -> Tensor:
     return others / z.shape[1]
 
 
+@full_precision
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Balanced soft assignments (N, K) of scores (N, K) (SwAV, 2006.09882, §3.1; Cuturi 2013).
 
     Rows sum to 1; after enough iterations each column sums to N / K.
     """
-    # The largest score is taken off first: exp(score / ε) overflows where scores are not cosines.
-    q = ((scores - scores.max()) / epsilon).exp()
+    # In logarithms: exp(score / ε) leaves the range of floats at small ε.
+    q = scores / epsilon
     for _ in range(iterations):
-        q = q / q.sum(0, keepdim=True) / scores.shape[1]
-        q = q / q.sum(1, keepdim=True) / len(scores)
-    return q * len(scores)
+        q = q.log_softmax(0)
+        q = q.log_softmax(1)
+    return q.exp()
 
 
+@full_precision
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy of logits (N, K) against distributions (N, K)."""
     return -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
 
 
+@full_precision
 def sigreg(z: Tensor, directions: Tensor, points: int) -> Tensor:
     """Sketched isotropic Gaussian regularization (LeJEPA, 2511.08544, algorithm 1).
 
@@ -141,9 +183,7 @@ def sigreg(z: Tensor, directions: Tensor, points: int) -> Tensor:
     integral over t in −5..5, by the trapezoidal rule on `points` points, of the squared distance of
     the empirical characteristic function from the standard Gaussian's, weighted by the latter.
     """
-    # Not in bfloat16, in which 1 and the next number are .008 apart.
-    dtype = torch.promote_types(z.dtype, torch.float32)
-    t = torch.linspace(-5, 5, points, dtype=dtype, device=z.device)
+    t = torch.linspace(-5, 5, points, dtype=z.dtype, device=z.device)
     gaussian = (-t.square() / 2).exp()
     angle = (z @ F.normalize(directions, dim=0))[:, :, None] * t
     # Real and imaginary part: the Gaussian's imaginary part is zero.

@@ -76,7 +76,8 @@ class MoCo(Method):
     def forward(self, batch: Batch) -> Outcome:
         """q = f_q(x₁), k = f_k(x₂); InfoNCE of q against k and the queue; then k joins the queue.
 
-        The symmetric loss is the mean of both assignments of the views (the authors' CIFAR-10 demo).
+        The symmetric loss is the mean over both assignments of the views (the authors' CIFAR-10 demo
+        adds them up), so that it takes the learning rates of the other one.
         """
         pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
         queries = self.each_view(self.student(), [batch.views[first] for first, _ in pairs])

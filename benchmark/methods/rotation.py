@@ -37,17 +37,18 @@ class Rotation(Method):
         """Cross-entropy over the four turns.
 
         All four of each image stand in one batch (the paper's choice, §3.1), or one of each image,
-        drawn at random: four times the steps for the same arithmetic.
+        drawn at random: four times the steps for the same arithmetic. The turns of an image stand
+        side by side, so that no BN group holds one turn alone.
         """
         (view,) = batch.views
         if self.rotations == 4:
-            target = torch.arange(4).repeat_interleave(len(view))
+            target = torch.arange(4).repeat(len(view))
         else:
             target = torch.randint(4, (len(view),), generator=batch.draw.generator("rotation"))
         turned = torch.empty_like(view.repeat(self.rotations, 1, 1, 1))
         for turns in range(4):
             chosen = torch.nonzero(target == turns).flatten()
-            index = (chosen % len(view)).to(view.device)
+            index = (chosen // self.rotations).to(view.device)
             turned[chosen.to(view.device)] = view[index].rot90(turns, (2, 3))
         logits = self.classifier(self.backbone(turned))
         return Outcome(*classification(logits, target.to(view.device)))

@@ -50,9 +50,9 @@ class VICReg(Method):
     def forward(self, batch: Batch) -> Outcome:
         """λ s(Z, Z') + μ [v(Z) + v(Z')] / 2 + ν [c(Z) + c(Z')] (equation 6).
 
-        The variance terms are averaged over the views and the covariance terms summed, as in the
-        authors' code; `loss_norm` is what is done to the embeddings first (the paper: nothing; its
-        table 4 tries the others).
+        The invariance is averaged over the dimensions too, the variance terms are averaged over the
+        views and the covariance terms summed, as in the authors' code; `loss_norm` is what is done to
+        the embeddings first (the paper: nothing).
         """
         network = nn.Sequential(self.backbone, self.projector)
         z = [normalized(e, self.loss_norm) for e in self.each_view(network, batch.views)]

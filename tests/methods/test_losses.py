@@ -331,6 +331,9 @@ def test_sinkhorn_limits(n, k):
     torch.testing.assert_close(
         sinkhorn(scores + 1000, 0.5, 3), sinkhorn(scores, 0.5, 3), atol=1e-3, rtol=1e-3
     )
+    # Far below the smallest float.
+    sharp = sinkhorn(scores, 0.002, 3)
+    torch.testing.assert_close(sharp.sum(1), torch.ones(n))
     # All prefer the first, and yet each prototype gets its share.
     crowded = torch.zeros(n, k)
     crowded[:, 0] = 1
@@ -393,6 +396,26 @@ def test_sigreg_as_lightlys():
     expected = oracle(z)
     torch.manual_seed(0)
     assert_same_loss(sigreg(z, torch.randn(4, 6), 17), expected, [z])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a, b: nt_xent(a, b, 0.1)[0],
+        lambda a, b: contrast_in_batch(a, b, 0.1)[0],
+        lambda a, b: regression(a, b, "batch"),
+        lambda a, b: redundancy(a, b, 0.005, "batch"),
+        lambda a, b: covariance_term(a) + variance_term(b),
+        lambda a, b: sinkhorn(a, 0.5, 3).square().sum(),
+        lambda a, b: sigreg(a, b.T, 17),
+    ],
+)
+def test_losses_are_computed_in_full_precision_within_bfloat16(loss):
+    a, b = random(16, 8).detach().bfloat16(), random(16, 8, seed=1).detach().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(a, b)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(a.float(), b.float()))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -10,7 +10,8 @@ from benchmark import registry
 from benchmark.errors import UserError, unknown
 from benchmark.norms.presets import PRESETS
 from benchmark.options import check_options
-from benchmark.schema import SECTIONS, Control, Experiment, MethodParams, Params
+from benchmark.plugins import NAME
+from benchmark.schema import PIXELS, SECTIONS, Control, Experiment, MethodParams, Params
 
 VIEWS_FILE = Path(__file__).parent / "data" / "views.py"
 
@@ -26,6 +27,7 @@ TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "b
 
 def checked(params: Params) -> Params:
     """The same params with every option's value as its component describes it; else a UserError."""
+    _check_names(params)
     source = params.data.source
     options = check_options(
         f"source {source}", params.data.options, registry.facts("source", source)["options"]
@@ -62,7 +64,7 @@ def checked(params: Params) -> Params:
         }
     )
     for family in params.families:
-        if registry.facts("family", family)["normalized"] and family not in params.optimizers:
+        if family not in params.optimizers:
             raise UserError(f"optimizers: family {family!r} has none")
     for name, experiment in params.experiments.items():
         _check_experiment(name, experiment, params)
@@ -72,6 +74,21 @@ def checked(params: Params) -> Params:
     if shared := reported & set(params.sweep.seeds):
         raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")
     return params
+
+
+def _check_names(params: Params) -> None:
+    """Names become parts of the names of cells and files."""
+    given = {"track": [params.track]}
+    for kind in ("families", "schemes", "methods", "experiments"):
+        given[kind] = list(getattr(params, kind))
+    for kind, names in given.items():
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise UserError(
+                    f"{kind}: {name!r} is no name, expected letters, digits and - _ . between them"
+                )
+    if PIXELS in params.families:
+        raise UserError(f"families: {PIXELS} is what a control without a network has")
 
 
 def _optimizer(family: str, optimizer: dict[str, Any], params: Params) -> dict[str, Any]:
@@ -124,8 +141,8 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
 
 def _method(name: str, method: MethodParams | Control, params: Params) -> MethodParams | Control:
     component = method.method or name
-    if component != name and component in params.methods and params.methods[component].method:
-        raise UserError(f"methods: {name}.method is {component}, a recipe and not a method")
+    if component != name and name in registry.catalogue("method"):
+        raise UserError(f"methods: {name} is a method, so it cannot be like {component}")
     facts = registry.facts("method", component)
     options = check_options(f"method {name}", method.options, facts["options"])
     if (facts["views"] > 0) != isinstance(method, MethodParams):
@@ -162,7 +179,8 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
             _check_unique(name, kind, listed)
             for item in listed:
                 if item not in known:
-                    raise unknown(f"{kind} of experiment {name}:", item, known)
+                    allowed = {*known, *PRESETS} if kind == "schemes" else known
+                    raise unknown(f"{kind} of experiment {name}:", item, allowed)
         for method in grid.methods:
             recipe = params.methods[method]
             for family in grid.families:

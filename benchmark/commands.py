@@ -98,7 +98,7 @@ def plan(arguments: argparse.Namespace) -> None:
         trials = found.sweep.rates * len(found.sweep.seeds)
         print(
             f"{len(untuned)} rows have no tuned learning rate yet, some {trials} trials each: "
-            f"`dvc repro {planning.sweep_pipeline(found.track, arguments.experiment)}`"
+            f"`{planning.sweep_command(found.track, arguments.experiment)}`"
         )
 
 

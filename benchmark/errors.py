@@ -9,6 +9,10 @@ from collections.abc import Iterable
 class UserError(Exception):
     """The user's input is wrong: one line with the key, the value and what is allowed (exit 2)."""
 
+    def __init__(self, said: str) -> None:
+        # Others' errors that are quoted may have several lines.
+        super().__init__(" ".join(line.strip() for line in str(said).splitlines()))
+
 
 class CheckFailed(Exception):
     """A check that the command was asked to make did not hold (exit 1)."""

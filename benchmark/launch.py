@@ -130,10 +130,10 @@ def _check(
     """
     distinct = {}
     for cell in cells:
-        batch = (cell.config["training"] or {}).get("batch")
-        distinct[str([batch, *(cell.config[key] for key in ("method", "family", "norms"))])] = (
-            cell.as_json()
-        )
+        training = cell.config["training"] or {}
+        shape = [training.get(key) for key in ("batch", "view_batching", "teacher")]
+        shape += [cell.config[key] for key in ("method", "family", "norms")]
+        distinct[str(shape)] = cell.as_json()
     ours, theirs = context.Pipe()
     process = context.Process(
         target=worker.check, args=(theirs, list(distinct.values()), data, device)

@@ -34,8 +34,9 @@ def read(path: Path) -> Params:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise UserError(f"{path.name}: {place}{' '.join(str(error.problem).split())}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: {' '.join(str(error).split())}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        # Also numbers of thousands of digits, and nesting without an end.
+        raise UserError(f"{path.name}: {' '.join(str(error).split())[:200]}") from None
     return parse(raw, path.name)
 
 
@@ -123,4 +124,7 @@ def _fields(loc: tuple[int | str, ...]) -> list[str]:
             model = fields[str(part)].annotation
             inner = getattr(model, "__args__", (model,))
             model = inner[0] if inner[-1] is Ellipsis else inner[-1]
-    return [f"{prefix}.{name}" if prefix else name for name in getattr(model, "model_fields", {})]
+    names = list(getattr(model, "model_fields", {}))
+    if model in (MethodParams, Control):
+        names = ["like", *(name for name in names if name != "method")]
+    return [f"{prefix}.{name}" if prefix else name for name in names]

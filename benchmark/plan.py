@@ -12,7 +12,7 @@ from typing import Any
 from benchmark import canonical, registry
 from benchmark.checks import VIEWS_FILE
 from benchmark.errors import UserError, unknown
-from benchmark.schema import SECTIONS, MethodParams, Params
+from benchmark.schema import PIXELS, SECTIONS, MethodParams, Params
 
 PARTS = {
     "views": VIEWS_FILE,
@@ -104,10 +104,6 @@ def rows(params: Params, experiment: str) -> list[Row]:
     return found
 
 
-PIXELS = "pixels"
-"""The family of what has no network."""
-
-
 def component(params: Params, recipe: str) -> str:
     """The method of an entry under `methods`."""
     return params.methods[recipe].method or recipe
@@ -184,7 +180,7 @@ def cells(
                 if rates is None or row not in rates:
                     raise UserError(
                         f"results/{params.track}/rates/{experiment}.json has no rate for {row}: run "
-                        f"`dvc repro {sweep_pipeline(params.track, experiment)}`"
+                        f"`{sweep_command(params.track, experiment)}`"
                     )
                 setting = rates[row]
         planned += [
@@ -194,11 +190,22 @@ def cells(
     return planned
 
 
-def sweep_pipeline(track: str, experiment: str) -> str:
-    """The file of the pipeline that tunes an experiment's rates."""
-    # The leaderboard's sweep is apart, so that the main job does not depend on it.
-    folder = "sweep" if experiment == "leaderboard" else experiment
-    return f"tracks/{track}/{folder}/dvc.yaml"
+def sweep_command(track: str, experiment: str) -> str:
+    """What tunes an experiment's rates."""
+    if experiment == "leaderboard":
+        return f"dvc repro tracks/{track}/sweep/dvc.yaml"
+    return f"benchmark sweep{_on(track)} --experiment {experiment}"
+
+
+def train_command(track: str, experiment: str) -> str:
+    """What trains an experiment's cells."""
+    if experiment == "leaderboard":
+        return "dvc repro" if track == "mini" else f"dvc repro tracks/{track}/dvc.yaml"
+    return f"benchmark train{_on(track)} --experiment {experiment}"
+
+
+def _on(track: str) -> str:
+    return "" if track == "mini" else f" --track {track}"
 
 
 def resolve(

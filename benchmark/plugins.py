@@ -79,7 +79,10 @@ def named() -> tuple[str, ...]:
 
 
 def _absolute(file: str) -> str:
-    return str(Path(file).expanduser().absolute())
+    try:
+        return str(Path(file).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"plug-in {file}: {error}") from None
 
 
 @functools.cache
@@ -152,7 +155,7 @@ def _facts(source: bytes, where: str, more: Mapping[str, Any]) -> list[dict[str,
         value = literal(source, "COMPONENT")
     except SyntaxError as error:
         raise UserError(f"{where}: not Python: line {error.lineno}: {error.msg}") from None
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         said = " ".join(str(error).split())
         raise UserError(f"{where}: COMPONENT is not a literal ({said})") from None
     entries = value if isinstance(value, list) else [value]
@@ -191,6 +194,8 @@ def _check_fact(where: str, value: Any, description: Any, facts: Mapping[str, An
     elif description == "sections":
         if not isinstance(value, list) or not all(item in SECTIONS for item in value):
             raise UserError(f"{where} is {value!r}, expected some of {', '.join(SECTIONS)}")
+        if "backbone" not in value and (value or facts["views"]):
+            raise UserError(f"{where} is {value!r}: what is trained has a backbone")
     elif description == "example":
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a value of each option by its name")
@@ -199,21 +204,38 @@ def _check_fact(where: str, value: Any, description: Any, facts: Mapping[str, An
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a description of each by its name")
         for option, text in value.items():
+            if not isinstance(option, str) or option in ("name", "norm"):
+                raise UserError(
+                    f"{where}: {option!r} cannot be an option: params name components so"
+                )
             _check_description(f"{where}: {option}", text)
     else:
         check(where, value, description)
 
 
 def _check_description(where: str, description: Any) -> None:
+    inner = description
+    for prefix in ("list of ", "range of "):
+        inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
+    try:
+        check(where, None, inner)
+    except (ValueError, AttributeError):
+        raise _unreadable(where, description) from None
+    except UserError:
+        pass
     try:
         # Nothing is described as None: whatever can be read refuses it.
         check(where, None, description)
     except (ValueError, AttributeError):
-        raise UserError(
-            f"{where} is described as {description!r}, expected e.g. 'int >= 1' or a list of values"
-        ) from None
+        raise _unreadable(where, description) from None
     except UserError:
         return
+
+
+def _unreadable(where: str, description: Any) -> UserError:
+    return UserError(
+        f"{where} is described as {description!r}, expected e.g. 'int >= 1' or a list of values"
+    )
 
 
 def _imported(facts: Mapping[str, Any]) -> ModuleType:
@@ -237,6 +259,19 @@ def _imported(facts: Mapping[str, Any]) -> ModuleType:
     except Exception as error:
         sys.modules.pop(name, None)
         raise UserError(f"{where}: {_told(error, facts.get('path'))}") from error
+
+
+def blamed(plugins: Sequence[Mapping[str, Any]], error: Exception) -> UserError | None:
+    """What one of these plug-ins did wrong, in one line: the one whose code failed, or the first."""
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    for entry in [e for e in plugins if _file(e) in files] or plugins[:1]:
+        return UserError(f"{entry['where']}: {_told(error, _file(entry))}")
+    return None
+
+
+def _file(entry: Mapping[str, Any]) -> str | None:
+    module = sys.modules.get(entry["module"])
+    return getattr(module, "__file__", None) if module else None
 
 
 def _told(error: Exception, path: str | None) -> str:

@@ -105,6 +105,17 @@ def check_unchanged(components: Mapping[str, int | str]) -> None:
                 raise UserError(f"{facts(kind, name)['where']}: changed since the cell was planned")
 
 
+def blamed(components: Mapping[str, int | str], error: Exception) -> UserError | None:
+    """An error of building a cell's network in one line, None where no plug-in takes part in it."""
+    taking_part = [catalogue(kind).get(name, {}) for kind, name in map(_named, components) if kind]
+    return plugins.blamed([entry for entry in taking_part if "where" in entry], error)
+
+
+def _named(key: str) -> tuple[str, str]:
+    kind, _, name = key.removesuffix(" file").partition(" ")
+    return (kind if kind in FOLDERS else "", name)
+
+
 def load(kind: str, name: str) -> ModuleType:
     """The component's module, imported."""
     found = facts(kind, name)

@@ -121,7 +121,8 @@ class Sweep(Model):
     seeds: tuple[int, ...] = Field(min_length=1)
     factor: float = Field(gt=1)
     rates: int = Field(ge=3)
-    """Trials of each row before any extension, the recipe's rate in their middle."""
+    """Trials of each row before any extension, the recipe's rate in their middle (an even number has
+    one more below it)."""
     extensions: int = Field(ge=0)
     """How many further rates are tried while the best one lies at an edge."""
 
@@ -150,5 +151,8 @@ class Params(Model):
     experiments: dict[str, Experiment]
     sweep: Sweep
 
+
+PIXELS = "pixels"
+"""The family of what has no network."""
 
 SECTIONS = ("backbone", "projector", "predictor", "decoder")

@@ -106,6 +106,7 @@ def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> N
     runtime.prepare()
     import torch
 
+    from benchmark import registry
     from benchmark.data.build import load
     from benchmark.training import network
 
@@ -117,7 +118,15 @@ def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> N
         manifest = load(data, ("train", "validation")).manifest
         for text in cells:
             with torch.device("meta"):
-                network.build(Cell.from_json(text), manifest)
+                cell = Cell.from_json(text)
+                try:
+                    network.build(cell, manifest)
+                except UserError:
+                    raise
+                except Exception as error:
+                    if refusal := registry.blamed(cell.components, error):
+                        raise refusal from error
+                    raise
         pipe.send((device, None))
     except UserError as error:
         pipe.send((device, str(error)))

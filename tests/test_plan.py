@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from benchmark import commands, params, plan, sweep
 from benchmark.errors import UserError
@@ -178,6 +179,40 @@ def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
     assert len({cell.fingerprint("images") for cell in cells}) == len(PRESETS)
 
 
+@pytest.mark.parametrize("track", ["mini", "cifar10"])
+def test_every_preset_builds_with_the_networks_of_a_track(track: str) -> None:
+    """On the track as it is; what cannot stand somewhere says so."""
+    import torch
+
+    from benchmark.training import network
+
+    folder = tiny.PROJECT if track == "mini" else tiny.PROJECT / "tracks" / track
+    tree = dict(YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text()))
+    side = 28 if track == "mini" else 32
+    manifest = {
+        "shape": [3, side, side],
+        "classes": [str(n) for n in range(10)],
+        "splits": {"train": {"count": 45_000}},
+    }
+    refused: dict[tuple[str, str], str] = {}
+    for family in ("resnet", "vit"):
+        for scheme, preset in PRESETS.items():
+            if "vit" in preset and family != "vit":
+                continue
+            grid = {"methods": ["moco"], "families": [family], "schemes": [scheme], "seeds": [0]}
+            tree["experiments"] = {"presets": {**grid, "rates": "default"}}
+            (cell,) = plan.cells(parse(tree, "params.yaml"), "presets", None)
+            try:
+                with torch.device("meta"):
+                    network.build(cell, manifest)
+            except UserError as error:
+                refused[family, scheme] = str(error)
+    assert sorted(refused) == [
+        *(("resnet", scheme) for scheme in ("frn", "in")),
+        *(("vit", s) for s in ("evonorm-s0", "frn", "frn-backbone", "in", "in-backbone")),
+    ], refused
+
+
 def test_a_scheme_without_a_section_that_a_method_has_is_refused() -> None:
     tree = tiny.changed(tiny.raw(), "schemes/bn", {"backbone": {"norm": "bn"}})
     with pytest.raises(UserError, match="scheme bn has no norm for the projector of simclr"):
@@ -226,7 +261,7 @@ def test_fingerprint_changes_with_every_field_of_the_configuration() -> None:
 def test_fingerprint_changes_with_every_component_version_and_with_the_images() -> None:
     cell = tiny.cell("simclr-resnet-bn-s0")
     wanted = {"method simclr", "family resnet", "norm bn", "optimizer sgd"}
-    assert set(cell.components) == wanted | {"training", "views", "evaluation"}
+    assert set(cell.components) == wanted | {"training", "views", "evaluation", "diagnostics"}
     seen = {cell.fingerprint("images"), cell.fingerprint("other images")}
     for name, version in cell.components.items():
         other = replace(cell, components={**cell.components, name: f"not {version}"})

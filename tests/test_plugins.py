@@ -49,6 +49,18 @@ def build(name, site, by):
 """
 
 
+METHOD: dict[str, Any] = {
+    "kind": "method",
+    "name": "mine",
+    "version": 1,
+    "title": "Mine",
+    "views": 1,
+    "sections": ["backbone"],
+    "teacher": False,
+    "options": {},
+}
+
+
 def write(path: Path, facts: Any = FACTS, body: str = BODY) -> Path:
     path.write_text(f"COMPONENT = {facts!r}\n{body}", encoding="utf-8")
     return path
@@ -176,6 +188,14 @@ def test_facts_of_a_plug_in_are_read_without_running_it(here: Path) -> None:
         (without(example={}), "example: option 'by' is missing"),
         (without(example=1), "example is 1"),
         (without(example={"by": -1}), "example: by is -1, expected float > 0"),
+        (without(options={"by": "list of number"}), "by is described as 'list of number'"),
+        (without(options={"by": "range of number"}), "by is described as 'range of number'"),
+        (without(options={"by": "int >= 1.2.3"}), "by is described as 'int >= 1.2.3'"),
+        (without(options={"norm": "int >= 1"}), "'norm' cannot be an option"),
+        (METHOD | {"sections": []}, "sections is []: what is trained has a backbone"),
+        (METHOD | {"sections": ["projector"]}, "what is trained has a backbone"),
+        ("COMPONENT = {{1: 2}: 3}\n", "COMPONENT is not a literal"),
+        ("COMPONENT = {{'kind': 'norm'}}\n", "COMPONENT is not a literal"),
         (without(branch="skip"), "branch is 'skip', expected one of skipinit"),
         (without(name="gn"), "the norm 'gn' is already defined by benchmark.norms.group"),
         ([FACTS, FACTS], "the norm 'halving' is already defined by plug-in"),
@@ -367,3 +387,33 @@ def test_a_package_that_announces_what_it_has_not_is_refused(
     assert done.returncode == 2
     assert done.stderr.startswith(f"benchmark: plug-in {value} (their-package): {said}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_home_that_nobody_has_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "plug-in ~nosuchuser/x.py" in tiny.refusal(
+        capsys, "--plugin", "~nosuchuser/x.py", "plan"
+    )
+
+
+BUILDS = [
+    ("def build(name, site): return None", "build() got an unexpected keyword argument"),
+    ("def build(name, site, by): return 3", "TypeError"),
+    ("def build(name, site, by): return site.nothing", "line 3: AttributeError"),
+    ("def build(name, site, by): raise ValueError('no\\nsuch site')", "no such site"),
+]
+
+
+@pytest.mark.parametrize(("build", "said"), BUILDS, ids=[said for _, said in BUILDS])
+def test_a_plug_in_that_builds_nothing_is_refused_in_one_line_before_any_training(
+    tmp_path: Path, build: str, said: str
+) -> None:
+    tree = tiny.raw()
+    tree["schemes"]["mine"] = {"norm": "halving", "by": 2.0}
+    tree["experiments"]["leaderboard"] |= {"schemes": ["mine"], "methods": ["simclr"]}
+    root = tiny.project(tmp_path / "project", tree)
+    write(root / "mine.py", body=f"\n{build}\n")
+    done = tiny.run(root, "--plugin", "mine.py", "train")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+    assert "mine.py" in line or "norm 'halving'" in line

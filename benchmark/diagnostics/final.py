@@ -19,19 +19,16 @@ VERSION = 1
 def diagnose(
     method: Method, images: Tensor, standardise: Callable[[Tensor], Tensor]
 ) -> dict[str, dict[str, Any]]:
-    """The diagnostics of `backbone` and, where the method has one, `projector`, by name.
+    """The diagnostics of the sections that the method names in `measured`.
 
     `images` (N, C, H, W) uint8 are those that the cell is judged on, without augmentation. The
-    networks are in evaluation mode and untouched: BN has the running statistics of the training. The
-    projector is the student's and stands on the student's backbone; `backbone` is the one whose
-    embeddings are judged. `width` is the embeddings' dimension; a value that is not finite is null.
+    networks are in evaluation mode and untouched: BN has the running statistics of the training.
+    `width` is the embeddings' dimension; a value that is not finite is null.
     """
-    found = {"backbone": _measured(_embeddings(method.evaluated, images, standardise))}
-    projector = getattr(method, "projector", None)
-    if isinstance(projector, nn.Module):
-        network = nn.Sequential(method.backbone, projector)
-        found["projector"] = _measured(_embeddings(network, images, standardise))
-    return found
+    return {
+        section: _measured(_embeddings(network, images, standardise))
+        for section, network in method.measured().items()
+    }
 
 
 @torch.no_grad()

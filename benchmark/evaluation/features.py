@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,9 @@ def reestimate(
     if not norms:
         return False
     batch = min(batch, len(images))
+    # A norm over parts of the batch takes the largest batch that its parts divide.
+    groups = math.lcm(*(int(getattr(norm, "groups", 1)) for norm in norms))
+    batch = max(batch - batch % groups, groups)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

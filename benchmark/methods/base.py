@@ -77,6 +77,18 @@ class Method(nn.Module, ABC):
         """The backbone whose embeddings are judged."""
         return self.backbone
 
+    def measured(self) -> dict[str, nn.Module]:
+        """The networks (N, C, H, W) → (N, D) whose embeddings the diagnostics look at, by section.
+
+        The backbone that is judged, and the student's projector on the student's backbone. A method
+        whose attribute `projector` takes something else than an embedding says so here.
+        """
+        found: dict[str, nn.Module] = {"backbone": self.evaluated}
+        projector = getattr(self, "projector", None)
+        if isinstance(projector, nn.Module):
+            found["projector"] = nn.Sequential(self.backbone, projector)
+        return found
+
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step."""

@@ -61,7 +61,8 @@ def give_history(network: nn.Module, policy: str) -> list[HistoryBatchNorm]:
     made = []
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            if isinstance(module, _BatchNorm):
+            # Not a class of somebody else's that is derived from these: it may do more.
+            if isinstance(module, _BatchNorm) and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 layer = HistoryBatchNorm(module, policy)
                 setattr(parent, name, layer)
                 made.append(layer)

@@ -81,7 +81,7 @@ def accuracy(table: Table) -> bytes:
         settings.update(matplotlib.rcParamsDefault)
         settings.update(STYLE)
         lines = _lines(table, _methods(table))
-        height = sum(len(own) + 1 for own in lines.values()) * ROW
+        height = max(sum(len(own) + 1 for own in lines.values()), 2) * ROW
         above = 0.52 + 0.2 * math.ceil((len(table.schemes) + 1) / LEGEND_COLUMNS)
         total = height + above + 0.53
         figure = Figure(figsize=(WIDTH, total))
@@ -106,15 +106,19 @@ def accuracy(table: Table) -> bytes:
 
 def _methods(table: Table) -> list[str]:
     """Methods with a line of their own, from the top: those ranked, then the controls."""
-    present = {entry.row.method for entry in table.entries if not is_fixed(entry.row)}
     best: dict[str, float] = {}
+    controls: dict[str, int] = {}
     for entry in table.entries:
+        if is_fixed(entry.row):
+            continue
+        if entry.control:
+            controls[entry.row.method] = CONTROLS.index(entry.method)
+            continue
         found = entry.estimates["knn"]
-        if entry.row.method in present - set(CONTROLS):
-            value = found.mean if found else -1.0
-            best[entry.row.method] = max(value, best.get(entry.row.method, -1.0))
+        value = found.mean if found else -1.0
+        best[entry.row.method] = max(value, best.get(entry.row.method, -1.0))
     ranked = sorted(best, key=lambda method: (-best[method], method))
-    return ranked + [control for control in CONTROLS if control in present]
+    return ranked + sorted(controls, key=lambda method: controls[method])
 
 
 def _lines(table: Table, methods: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -136,12 +140,13 @@ def _panel(panel: Any, table: Table, family: str, lines: dict[str, dict[str, int
     panel.set_title(NAMES.get(family, family), loc="left", fontsize=11, fontweight="bold", pad=7)
     panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
+    controls = {entry.row.method for entry in table.entries if entry.control}
     titles = {entry.row.method: entry.title for entry in table.entries}
     ends = {method: (min(own.values()), max(own.values())) for method, own in lines.items()}
     panel.set_yticks([sum(end) / 2 for end in ends.values()], [titles[m] for m in lines])
-    panel.set_ylim(max(last for _, last in ends.values()) + 1, -1)
+    panel.set_ylim(max((last for _, last in ends.values()), default=0) + 1, -1)
     for method, (first, last) in ends.items():
-        if method in CONTROLS:
+        if method in controls:
             panel.axhspan(first - 1, last + 1, color="#f3f3f3", linewidth=0, zorder=0)
         if first:
             panel.axhline(first - 1, color="#cccccc", linewidth=0.6, zorder=1)

@@ -17,7 +17,7 @@ from benchmark.errors import UserError
 from benchmark.plan import Cell, Row
 from benchmark.report import statistics
 from benchmark.report.statistics import Estimate, Spread
-from benchmark.schema import Params
+from benchmark.schema import PIXELS, Params
 
 CONTROLS = ("supervised", "untrained", "raw-pixels")
 """What the methods are held against, in the order in which they stand below them."""
@@ -85,6 +85,8 @@ class Entry:
     """A row of the table."""
 
     row: Row
+    method: str
+    """The method of the row's recipe, which may have another name."""
     title: str
     """Of its method, for people."""
     seeds: tuple[int, ...]
@@ -147,13 +149,13 @@ class Table:
 
     def missing_controls(self) -> list[str]:
         """The controls that the experiment does not have."""
-        present = {entry.row.method for entry in self.entries}
+        present = {entry.method for entry in self.entries}
         return [control for control in CONTROLS if control not in present]
 
 
 def is_fixed(row: Row) -> bool:
     """Whether a row has no network, and so neither a family nor anything random."""
-    return row.family == plan.PIXELS
+    return row.family == PIXELS
 
 
 def metrics(params: Params) -> tuple[Metric, ...]:
@@ -225,12 +227,13 @@ def build(
         entries.append(
             Entry(
                 row=row,
+                method=plan.component(params, row.method),
                 title=_title(params, row),
                 seeds=tuple(p.seed for p in records[row]),
                 statuses=tuple(p.record["status"] for p in records[row]),
                 estimates=estimates,
                 complete=len(values[row, columns[0].name]) == len(records[row]),
-                control=row.method in CONTROLS,
+                control=plan.component(params, row.method) in CONTROLS,
                 rank=None,
                 best=False,
                 rates=_rates(params, row, swept.get(row)),
@@ -269,8 +272,7 @@ def _matched(
     by_label = {entry.label: entry for entry in published}
     missing = [cell.label for cell in cells if cell.label not in by_label]
     where = f"results/{params.track}/records/{cells[0].experiment}"
-    file = "" if params.track == "mini" else f" tracks/{params.track}/dvc.yaml"
-    remedy = f"run `dvc repro{file}`"
+    remedy = f"run `{plan.train_command(params.track, cells[0].experiment)}`"
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{where} has no record of {missing[0]}{more}: {remedy}")
@@ -306,9 +308,14 @@ def _pools(
     """A spread for every metric, family, and trained or untrained rows.
 
     Only rows whose every seed finished with a value count: the seeds that survive in a row that
-    also fails are a selection.
+    also fails are a selection. Rows of the very same trainings count once.
     """
-    random = [row for row in rows if not is_fixed(row)]
+    trainings = {
+        tuple(p.record["fingerprint"] for p in records[row]): row
+        for row in reversed(rows)
+        if not is_fixed(row)
+    }
+    random = [row for row in rows if row in set(trainings.values())]
     groups = dict.fromkeys((row.family, plan.is_trained(params, row.method)) for row in random)
     pools = []
     for metric in columns:
@@ -402,7 +409,7 @@ def _ordered(entries: Sequence[Entry], name: str) -> list[Entry]:
         ordered += [replace(entry, rank=place) for place, entry in enumerate(ranked, 1)]
         ordered += sorted(
             (entry for entry in own if entry.control),
-            key=lambda e: (CONTROLS.index(e.row.method), not e.complete, -_mean(e, name)),
+            key=lambda e: (CONTROLS.index(e.method), not e.complete, -_mean(e, name)),
         )
     return ordered
 

@@ -23,10 +23,9 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     shape = ImageShape(*manifest["shape"])
     norms = {section: SectionNorms(section, spec) for section, spec in config["norms"].items()}
     training = config["training"] or {}
-    for section in norms.values():
-        for size in (training.get("batch"), config.get("evaluation", {}).get("calibration_batch")):
-            if size:
-                section.check_batch(size)
+    if size := training.get("batch"):
+        for section in norms.values():
+            section.check_batch(size)
     family = {key: value for key, value in config["family"].items() if key != "name"}
     backbone = registry.load("family", cell.family).build(shape, norms.get("backbone"), **family)
     count = manifest["splits"]["train"]["count"]

@@ -61,12 +61,14 @@ def test_statistics_of_one_full_batch_are_those_of_the_data_set():
     assert not network.norm.training
 
 
-@pytest.mark.parametrize(("norm", "groups"), [("bn", 1), ("ghost-bn", 2)])
-def test_statistics_are_means_over_whole_batches(norm, groups):
+@pytest.mark.parametrize(
+    ("norm", "groups", "batch"), [("bn", 1, 20), ("ghost-bn", 2, 20), ("ghost-bn", 2, 21)]
+)
+def test_statistics_are_means_over_whole_batches(norm, groups, batch):
     network = OneNorm(norm)
     network.train()(9 + torch.randn(6, 4, 6, 6))
     images = SPLITS["train"][0][:50]  # two batches of 20; the rest is left out
-    assert reestimate(network, images, 20, standardise)
+    assert reestimate(network, images, batch, standardise)
     parts = standardise(images[:40].double() / 255).split(20 // groups)
     means = [part.movedim(1, 0).flatten(1).mean(1) for part in parts]
     variances = [part.movedim(1, 0).flatten(1).var(1) for part in parts]

@@ -314,8 +314,11 @@ def test_escaping(text: str, shown: str) -> None:
 
 def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, Any]) -> None:
     name = '<b>x|$y$, "z"\n'
-    changed = {**raw, "schemes": {**raw["schemes"], name: {"norm": "bn"}}}
-    params = params_of(changed, methods=["moco", "untrained"], schemes=["ln", name])
+    # Params refuse such a name; the tables do not rely on it.
+    params = params_of(raw, methods=["moco", "untrained"], schemes=["ln", "bn"])
+    grid = params.experiments["leaderboard"].model_copy(update={"schemes": ("ln", name)})
+    schemes = {**params.schemes, name: params.schemes["bn"]}
+    params = params.model_copy(update={"schemes": schemes, "experiments": {"leaderboard": grid}})
     document = written(tmp_path, params)
     assert {row["scheme"] for row in document["rows"]} == {"ln", name}
     text = (tmp_path / "results/mini/leaderboard.md").read_text()
@@ -325,6 +328,38 @@ def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, 
     assert "does not have the controls: supervised, raw-pixels" in text
     with (tmp_path / "results/mini/leaderboard.csv").open(newline="") as file:
         assert {row["scheme"] for row in csv.DictReader(file)} == {"ln", name}
+
+
+def test_a_control_under_another_name_is_a_control(tmp_path: Path, raw: dict[str, Any]) -> None:
+    methods = {**raw["methods"], "sup": {"like": "supervised"}, "fresh": {"like": "untrained"}}
+    params = params_of({**raw, "methods": methods}, methods=["simclr", "sup", "fresh"])
+    document = written(tmp_path, params)
+    for row in document["rows"]:
+        assert row["control"] == (row["method"] != "simclr")
+        assert (row["rank"] is None) == row["control"]
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    assert "does not have the controls: raw-pixels" in text
+
+
+def test_the_very_same_trainings_are_pooled_once(tmp_path: Path, raw: dict[str, Any]) -> None:
+    """Supervised training has no heads, so two schemes that differ in them are one."""
+    schemes = {**raw["schemes"], "same": {"backbone": {"norm": "bn"}, "heads": {"norm": "ln"}}}
+    degrees = []
+    for number, names in enumerate((["bn", "ln"], ["bn", "ln", "same"])):
+        root = tmp_path / str(number)
+        params = params_of({**raw, "schemes": schemes}, methods=["supervised"], schemes=names)
+        (pool,) = [
+            pool
+            for pool in written(root, params)["interval"]["pools"]
+            if (pool["metric"], pool["family"]) == ("knn", "resnet")
+        ]
+        degrees.append(pool["df"])
+    assert degrees == [2, 2]
+
+
+def test_a_table_of_raw_pixels_alone(tmp_path: Path, raw: dict[str, Any]) -> None:
+    params = params_of(raw, methods=["raw-pixels"])
+    assert len(written(tmp_path, params)["rows"]) == 1
 
 
 def test_csv_has_the_numbers_of_the_json(tmp_path: Path, params: Params) -> None:

@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from benchmark import canonical, plan, sweep
+from benchmark import canonical, plan, plugins, sweep
 from tests import tiny
 
-METHODS = ["simclr", "raw-pixels"]
+METHODS = ["simclr", "attraction", "raw-pixels"]
+PLUGIN = """
+from benchmark.methods.base import Method, Outcome
+
+COMPONENT = {
+    "kind": "method", "name": "attraction", "version": 1, "title": "Attraction", "views": 2,
+    "sections": ["backbone"], "teacher": False, "options": {},
+}
+
+
+class Attraction(Method):
+    def forward(self, batch):
+        first, second = self.each_view(self.backbone, batch.views)
+        return Outcome((first - second).square().mean(), None)
+
+
+build = Attraction
+"""
+"""A method in a file of the user's."""
+
 STAGES = ["data", "train", "leaderboard"]
 
 
 def call(root: Path, *command: str) -> str:
     """Runs a program in the project and returns what it printed."""
     done = subprocess.run(
-        command, cwd=root, env=tiny.environment(), capture_output=True, text=True, check=False
-    )
+        command, cwd=root, env=tiny.environment() | {plugins.VARIABLE: str(root / "attraction.py")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -41,10 +62,19 @@ def pipeline() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A git repository with the tiny project and a table of rates, and nothing built."""
     root = tmp_path_factory.mktemp("clone")
+    (root / "attraction.py").write_text(PLUGIN, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plugins.VARIABLE, str(root / "attraction.py"))
+        _prepare(root)
+        yield root
+
+
+def _prepare(root: Path) -> None:
     tree = tiny.raw()
+    tree["methods"]["attraction"] = {**tree["methods"]["simclr"], "options": {}}
     tree["experiments"] = {
         "leaderboard": {
             "methods": METHODS,
@@ -72,8 +102,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         YAML(typ="safe", pure=True).dump(pipeline(), file)
     call(root, "git", "init", "-q")
     call(root, "dvc", "init", "-q")
-    assert len(plan.cells(params, "leaderboard", sweep.settings({"rows": table}))) == 5
-    return root
+    assert len(plan.cells(params, "leaderboard", sweep.settings({"rows": table}))) == 9
 
 
 def everything(root: Path) -> dict[str, bytes]:
@@ -94,8 +123,9 @@ def test_the_pipeline_builds_everything_and_builds_it_again_the_same(root: Path)
         "figures/leaderboard.svg",
     ):
         assert built[f"{folder}/{name}"]
-    assert len([name for name in built if name.startswith(f"{folder}/records")]) == 5
+    assert len([name for name in built if name.startswith(f"{folder}/records")]) == 9
     assert "results/mini/records/leaderboard/simclr/simclr-resnet-gn-s1.json" in built
+    assert "results/mini/records/leaderboard/attraction/attraction-resnet-gn-s1.json" in built
 
     assert "Running stage" not in call(root, "dvc", "repro")
     assert (root / "dvc.lock").read_bytes() == lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,8 @@ def rows(params: Params, experiment: str) -> list[Row]:
             found += [
                 Row(method, family, scheme) for family in grid.families for scheme in grid.schemes
             ]
-    for row in found:
-        if found.count(row) > 1:
+    for row, count in Counter(found).items():
+        if count > 1:
             raise UserError(f"experiments: {experiment} has the row {row} twice")
     return found
 

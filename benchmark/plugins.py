@@ -218,24 +218,14 @@ def _check_description(where: str, description: Any) -> None:
     for prefix in ("list of ", "range of "):
         inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
     try:
+        # Nothing is described as None: whatever can be read refuses it.
         check(where, None, inner)
     except (ValueError, AttributeError):
-        raise _unreadable(where, description) from None
-    except UserError:
-        pass
-    try:
-        # Nothing is described as None: whatever can be read refuses it.
-        check(where, None, description)
-    except (ValueError, AttributeError):
-        raise _unreadable(where, description) from None
+        raise UserError(
+            f"{where} is described as {description!r}, expected e.g. 'int >= 1' or a list of values"
+        ) from None
     except UserError:
         return
-
-
-def _unreadable(where: str, description: Any) -> UserError:
-    return UserError(
-        f"{where} is described as {description!r}, expected e.g. 'int >= 1' or a list of values"
-    )
 
 
 def _imported(facts: Mapping[str, Any]) -> ModuleType:

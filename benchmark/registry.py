@@ -100,7 +100,7 @@ def check_unchanged(components: Mapping[str, int | str]) -> None:
     """Raises UserError if a plug-in file is no longer the one of a cell's `components`."""
     for key, version in components.items():
         if key.endswith(" file"):
-            kind, name, _ = key.split()
+            kind, name = _named(key)
             if versions(kind, name)[key] != version:
                 raise UserError(f"{facts(kind, name)['where']}: changed since the cell was planned")
 

@@ -11,9 +11,11 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from benchmark import runtime
 from benchmark.errors import UserError
@@ -104,11 +106,7 @@ def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> N
     Sends the type of the device that cells will be trained on, and the first refusal or None.
     """
     runtime.prepare()
-    import torch
-
-    from benchmark import registry
     from benchmark.data.build import load
-    from benchmark.training import network
 
     device = "unknown"
 
@@ -117,16 +115,25 @@ def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> N
         # Not the test split: only the final stage of a cell reads that.
         manifest = load(data, ("train", "validation")).manifest
         for text in cells:
-            with torch.device("meta"):
-                cell = Cell.from_json(text)
-                try:
-                    network.build(cell, manifest)
-                except UserError:
-                    raise
-                except Exception as error:
-                    if refusal := registry.blamed(cell.components, error):
-                        raise refusal from error
-                    raise
+            _build(Cell.from_json(text), manifest)
         pipe.send((device, None))
     except UserError as error:
         pipe.send((device, str(error)))
+
+
+def _build(cell: Cell, manifest: Mapping[str, Any]) -> None:
+    """Builds a cell's network without memory; what a plug-in does wrong in it is a UserError."""
+    import torch
+
+    from benchmark import registry
+    from benchmark.training import network
+
+    try:
+        with torch.device("meta"):
+            network.build(cell, manifest)
+    except UserError:
+        raise
+    except Exception as error:
+        if refusal := registry.blamed(cell.components, error):
+            raise refusal from error
+        raise

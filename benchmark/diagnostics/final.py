@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.diagnostics.collapse import embedding_std
-from benchmark.evaluation.features import CHUNK
+from benchmark.evaluation.features import in_parts
 from benchmark.methods.base import Method
 
 VERSION = 1
@@ -36,9 +36,7 @@ def _embeddings(
     network: nn.Module, images: Tensor, standardise: Callable[[Tensor], Tensor]
 ) -> Tensor:
     network.eval()
-    return torch.cat(
-        [network(standardise(part.float() / 255)).float() for part in images.split(CHUNK)]
-    )
+    return torch.cat([network(part).float() for part in in_parts(images, standardise)])
 
 
 def _measured(z: Tensor) -> dict[str, Any]:

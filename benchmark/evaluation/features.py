@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ CHUNK = 500
 """Images in one forward pass in evaluation mode; the last pass of a split may be smaller."""
 
 
+def in_parts(
+    images: Tensor, standardise: Callable[[Tensor], Tensor], size: int = CHUNK
+) -> Iterator[Tensor]:
+    """Standardised float images of uint8 ones (N, C, H, W), `size` at a time."""
+    return (standardise(part.float() / 255) for part in images.split(size))
+
+
 @torch.no_grad()
 def embed(
     backbone: Backbone, images: Tensor, standardise: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Every readout (N, width), float32, of uint8 images (N, C, H, W), in evaluation mode."""
     backbone.eval()
-    parts = [backbone.features(standardise(part.float() / 255)) for part in images.split(CHUNK)]
+    parts = [backbone.features(part) for part in in_parts(images, standardise)]
     return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
 
 
@@ -52,9 +59,9 @@ def reestimate(
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative mean
     backbone.train()
-    for part in images.split(batch):
+    for part in in_parts(images, standardise, batch):
         if len(part) == batch:
-            backbone.features(standardise(part.float() / 255))
+            backbone.features(part)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     backbone.eval()

@@ -310,12 +310,11 @@ def _pools(
     Only rows whose every seed finished with a value count: the seeds that survive in a row that
     also fails are a selection. Rows of the very same trainings count once.
     """
-    trainings = {
-        tuple(p.record["fingerprint"] for p in records[row]): row
-        for row in reversed(rows)
-        if not is_fixed(row)
-    }
-    random = [row for row in rows if row in set(trainings.values())]
+    trainings: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        if not is_fixed(row):
+            trainings.setdefault(tuple(p.record["fingerprint"] for p in records[row]), row)
+    random = list(trainings.values())
     groups = dict.fromkeys((row.family, plan.is_trained(params, row.method)) for row in random)
     pools = []
     for metric in columns:

@@ -16,6 +16,9 @@ from benchmark.report.leaderboard import CONTROLS, Entry, Table, is_fixed
 WIDTH = 9.0
 """Inches; 900 pixels in a browser at a README's scale."""
 
+RIGHT = 0.985
+"""Where the last panel ends, as a share of the width."""
+
 ROW = 0.155
 """Inches between two schemes of a method."""
 
@@ -86,8 +89,10 @@ def accuracy(table: Table) -> bytes:
         total = height + above + 0.53
         figure = Figure(figsize=(WIDTH, total))
         panels = figure.subplots(1, len(table.families), sharey=True, sharex=True, squeeze=False)[0]
+        longest = max((len(entry.title) for entry in table.entries), default=0)
+        left = max(0.11, 0.012 + 0.0083 * longest)
         figure.subplots_adjust(
-            left=0.11, right=0.985, wspace=0.07,
+            left=left, right=RIGHT, wspace=0.07,
             top=1 - above / total, bottom=0.53 / total,
         )  # fmt: skip
         for panel, family in zip(panels, table.families, strict=True):
@@ -96,7 +101,7 @@ def accuracy(table: Table) -> bytes:
         near = table.neighbours[0]
         figure.supxlabel(
             f"{near}-nearest-neighbour accuracy on the test split, % (mean and 95 % interval)",
-            fontsize=9.5, x=0.5475, y=0.012, va="bottom",
+            fontsize=9.5, x=(left + RIGHT) / 2, y=0.012, va="bottom",
         )  # fmt: skip
         _legend(figure, panels[0], table)
         out = io.BytesIO()

@@ -61,6 +61,15 @@ class Cell(Names):
             {"config": self.config, "components": self.components, "dataset": dataset}
         )
 
+    def training_key(self, dataset: str) -> str:
+        """The fingerprint of the training alone, whatever is measured on its result."""
+        config = {key: value for key, value in self.config.items() if key != "evaluation"}
+        measured = ("evaluation", "diagnostics")
+        components = {key: v for key, v in self.components.items() if key not in measured}
+        return canonical.checksum(
+            {"training": config, "components": components, "dataset": dataset}
+        )
+
     def as_json(self) -> str:
         """For a worker process."""
         return json.dumps(self.__dict__)

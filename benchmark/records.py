@@ -72,6 +72,10 @@ class Store:
         """Where an interrupted cell's state is."""
         return self.of(fingerprint) / "checkpoint.safetensors"
 
+    def trained(self, key: str) -> Path:
+        """Where the final state of a training is kept, so that it can be measured again."""
+        return self.folder.parent / "trained" / f"{key}.safetensors"
+
     def record(self, fingerprint: str) -> dict[str, Any] | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
         found = _read(self.of(fingerprint) / "record.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +17,11 @@ from benchmark.data.build import load
 from benchmark.data.pool import Splits
 from benchmark.diagnostics.final import diagnose
 from benchmark.evaluation.final import evaluate
+from benchmark.evaluation.watch import watcher
 from benchmark.plan import Cell
 from benchmark.records import Store
 from benchmark.training import network
-from benchmark.training.loop import Trained, train
+from benchmark.training.loop import MARKS, Trained, train
 
 POINTS = 50
 """Points of a recorded curve: means over equal stretches of the training."""
@@ -85,21 +87,32 @@ def _result(
     method = network.build(cell, splits.manifest).to(device)
     method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
     status, log = "done", {}
+    spec = cell.config["evaluation"]
+    judged = spec["judge"] == "test"  # a trial of a sweep is scored by its nearest neighbours alone
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in method.backbone.parameters()),
         "steps": 0,
         "flops_per_step": None,
         "first_non_finite_step": None,
         "curves": {},
+        "watched": None,
         "metrics": {},
         "diagnostics": {},
         "cause": None,
     }
     if cell.config["training"]:
         begun = time.perf_counter()
+        watch, final = None, None
+        if judged:
+            watch = watcher(
+                method.evaluated, on_device["train"], on_device["validation"],
+                spec["neighbours"][0], spec["temperature"], standardise,
+            )  # fmt: skip
+            key = cell.training_key(splits.manifest["sha256"])
+            final = store.trained(key), key
         trained = train(
             method, dict(cell.config), *on_device["train"], standardise, device,
-            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps,
+            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps, watch, final,
         )  # fmt: skip
         log = _training_log(cell, trained, time.perf_counter() - begun)
         status = trained.status
@@ -108,12 +121,12 @@ def _result(
             "flops_per_step": trained.flops_per_step,
             "first_non_finite_step": trained.first_non_finite,
             "curves": thinned(trained),
+            "watched": _watched(trained) if judged else None,
         }
         if status == "diverged":
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
     if status == "done":
-        spec = cell.config["evaluation"]
-        if spec["judge"] == "test":  # a trial of a sweep is scored by its nearest neighbours alone
+        if judged:
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] = diagnose(method, on_device["test"][0], standardise)
         result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
@@ -144,6 +157,12 @@ def thinned(trained: Trained) -> dict[str, list[float | None]]:
         means = [float(curve[a:b].double().mean()) for a, b in zip(starts, ends, strict=True)]
         curves[name] = [value if abs(value) < float("inf") else None for value in means]
     return curves
+
+
+def _watched(trained: Trained) -> dict[str, list[float | None]]:
+    """kNN accuracy on a part of the validation split, by the share of the training done."""
+    scores = [score if math.isfinite(score) else None for score in trained.watched.tolist()]
+    return {"share": list(MARKS), "knn": scores}
 
 
 def _training_log(cell: Cell, trained: Trained, seconds: float) -> dict[str, Any]:

@@ -18,13 +18,17 @@ def save_checkpoint(
     fingerprint: str,
     step: int,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     curves: dict[str, Tensor],
 ) -> None:
-    """Writes weights, buffers, optimizer state and curves (or other tensors) after `step` steps."""
+    """Writes weights, buffers, optimizer state and curves (or other tensors) after `step` steps.
+
+    A training that is over needs no optimizer.
+    """
     tensors = {f"network/{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"curve/{key}": value for key, value in curves.items()}
-    for index, state in optimizer.state_dict()["state"].items():
+    states = optimizer.state_dict()["state"] if optimizer else {}
+    for index, state in states.items():
         tensors |= {
             f"optimizer/{index}/{key}": value
             for key, value in state.items()

@@ -26,6 +26,9 @@ VERSION = 1
 LOOK = 25
 """Steps between two looks at the loss: each look waits for the device."""
 
+MARKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Shares of the training after which a watched network is judged."""
+
 
 class Interrupted(Exception):
     """The training was asked to stop and has saved a checkpoint."""
@@ -43,6 +46,8 @@ class Trained:
     """The first step, counted from 1, whose loss was not finite."""
     curves: dict[str, Tensor]
     """By step (steps,), float32 on the CPU: loss, gradient_norm, pretext (NaN where undefined)."""
+    watched: Tensor
+    """What `watch` said after each of MARKS; NaN where it was not asked."""
     resumed_at: int
     flops_per_step: int
     """Floating-point operations of the first step's matrix products and convolutions, both ways."""
@@ -77,12 +82,16 @@ def train(
     fingerprint: str,
     progress: Callable[[int, int], bool],
     checkpoint_steps: int = 200,
+    watch: Callable[[], float] | None = None,
+    final: tuple[Path, str] | None = None,
 ) -> Trained:
     """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
 
     `progress(step, steps)` is called now and then and returns whether to go on; if not, the state
     is saved and Interrupted is raised. A later call with the same fingerprint goes on from the
-    checkpoint to the same bits.
+    checkpoint to the same bits. `watch` judges the network after each of MARKS, in evaluation mode; it
+    must leave it as it was. `final` is where the state at the end is kept, and under which key: where
+    it is already, nothing is trained.
     """
     recipe, seed = config["training"], config["seed"]
     batch, steps = recipe["batch"], recipe["images"] // recipe["batch"]
@@ -100,8 +109,12 @@ def train(
     # Counted at the first step (a later one may differ: frozen weights, a queue that has filled) and
     # held as a tensor so that it is saved and restored with the rest.
     flops = torch.zeros((), dtype=torch.int64)
-    kept = curves | {"flops": flops}
-    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
+    watched = torch.full((len(MARKS),), torch.nan)
+    kept = curves | {"flops": flops, "watched": watched}
+    start = load_checkpoint(*final, method, optimizer, kept) if final else 0
+    if start < steps:
+        start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
+    marks = [max(1, round(share * steps)) for share in MARKS]
     mixed = recipe["precision"] == "bfloat16"
     counter = FlopCounterMode(display=False)
     for step in range(start, steps):
@@ -130,17 +143,27 @@ def train(
         if outcome.pretext is not None:
             curves["pretext"][step] = outcome.pretext
         done = step + 1
+        if watch is not None and done in marks:
+            said = watch()
+            method.train()
+            for place, mark in enumerate(marks):
+                if mark == done:
+                    watched[place] = said
         if done % LOOK == 0 or done == steps:
             broken = torch.nonzero(~curves["loss"][:done].isfinite())
             if len(broken):
                 first = int(broken[0]) + 1
-                return Trained("diverged", steps, first, _kept(curves, first), start, int(flops))
+                return Trained(
+                    "diverged", steps, first, _kept(curves, first), watched, start, int(flops)
+                )
             if not progress(done, steps):
                 save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
                 raise Interrupted
         if done % checkpoint_steps == 0 and done < steps:
             save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
-    return Trained("done", steps, None, _kept(curves, steps), start, int(flops))
+    if final and start < steps:
+        save_checkpoint(*final, steps, method, None, kept)
+    return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
 
 
 def _kept(curves: dict[str, Tensor], steps: int) -> dict[str, Tensor]:

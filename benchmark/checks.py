@@ -70,7 +70,9 @@ def checked(params: Params) -> Params:
         _check_experiment(name, experiment, params)
     if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
         raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
-    reported = {seed for e in params.experiments.values() for seed in e.seeds}
+    reported = {
+        seed for e in params.experiments.values() for grid in e.grids for seed in e.seeds_of(grid)
+    }
     if shared := reported & set(params.sweep.seeds):
         raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")
     return params
@@ -163,17 +165,25 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
             if value < 0 or (field == "rate" and value == 0):
                 least = "> 0" if field == "rate" else ">= 0"
                 raise UserError(f"methods: {name}.{field}.{family} is {value}, expected {least}")
-    if method.images < params.training.batch:
+    batch = method.batch or params.training.batch
+    if method.images < batch:
         raise UserError(
-            f"methods: {name}.images is {method.images}, less than one batch "
-            f"of {params.training.batch}"
+            f"methods: {name}.images is {method.images}, less than one batch of {batch}"
         )
+    if method.tuned_as is not None and not isinstance(
+        params.methods.get(method.tuned_as), MethodParams
+    ):
+        trained = [key for key, entry in params.methods.items() if isinstance(entry, MethodParams)]
+        raise unknown(f"recipe of methods.{name}.tuned_as", method.tuned_as, trained)
+    other = params.methods.get(method.tuned_as or "")
+    if isinstance(other, MethodParams) and other.tuned_as is not None:
+        raise UserError(f"methods: {name} is tuned as {method.tuned_as}, which has no rates of its own")
     return method
 
 
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
-    _check_unique(name, "seeds", experiment.seeds)
     for grid in experiment.grids:
+        _check_unique(name, "seeds", experiment.seeds_of(grid))
         for kind in ("methods", "families", "schemes"):
             listed, known = getattr(grid, kind), getattr(params, kind)
             _check_unique(name, kind, listed)

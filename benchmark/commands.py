@@ -72,7 +72,7 @@ def plan(arguments: argparse.Namespace) -> None:
         if planning.is_trained(found, row.method)
     }
     cells = _chosen(arguments, found, defaults | tuned)
-    untuned = set(defaults) - set(tuned)
+    untuned = {row for row in defaults if planning.tuned_row(found, row) not in tuned}
     if found.experiments[arguments.experiment].rates == "default":
         untuned = set()
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +97,30 @@ def rows(params: Params, experiment: str) -> list[Row]:
 
     A control without a network of its own (raw pixels) has one row, family `pixels`, scheme `none`.
     """
+    return list(seeds(params, experiment))
+
+
+def seeds(params: Params, experiment: str) -> dict[Row, tuple[int, ...]]:
+    """The rows of an experiment, see `rows`, and the seeds of each."""
     if experiment not in params.experiments:
         raise unknown("experiment", experiment, params.experiments)
-    found: list[Row] = []
-    for grid in params.experiments[experiment].grids:
+    asked = params.experiments[experiment]
+    found: list[tuple[Row, tuple[int, ...]]] = []
+    for grid in asked.grids:
+        own = asked.seeds_of(grid)
         for method in grid.methods:
             if not facts(params, method)["sections"]:
-                found.append(Row(method, PIXELS, "none"))
+                found.append((Row(method, PIXELS, "none"), own[:1]))
                 continue
             found += [
-                Row(method, family, scheme) for family in grid.families for scheme in grid.schemes
+                (Row(method, family, scheme), own)
+                for family in grid.families
+                for scheme in grid.schemes
             ]
-    for row, count in Counter(found).items():
+    for row, count in Counter(row for row, _ in found).items():
         if count > 1:
             raise UserError(f"experiments: {experiment} has the row {row} twice")
-    return found
+    return dict(found)
 
 
 def component(params: Params, recipe: str) -> str:
@@ -171,6 +180,13 @@ def default_setting(params: Params, row: Row) -> tuple[float, float]:
     return recipe.rate[row.family], recipe.weight_decay[row.family]
 
 
+def tuned_row(params: Params, row: Row) -> Row:
+    """The row whose sweep gives a row its rates: itself, where its recipe names no other."""
+    recipe = params.methods[row.method]
+    other = recipe.tuned_as if isinstance(recipe, MethodParams) else None
+    return replace(row, method=other) if other else row
+
+
 def cells(
     params: Params, experiment: str, rates: Mapping[Row, tuple[float, float]] | None
 ) -> list[Cell]:
@@ -179,23 +195,21 @@ def cells(
     if grid is None:
         raise unknown("experiment", experiment, params.experiments)
     planned = []
-    for row in rows(params, experiment):
-        seeds: Iterable[int] = grid.seeds
+    for row, own in seeds(params, experiment).items():
         setting = None
-        if row.family == PIXELS:
-            seeds = grid.seeds[:1]
-        elif is_trained(params, row.method):
+        if is_trained(params, row.method):
             setting = default_setting(params, row)
             if grid.rates == "tuned":
-                if rates is None or row not in rates:
+                tuned = tuned_row(params, row)
+                if rates is None or tuned not in rates:
                     raise UserError(
-                        f"results/{params.track}/rates/{experiment}.json has no rate for {row}: run "
-                        f"`{sweep_command(params.track, experiment)}`"
+                        f"results/{params.track}/rates/{experiment}.json has no rate for {tuned}: "
+                        f"run `{sweep_command(params.track, experiment)}`"
                     )
-                setting = rates[row]
+                setting = rates[tuned]
         planned += [
             resolve(params, experiment, row, seed, setting, "test", f"{row}-s{seed}")
-            for seed in seeds
+            for seed in own
         ]
     return planned
 
@@ -248,6 +262,7 @@ def resolve(
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
             **params.training.model_dump(),
+            **({"batch": recipe.batch} if recipe.batch else {}),
             "images": recipe.images,
             "rate": setting[0],
             "weight_decay": setting[1],

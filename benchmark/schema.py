@@ -72,6 +72,10 @@ class MethodParams(Model):
     """The name of a view for each view the method takes."""
     rate: dict[str, float]
     weight_decay: dict[str, float]
+    batch: int | None = Field(default=None, ge=2)
+    """A batch of its own, where it is not the track's."""
+    tuned_as: str | None = None
+    """The recipe whose tuned rates it takes instead of a sweep of its own."""
     options: dict[str, Any]
 
 
@@ -97,10 +101,16 @@ class Grid(Model):
     schemes: tuple[str, ...] = Field(min_length=1)
 
 
+class Further(Grid):
+    """Rows beside an experiment's own, with fewer seeds where they are only a first look."""
+
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+
+
 class Experiment(Grid):
     """Rows, each trained with every seed."""
 
-    also: tuple[Grid, ...] = ()
+    also: tuple[Further, ...] = ()
     """Further rows, for a question that one grid does not hold."""
     seeds: tuple[int, ...] = Field(min_length=1)
     rates: Literal["default", "tuned"]
@@ -113,6 +123,10 @@ class Experiment(Grid):
     def every(self, kind: Literal["methods", "families", "schemes"]) -> tuple[str, ...]:
         """The names that its grids list, each once."""
         return tuple(dict.fromkeys(name for grid in self.grids for name in getattr(grid, kind)))
+
+    def seeds_of(self, grid: Grid) -> tuple[int, ...]:
+        """The seeds of one of its grids."""
+        return (grid.seeds if isinstance(grid, Further) else None) or self.seeds
 
 
 class Sweep(Model):

@@ -55,8 +55,12 @@ def metric(params: Params) -> str:
 
 
 def tunable(params: Params, experiment: str) -> list[Row]:
-    """The rows of an experiment that have a learning rate."""
-    return [row for row in plan.rows(params, experiment) if plan.is_trained(params, row.method)]
+    """The rows of an experiment that have a learning rate of their own."""
+    return [
+        row
+        for row in plan.rows(params, experiment)
+        if plan.is_trained(params, row.method) and plan.tuned_row(params, row) == row
+    ]
 
 
 def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:

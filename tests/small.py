@@ -58,7 +58,7 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
 }
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "rotation": {"rotations": 1},
-    "simclr": {"temperature": 0.2, "hidden": 16, "output": 8},
+    "simclr": {"temperature": 0.2, "hidden": 16, "output": 8, "output_norm": False},
     "moco": {
         "temperature": 0.2,
         "hidden": 16,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from benchmark.backbones.base import Backbone
@@ -16,7 +18,12 @@ COMPONENT = {
     "views": 2,
     "sections": ["backbone", "projector"],
     "teacher": False,
-    "options": {"temperature": "float > 0", "hidden": "int >= 1", "output": "int >= 1"},
+    "options": {
+        "temperature": "float > 0",
+        "hidden": "int >= 1",
+        "output": "int >= 1",
+        "output_norm": "bool",
+    },
 }
 
 
@@ -24,10 +31,19 @@ class SimCLR(Method):
     """Two views of an image attract, all other images of the batch repel."""
 
     def __init__(
-        self, backbone: Backbone, context: Context, temperature: float, hidden: int, output: int
+        self,
+        backbone: Backbone,
+        context: Context,
+        temperature: float,
+        hidden: int,
+        output: int,
+        output_norm: bool,
     ) -> None:
         super().__init__(backbone, context)
-        self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
+        # The authors' code ends the head in a norm, lightly's benchmark too, solo-learn's does not.
+        last: Literal["bias", "norm"] = "norm" if output_norm else "bias"
+        widths = [backbone.width, hidden, output]
+        self.projector = mlp(widths, context.norms["projector"], last=last)
         self.temperature = temperature
 
     def forward(self, batch: Batch) -> Outcome:

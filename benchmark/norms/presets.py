@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ln-bn-head": _split("ln", "bn"),
     "ln-backbone-only": _split("ln", "none-plain"),
     "bn-gn-head": _split("bn", "gn"),
+    "bn-ln-head": _split("bn", "ln"),
     # These two are undefined on the vectors of a head.
     "in-backbone": _split("in", "ln"),
     "frn-backbone": _split("frn", "ln"),

@@ -236,7 +236,7 @@ def build(
                 control=plan.component(params, row.method) in CONTROLS,
                 rank=None,
                 best=False,
-                rates=_rates(params, row, swept.get(row)),
+                rates=_rates(params, row, swept.get(plan.tuned_row(params, row))),
                 cost=_cost(records[row]),
                 penalty_at_edge=_penalty_at_edge(records[row]),
                 environments=_places(records[row], environments),

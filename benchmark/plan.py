@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,27 +191,35 @@ def cells(
     params: Params, experiment: str, rates: Mapping[Row, tuple[float, float]] | None
 ) -> list[Cell]:
     """The cells of an experiment; `rates` are the tuned settings, asked for if it declares them."""
-    grid = params.experiments.get(experiment)
-    if grid is None:
-        raise unknown("experiment", experiment, params.experiments)
-    planned = []
-    for row, own in seeds(params, experiment).items():
-        setting = None
-        if is_trained(params, row.method):
-            setting = default_setting(params, row)
-            if grid.rates == "tuned":
-                tuned = tuned_row(params, row)
-                if rates is None or tuned not in rates:
-                    raise UserError(
-                        f"results/{params.track}/rates/{experiment}.json has no rate for {tuned}: "
-                        f"run `{sweep_command(params.track, experiment)}`"
-                    )
-                setting = rates[tuned]
-        planned += [
-            resolve(params, experiment, row, seed, setting, "test", f"{row}-s{seed}")
-            for seed in own
-        ]
-    return planned
+    return [
+        cell
+        for row, own in seeds(params, experiment).items()
+        for cell in cells_of(params, experiment, row, own, rates)
+    ]
+
+
+def cells_of(
+    params: Params,
+    experiment: str,
+    row: Row,
+    own: Sequence[int],
+    rates: Mapping[Row, tuple[float, float]] | None,
+) -> list[Cell]:
+    """The cells of one row, a seed each; UserError where its tuned rate is asked for and missing."""
+    setting = None
+    if is_trained(params, row.method):
+        setting = default_setting(params, row)
+        if params.experiments[experiment].rates == "tuned":
+            tuned = tuned_row(params, row)
+            if rates is None or tuned not in rates:
+                raise UserError(
+                    f"results/{params.track}/rates/{experiment}.json has no rate for {tuned}: "
+                    f"run `{sweep_command(params.track, experiment)}`"
+                )
+            setting = rates[tuned]
+    return [
+        resolve(params, experiment, row, seed, setting, "test", f"{row}-s{seed}") for seed in own
+    ]
 
 
 def sweep_command(track: str, experiment: str) -> str:

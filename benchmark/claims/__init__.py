@@ -1,0 +1,1 @@
+"""The claims: what is asked of the records, and what they answer."""

@@ -1,0 +1,137 @@
+"""The published records of a track, row by row, each read once and checked against the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import collect, plan, sweep
+from benchmark.collect import Published
+from benchmark.errors import UserError, unknown
+from benchmark.plan import Row
+from benchmark.report.statistics import mean
+from benchmark.schema import Params
+
+LAST = 5
+"""Points of a recorded curve, of fifty, that stand for its end."""
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """What is there of one row of an experiment."""
+
+    experiment: str
+    row: Row
+    seeds: tuple[int, ...]
+    """Those that the experiment asks for."""
+    records: Mapping[int, Published]
+    """By seed, those that are published, failed ones included."""
+    at_edge: bool
+    """Whether the best rate tried was the lowest or the highest."""
+    rate: float | None
+    """The tuned learning rate; null where nothing was tuned."""
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The seeds without a record."""
+        return tuple(seed for seed in self.seeds if seed not in self.records)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """The status of each seed that ended otherwise than well."""
+        statuses = {seed: str(entry.record["status"]) for seed, entry in self.records.items()}
+        return {seed: status for seed, status in statuses.items() if status != "done"}
+
+
+class Shelf:
+    """The records of one track."""
+
+    def __init__(self, root: Path, params: Params) -> None:
+        self.root, self.params = root, params
+        self._experiments: dict[str, dict[Row, Shelved]] = {}
+
+    def rows(self, experiment: str) -> dict[Row, Shelved]:
+        """Every row of an experiment.
+
+        Raises UserError, naming it, for a record of another configuration than the params ask for, and
+        where the records are not all of the same images.
+        """
+        if experiment not in self._experiments:
+            self._experiments[experiment] = self._read(experiment)
+        return self._experiments[experiment]
+
+    def row(self, experiment: str, name: str) -> Shelved:
+        """The row called `name`, e.g. `simclr-resnet-bn`."""
+        found = {str(row): shelved for row, shelved in self.rows(experiment).items()}
+        if name not in found:
+            raise unknown(f"row of experiment {experiment}", name, found)
+        return found[name]
+
+    def values(self, shelved: Shelved, metric: str) -> dict[int, float]:
+        """A metric by seed, for the seeds that have it.
+
+        `knn`, `knn_reestimated`: test accuracy of the nearest neighbours, in 0..1, with running and with
+        re-estimated statistics. `pretext`: accuracy at the pretext task, the mean of the last tenth of
+        the training.
+        """
+        found = {
+            seed: self._value(entry, metric)
+            for seed, entry in shelved.records.items()
+            if entry.record["status"] == "done"
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def _value(self, entry: Published, metric: str) -> float | None:
+        result = entry.record["result"]
+        if metric == "pretext":
+            curve = result["curves"].get("pretext", [])[-LAST:]
+            kept = [value for value in curve if value is not None]
+            return mean(kept) if kept and len(kept) == len(curve) else None
+        near = self.params.evaluation.neighbours[0]
+        keys = {"knn": f"pooled.knn{near}", "knn_reestimated": f"pooled_reestimated.knn{near}"}
+        if metric not in keys:
+            raise unknown("metric", metric, (*keys, "pretext"))
+        value = result["metrics"].get(keys[metric])
+        return None if value is None else float(value)
+
+    def _read(self, experiment: str) -> dict[Row, Shelved]:
+        params, track = self.params, self.params.track
+        asked = plan.seeds(params, experiment)
+        table = sweep.load(sweep.path(self.root, track, experiment))
+        rates = sweep.settings(table)
+        edges = {
+            Row(line["method"], line["family"], line["scheme"]): bool(line["at_edge"])
+            for line in table["rows"]
+        }
+        where = collect.folder(self.root, track, experiment)
+        published = {entry.label: entry for entry in collect.read(where)}
+        images: dict[str, str] = {}
+        found = {}
+        for row, seeds in asked.items():
+            records = {}
+            try:
+                cells = plan.cells_of(params, experiment, row, seeds, rates)
+            except UserError:
+                cells = []  # not tuned yet, so nothing can be known of its records
+            for cell in cells:
+                entry = published.get(cell.label)
+                if entry is None:
+                    continue
+                dataset = str(entry.record["dataset"])
+                if cell.fingerprint(dataset) != entry.record["fingerprint"]:
+                    raise UserError(
+                        f"{where}: the record of {cell.label} is of another configuration than the "
+                        f"params ask for: run `{plan.train_command(track, experiment)}`"
+                    )
+                images.setdefault(dataset, cell.label)
+                records[cell.seed] = entry
+            tuned = plan.tuned_row(params, row)
+            setting = rates.get(tuned)
+            found[row] = Shelved(
+                experiment, row, seeds, records, edges.get(tuned, False),
+                setting[0] if setting else None,
+            )  # fmt: skip
+        if len(images) > 1:
+            raise UserError(f"{where} mixes {len(images)} versions of the images: {images}")
+        return found

@@ -48,7 +48,8 @@ def test_the_grid_is_methods_by_families_by_schemes_by_seeds(real: dict[str, Any
         for grid in experiment.grids:
             for method in grid.methods:
                 rows = 1 if method == "raw-pixels" else len(grid.families) * len(grid.schemes)
-                expected[method] += rows * (1 if method == "raw-pixels" else len(experiment.seeds))
+                seeds = experiment.seeds_of(grid)
+                expected[method] += rows * (1 if method == "raw-pixels" else len(seeds))
         assert Counter(cell.method for cell in cells) == expected
 
 
@@ -63,6 +64,77 @@ def test_further_grids_add_rows_and_none_may_come_twice() -> None:
     more["schemes"] = ["bn"]
     with pytest.raises(UserError, match="row simclr-resnet-bn twice"):
         plan.rows(tiny.params(tree), "leaderboard")
+
+
+def test_further_grids_may_have_seeds_of_their_own() -> None:
+    tree = tiny.raw()
+    more = {
+        "methods": ["simclr"],
+        "families": ["resnet"],
+        "schemes": ["bn-head-only"],
+        "seeds": [7],
+    }
+    tree["experiments"]["leaderboard"] |= {"also": [more], "seeds": [0, 1]}
+    found = tiny.params(tree)
+    labels = [cell.label for cell in plan.cells(found, "leaderboard", tuned(found))]
+    assert [name for name in labels if "bn-head-only" in name] == ["simclr-resnet-bn-head-only-s7"]
+    assert "simclr-resnet-bn-s1" in labels
+    more["seeds"] = [100]
+    with pytest.raises(UserError, match=r"seeds \[100\] are reported by an experiment"):
+        tiny.params(tree)
+
+
+def test_a_recipe_may_have_a_batch_of_its_own() -> None:
+    tree = tiny.raw()
+    tree["methods"]["small"] = {"like": "simclr", "batch": 4}
+    tree["experiments"]["leaderboard"]["methods"] += ["small"]
+    found = tiny.params(tree)
+    cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
+    base, small = (
+        copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config)) for name in ("simclr", "small")
+    )
+    assert small["training"].pop("batch") == 4
+    assert base["training"].pop("batch") == tiny.BATCH
+    assert small == base
+    with pytest.raises(UserError, match="less than one batch of 4096"):
+        tiny.params(tiny.changed(tree, "methods/small/batch", 4096))
+
+
+def test_a_recipe_can_take_the_rates_that_another_was_tuned_to() -> None:
+    tree = tiny.raw()
+    tree["methods"]["longer"] = {"like": "simclr", "images": 64, "tuned_as": "simclr"}
+    tree["experiments"]["leaderboard"] |= {"methods": ["simclr", "longer"], "rates": "tuned"}
+    found = tiny.params(tree)
+    rows = sweep.tunable(found, "leaderboard")
+    assert {row.method for row in rows} == {"simclr"}
+    cells = plan.cells(found, "leaderboard", dict.fromkeys(rows, (0.0123, 0.00456)))
+    (longer,) = [cell for cell in cells if cell.label == "longer-resnet-bn-s0"]
+    assert longer.config["training"]["rate"] == 0.0123
+    assert longer.config["training"]["images"] == 64
+    alone = tiny.changed(tree, "experiments/leaderboard/methods", ["longer"])
+    with pytest.raises(UserError, match="no rate for simclr-resnet-bn"):
+        plan.cells(tiny.params(alone), "leaderboard", {})
+    with pytest.raises(UserError, match=r"unknown recipe of methods\.longer\.tuned_as 'simclrr'"):
+        tiny.params(tiny.changed(tree, "methods/longer/tuned_as", "simclrr"))
+    tree["methods"]["longest"] = {"like": "longer", "tuned_as": "longer"}
+    with pytest.raises(UserError, match="longer, which has no rates of its own"):
+        tiny.params(tree)
+
+
+def test_the_key_of_a_training_leaves_out_what_is_measured_on_it() -> None:
+    found = tiny.params()
+    cell = plan.cells(found, "leaderboard", None)[0]
+    other = replace(cell, components={**cell.components, "diagnostics": 99, "evaluation": 99})
+    assert other.training_key("images") == cell.training_key("images")
+    assert other.fingerprint("images") != cell.fingerprint("images")
+    judged = {**cell.config, "evaluation": {}}
+    assert replace(cell, config=judged).training_key("images") == cell.training_key("images")
+    assert cell.training_key("images") != cell.training_key("other images")
+    for changed in ({"seed": 9}, {"norms": {}}, {"training": {}}):
+        another = replace(cell, config={**cell.config, **changed})
+        assert another.training_key("images") != cell.training_key("images")
+    trained = replace(cell, components={**cell.components, "training": 99})
+    assert trained.training_key("images") != cell.training_key("images")
 
 
 def test_a_recipe_like_another_differs_in_what_it_names_alone() -> None:
@@ -338,8 +410,12 @@ def test_every_key_is_read(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     for experiment in real["experiments"].values():
         for grid in (experiment, *experiment.get("also", [])):
             grid["schemes"] = grid["schemes"][:1]
-        experiment["seeds"] = experiment["seeds"][:1]
+            if "seeds" in grid:
+                grid["seeds"] = grid["seeds"][:1]
     real["experiments"]["leaderboard"]["schemes"].append("gn")
+    kept = parse(real, "params.yaml").experiments.values()
+    asked = {scheme for experiment in kept for scheme in experiment.every("schemes")}
+    real["schemes"] = {name: spec for name, spec in real["schemes"].items() if name in asked}
     real["sweep"]["seeds"] = real["sweep"]["seeds"][:1]
     before = outcome(parse(real, "params.yaml"), monkeypatch)
     unread = set()

@@ -1,0 +1,135 @@
+"""The state at the end of a training is kept, and measured again without training."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark import runtime
+from benchmark.data.build import load
+from benchmark.evaluation.features import embed
+from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.watch import watcher
+from benchmark.plan import Cell
+from benchmark.records import Store
+from benchmark.run import run
+from benchmark.training import network
+from benchmark.training.loop import MARKS, train
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.project(tmp_path_factory.mktemp("project"))
+
+
+def cell(method: str = "simclr", scheme: str = "bn", judge: str = "test") -> Cell:
+    tree = tiny.raw()
+    tree["experiments"]["leaderboard"] |= {"methods": [method], "schemes": [scheme]}
+    found = tiny.cell(f"{method}-resnet-{scheme}-s0", tree=tree)
+    config: dict[str, Any] = copy.deepcopy(dict(found.config))
+    config["evaluation"]["judge"] = judge
+    return Cell(**{**found.__dict__, "config": config})
+
+
+def go(cell: Cell, root: Path, store: Store) -> tuple[dict[str, Any], int]:
+    """The record, and how many times the training said that it goes on."""
+    steps = 0
+
+    def progress(step: int, total: int) -> bool:
+        nonlocal steps
+        steps += 1
+        return True
+
+    return run(cell, root / "data" / "mini", store, runtime.start("cpu"), progress), steps
+
+
+@pytest.mark.parametrize(("method", "scheme"), [("simclr", "bn"), ("moco", "bn-eman")])
+def test_what_is_kept_gives_the_same_record_without_training(
+    root: Path, tmp_path: Path, method: str, scheme: str
+) -> None:
+    store, wanted = Store(tmp_path / "cells"), cell(method, scheme)
+    first, steps = go(wanted, root, store)
+    assert steps > 0
+    kept = store.trained(wanted.training_key(first["dataset"]))
+    assert kept.is_file()
+    again, steps = go(wanted, root, store)
+    assert steps == 0
+    assert json.dumps(again, sort_keys=True) == json.dumps(first, sort_keys=True)
+
+
+def test_a_damaged_or_foreign_state_is_not_taken(root: Path, tmp_path: Path) -> None:
+    store, wanted = Store(tmp_path / "cells"), cell()
+    first, _ = go(wanted, root, store)
+    kept = store.trained(wanted.training_key(first["dataset"]))
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    again, steps = go(wanted, root, store)
+    assert steps > 0
+    assert again == first
+    assert kept.read_bytes() == whole
+    # A state under another training's name.
+    kept.write_bytes(whole.replace(wanted.training_key(first["dataset"]).encode(), b"0" * 64))
+    again, steps = go(wanted, root, store)
+    assert steps > 0
+    assert again == first
+
+
+def test_a_trial_of_a_sweep_is_neither_watched_nor_kept(root: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells")
+    entry, _ = go(cell(judge="validation"), root, store)
+    assert entry["result"]["watched"] is None
+    assert not store.trained("any").parent.exists()
+
+
+def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -> None:
+    wanted = cell()
+    splits = load(root / "data" / "mini", ("train", "validation"))
+    images, labels = splits.images, splits.labels
+
+    def standardise(x: torch.Tensor) -> torch.Tensor:
+        return (x - 0.5) / 0.3
+
+    states, watched = [], []
+    for look in (False, True):
+        method = network.build(wanted, splits.manifest)
+        watch = watcher(
+            method.evaluated, (images["train"], labels["train"]),
+            (images["validation"], labels["validation"]), 5, 0.1, standardise,
+        )  # fmt: skip
+        trained = train(
+            method, dict(wanted.config), images["train"], labels["train"], standardise,
+            runtime.start("cpu"), root / "none.safetensors", "key", lambda step, steps: True,
+            watch=watch if look else None,
+        )  # fmt: skip
+        states.append(method.state_dict())
+        watched.append(trained.watched)
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert torch.isnan(watched[0]).all()
+    assert len(watched[1]) == len(MARKS)
+    bank, queries = (
+        embed(method.evaluated, images[name], standardise)["pooled"] for name in images
+    )
+    (score,) = knn_accuracy(bank, labels["train"], queries, labels["validation"], [5], 0.1)
+    # Both splits are smaller than what is watched, so the last look is the whole judgement.
+    assert float(watched[1][-1]) == pytest.approx(score)
+    assert len(set(watched[1].tolist())) > 1
+
+
+def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
+    wanted = cell()
+    splits = load(root / "data" / "mini", ("train", "validation"))
+    method = network.build(wanted, splits.manifest)
+    with torch.no_grad():
+        next(method.backbone.parameters()).fill_(torch.nan)
+    splits_of = {name: (splits.images[name], splits.labels[name]) for name in splits.images}
+    watch = watcher(
+        method.evaluated, splits_of["train"], splits_of["validation"], 5, 0.1, lambda x: x
+    )
+    assert watch() != watch()

@@ -177,7 +177,9 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
         raise unknown(f"recipe of methods.{name}.tuned_as", method.tuned_as, trained)
     other = params.methods.get(method.tuned_as or "")
     if isinstance(other, MethodParams) and other.tuned_as is not None:
-        raise UserError(f"methods: {name} is tuned as {method.tuned_as}, which has no rates of its own")
+        raise UserError(
+            f"methods: {name} is tuned as {method.tuned_as}, which has no rates of its own"
+        )
     return method
 
 

@@ -81,6 +81,17 @@ def parser() -> argparse.ArgumentParser:
     _track(board)
     board.add_argument("--experiment", default="leaderboard", metavar="E")
 
+    claims = _verb(verbs, "claims", commands.claims, "judge the claims by the records")
+    _track(claims)
+
+    advise = _verb(
+        verbs, "advise", commands.advise, "which schemes the records advise, and how sure they are"
+    )
+    _track(advise)
+    advise.add_argument("--method", required=True, metavar="M", help="a method, or a recipe")
+    advise.add_argument("--family", required=True, metavar="F", help="e.g. resnet or vit")
+    advise.add_argument("--batch", type=int, metavar="N", help="default: the recipe's")
+
     sync = _verb(verbs, "sync", commands.sync, "bring MLflow up to date with the records")
     _track(sync)
     sync.add_argument("--uri", help="tracking server (default: MLFLOW_TRACKING_URI, else SQLite)")

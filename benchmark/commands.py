@@ -205,6 +205,24 @@ def leaderboard(arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def claims(arguments: argparse.Namespace) -> None:
+    """Judges every claim and writes what its verdict rests on."""
+    from benchmark.claims.report import write
+
+    for path in write(arguments.root, read_params(arguments).track):
+        print(path)
+
+
+def advise(arguments: argparse.Namespace) -> None:
+    """Says which schemes the records advise."""
+    from benchmark import advise as advising
+    from benchmark.claims.shelf import Shelf
+
+    shelf = Shelf(arguments.root, read_params(arguments))
+    lines = advising.advise(shelf, arguments.method, arguments.family, arguments.batch)
+    print("\n".join(lines))
+
+
 def sync(arguments: argparse.Namespace) -> None:
     """Brings MLflow up to date."""
     from benchmark import tracking

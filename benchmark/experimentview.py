@@ -42,6 +42,8 @@ tables and figures.
 | `…_reestimated` | the same after batch norm's statistics were estimated again; no different \
 for schemes without batch statistics |
 | `class_token/…` | on the class token instead (vision transformers) |
+| `diagnostics/…` | collapse, dependence on the other images of a batch, leakage and stability; \
+docs/diagnostics.md explains each |
 | `train/…` | curves over training steps: loss, gradient norm, accuracy at the pretext task |
 | `validation/…` | accuracies on the validation images, and the probe's penalty they chose |
 | `usage/…` | time and memory on the machine that trained it; not part of the result |

@@ -15,9 +15,11 @@ from torch import Tensor
 from benchmark import records, registry, runtime
 from benchmark.data.build import load
 from benchmark.data.pool import Splits
+from benchmark.diagnostics import stability
 from benchmark.diagnostics.final import diagnose
 from benchmark.evaluation.final import evaluate
 from benchmark.evaluation.watch import watcher
+from benchmark.methods.base import Method
 from benchmark.plan import Cell
 from benchmark.records import Store
 from benchmark.training import network
@@ -25,6 +27,9 @@ from benchmark.training.loop import MARKS, Trained, train
 
 POINTS = 50
 """Points of a recorded curve: means over equal stretches of the training."""
+
+UNTRAINED = {name: torch.empty(0) for name in ("loss", "gradient_norm")}
+"""The curves of what was not trained."""
 
 Progress = Callable[[int, int], bool]
 
@@ -84,9 +89,14 @@ def _result(
         name: (images.to(device), splits.labels[name].to(device))
         for name, images in splits.images.items()
     }
-    method = network.build(cell, splits.manifest).to(device)
-    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+
+    def initial() -> Method:
+        made = network.build(cell, splits.manifest).to(device)
+        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+
+    method = initial()
     status, log = "done", {}
+    curves: Mapping[str, Tensor] = UNTRAINED
     spec = cell.config["evaluation"]
     judged = spec["judge"] == "test"  # a trial of a sweep is scored by its nearest neighbours alone
     result: dict[str, Any] = {
@@ -115,7 +125,7 @@ def _result(
             store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps, watch, final,
         )  # fmt: skip
         log = _training_log(cell, trained, time.perf_counter() - begun)
-        status = trained.status
+        status, curves = trained.status, trained.curves
         result |= {
             "steps": trained.steps,
             "flops_per_step": trained.flops_per_step,
@@ -125,10 +135,12 @@ def _result(
         }
         if status == "diverged":
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
+    if judged:
+        result["diagnostics"] = {"stability": stability.measures(curves)}
     if status == "done":
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
-            result["diagnostics"] = diagnose(method, on_device["test"][0], standardise)
+            result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
         result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
     return status, result, log
 

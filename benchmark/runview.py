@@ -17,7 +17,7 @@ from typing import Any
 from benchmark import canonical
 from benchmark.collect import Published
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever a record would be shown otherwise: the next sync then replaces every run."""
 
 NOTE = "mlflow.note.content"
@@ -206,10 +206,11 @@ def finals(record: Mapping[str, Any], run_log: Mapping[str, Any]) -> Iterator[Po
     for name in sorted(metrics, key=lambda name: (name.startswith("validation/"), "/" in name)):
         if _is_number(metrics[name]):
             yield Point(name, float(metrics[name]), 0)
-    for section, measures in (record["result"].get("diagnostics") or {}).items():
+    diagnostics = dict(record["result"].get("diagnostics") or {})
+    for part, measures in (diagnostics.pop("sections", {}) | diagnostics).items():
         for key, value in measures.items():
             if _is_number(value):
-                yield Point(f"diagnostics/{section}_{key}", float(value), 0)
+                yield Point(f"diagnostics/{part}_{key}", float(value), 0)
     for key in ("training_seconds", "wall_seconds", "cpu_seconds", "images_per_second"):
         if _is_number(run_log.get(key)):
             yield Point(f"usage/{key}", float(run_log[key]), 0)

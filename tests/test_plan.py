@@ -130,8 +130,9 @@ def test_the_key_of_a_training_leaves_out_what_is_measured_on_it() -> None:
     judged = {**cell.config, "evaluation": {}}
     assert replace(cell, config=judged).training_key("images") == cell.training_key("images")
     assert cell.training_key("images") != cell.training_key("other images")
-    for changed in ({"seed": 9}, {"norms": {}}, {"training": {}}):
-        another = replace(cell, config={**cell.config, **changed})
+    changes: tuple[dict[str, Any], ...] = ({"seed": 9}, {"norms": {}}, {"training": {}})
+    for change in changes:
+        another = replace(cell, config={**cell.config, **change})
         assert another.training_key("images") != cell.training_key("images")
     trained = replace(cell, components={**cell.components, "training": 99})
     assert trained.training_key("images") != cell.training_key("images")

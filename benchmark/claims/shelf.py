@@ -105,7 +105,7 @@ class Shelf:
             for line in table["rows"]
         }
         where = collect.folder(self.root, track, experiment)
-        published = {entry.label: entry for entry in collect.read(where)}
+        published = _by_label(where)
         images: dict[str, str] = {}
         found = {}
         for row, seeds in asked.items():
@@ -135,3 +135,12 @@ class Shelf:
         if len(images) > 1:
             raise UserError(f"{where} mixes {len(images)} versions of the images: {images}")
         return found
+
+
+def _by_label(where: Path) -> dict[str, Published]:
+    published: dict[str, Published] = {}
+    for entry in collect.read(where):
+        if entry.label in published:
+            raise UserError(f"{where} has two records of {entry.label}")
+        published[entry.label] = entry
+    return published

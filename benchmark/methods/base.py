@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.base import Backbone, ImageShape
+from benchmark.backbones.base import Backbone, ImageShape, Mask
 from benchmark.norms.factory import SectionNorms
 from benchmark.randomness import Draw
 
@@ -46,6 +46,17 @@ class Outcome(NamedTuple):
     """A scalar with a gradient."""
     pretext: Tensor | None
     """Accuracy of the pretext task in 0..1, a detached scalar, where the task has one."""
+
+
+class Pair(NamedTuple):
+    """The networks (N, C, H, W) → (N, D) whose outputs a task with two views compares."""
+
+    first: nn.Module
+    """Of the view that asks."""
+    second: nn.Module
+    """Of the other view, its target."""
+    queue: int = 0
+    """Targets of earlier batches from which an image's own is to be told; 0: from the batch's."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,18 @@ class Method(nn.Module, ABC):
             found["projector"] = nn.Sequential(self.backbone, projector)
         return found
 
+    def pair(self) -> Pair | None:
+        """What the pretext accuracy of the diagnostics compares; None where it is not defined.
+
+        The projector on the backbone, for both views or, where there is an attribute `teacher`, with
+        its network for the second. A method that compares something else says so here. Asked of
+        methods with two views alone.
+        """
+        projected = self.measured().get("projector")
+        if projected is None:
+            return None
+        return Pair(projected, getattr(getattr(self, "teacher", None), "network", projected))
+
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step."""
@@ -104,3 +127,15 @@ class Method(nn.Module, ABC):
         if self.context.view_batching == "together":
             return list(network(torch.cat(list(views))).chunk(len(views)))
         return [network(view) for view in views]
+
+
+class MaskedMethod(Method):
+    """A method that predicts the hidden patches of an image from the visible ones."""
+
+    @abstractmethod
+    def mask(self, n: int, generator: torch.Generator) -> Mask:
+        """Which patches of each of n images are hidden, drawn at random, on the CPU."""
+
+    @abstractmethod
+    def errors(self, view: Tensor, mask: Mask) -> Tensor:
+        """The loss (N,) of each image of a view (N, C, H, W) under its mask."""

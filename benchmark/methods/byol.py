@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import regression
 from benchmark.methods.teacher import Teacher, rising
@@ -51,6 +51,10 @@ class BYOL(Method):
     def start(self) -> None:
         """The teacher starts at the student's initial weights."""
         self.teacher.load(self.student())
+
+    def pair(self) -> Pair:
+        """The predictor's output against the teacher's projection."""
+        return Pair(nn.Sequential(self.student(), self.predictor), self.teacher.network)
 
     def forward(self, batch: Batch) -> Outcome:
         """p = q(g(f(x))), z' = g'(f'(x')); ‖p̂₁ − ẑ'₂‖² + ‖p̂₂ − ẑ'₁‖² (equations 2 and 3).

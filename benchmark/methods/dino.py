@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import soft_cross_entropy
 from benchmark.methods.teacher import Teacher, rising
@@ -85,6 +85,10 @@ class DINO(Method):
     def evaluated(self) -> Backbone:
         """The teacher's backbone: it is the better one throughout training (§5.1, figure 6)."""
         return cast(Backbone, cast(nn.Sequential, self.teacher.network)[0])
+
+    def pair(self) -> Pair:
+        """The student's scores against the teacher's."""
+        return Pair(self.student(), self.teacher.network)
 
     def forward(self, batch: Batch) -> Outcome:
         """Mean of H(P_t(x₁), P_s(x₂)) and H(P_t(x₂), P_s(x₁)), P_t centred and sharpened (§3.1)."""

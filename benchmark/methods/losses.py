@@ -82,6 +82,13 @@ def masked_reconstruction(prediction: Tensor, target: Tensor, hidden: Tensor) ->
     return (error * hidden).sum() / hidden.sum()
 
 
+@full_precision
+def patch_errors(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """`masked_reconstruction` of each image (N,) by itself; all hide the same number of patches."""
+    error = ((prediction - target) ** 2).mean(2)
+    return (error * hidden).sum(1) / hidden.sum(1)
+
+
 def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return (logits.detach().argmax(1) == target).float().mean()
 

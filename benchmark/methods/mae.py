@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
-from benchmark.backbones.base import Backbone, MaskedBackbone, patches, random_mask
+import torch
+from torch import Tensor
+
+from benchmark.backbones.base import Backbone, Mask, MaskedBackbone, patches, random_mask
 from benchmark.errors import UserError
-from benchmark.methods.base import Batch, Context, Method, Outcome
-from benchmark.methods.losses import masked_reconstruction
+from benchmark.methods.base import Batch, Context, MaskedMethod, Outcome
+from benchmark.methods.losses import masked_reconstruction, patch_errors
 
 COMPONENT = {
     "name": "mae",
@@ -25,7 +28,7 @@ COMPONENT = {
 }
 
 
-class MAE(Method):
+class MAE(MaskedMethod):
     """The pixels of hidden patches, from the visible ones."""
 
     def __init__(
@@ -57,9 +60,16 @@ class MAE(Method):
     def forward(self, batch: Batch) -> Outcome:
         """Mean squared error on the hidden patches, each standardised by itself if so declared."""
         (view,) = batch.views
-        mask = random_mask(
-            len(view), self.grid, self.mask_ratio, self.patch, batch.draw.generator("mask")
-        )
+        mask = self.mask(len(view), batch.draw.generator("mask"))
+        prediction, target, hidden = self.reconstruct(view, mask)
+        return Outcome(masked_reconstruction(prediction, target, hidden), None)
+
+    def mask(self, n: int, generator: torch.Generator) -> Mask:
+        """`mask_ratio` of the patches, uniformly at random."""
+        return random_mask(n, self.grid, self.mask_ratio, self.patch, generator)
+
+    def reconstruct(self, view: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction and target (N, P, D) of every patch, and which are hidden (N, P)."""
         mask = mask._replace(
             hidden=mask.hidden.to(view.device), visible=mask.visible.to(view.device)
         )
@@ -68,8 +78,12 @@ class MAE(Method):
             variance, mean = target.var(2, keepdim=True), target.mean(2, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
         encoded = cast(MaskedBackbone, self.backbone).encode_masked(view, mask)
-        prediction = self.decoder(encoded, mask)
-        return Outcome(masked_reconstruction(prediction, target, mask.hidden), None)
+        return self.decoder(encoded, mask), target, mask.hidden
+
+    def errors(self, view: Tensor, mask: Mask) -> Tensor:
+        """The mean squared error on each image's hidden patches."""
+        prediction, target, hidden = self.reconstruct(view, mask)
+        return patch_errors(prediction, target, hidden)
 
 
 build = MAE

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
-from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import info_nce
 from benchmark.methods.teacher import Teacher
@@ -72,6 +72,10 @@ class MoCo(Method):
     def start(self) -> None:
         """The teacher starts at the student's initial weights."""
         self.teacher.load(self.student())
+
+    def pair(self) -> Pair:
+        """A query against its key and those of the queue."""
+        return Pair(self.student(), self.teacher.network, len(self.queue))
 
     def forward(self, batch: Batch) -> Outcome:
         """q = f_q(x₁), k = f_k(x₂); InfoNCE of q against k and the queue; then k joins the queue.

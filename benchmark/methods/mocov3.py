@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome
+from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import contrast_in_batch
 from benchmark.methods.teacher import Teacher, rising
@@ -54,6 +54,10 @@ class MoCoV3(Method):
     def start(self) -> None:
         """The teacher starts at the student's initial weights."""
         self.teacher.load(self.student())
+
+    def pair(self) -> Pair:
+        """The predictor's output against the teacher's projection."""
+        return Pair(nn.Sequential(self.student(), self.predictor), self.teacher.network)
 
     def forward(self, batch: Batch) -> Outcome:
         """ctr(q₁, k₂) + ctr(q₂, k₁), each 2τ · InfoNCE over the batch (algorithm 1)."""

@@ -18,8 +18,9 @@ class HistoryBatchNorm(_BatchNorm):
     `running`: with the running statistics as they stand; the batch joins them afterwards.
     `momentum`: with α · history + (1 − α) · batch, which becomes the history (Momentum² Teacher,
     2101.07525, equation 5); α is `history`, which the teacher moves from 0 to 1 during training.
-    Under either, and without gradient, samples of one batch do not set each other's scale alone.
-    While its running statistics are re-estimated (`momentum` None), it is plain BN.
+    Under either, samples of one batch do not set each other's scale alone, and no gradient passes.
+    In evaluation mode, and while its running statistics are re-estimated (`momentum` None), it is
+    plain BN.
     """
 
     def __init__(self, layer: _BatchNorm, policy: str) -> None:
@@ -32,16 +33,17 @@ class HistoryBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         """Vectors and maps alike."""
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, …) → (N, C, …), without gradient."""
-        if self.momentum is None:
+        """(N, C, …) → (N, C, …)."""
+        if self.momentum is None or not self.training:
             return super().forward(x)
+        return self._trained(x, self.momentum)
+
+    @torch.no_grad()
+    def _trained(self, x: Tensor, momentum: float) -> Tensor:
         mean, variance = self.running_mean, self.running_var
         if mean is None or variance is None:
             raise ValueError("a BN without running statistics has no history")
-        if not self.training:
-            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
         batch_variance, batch_mean = torch.var_mean(
             x.to(mean), [0, *range(2, x.ndim)], correction=0
         )
@@ -51,8 +53,8 @@ class HistoryBatchNorm(_BatchNorm):
             return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
         y = F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
         count = x.numel() / x.shape[1]
-        mean.lerp_(batch_mean, self.momentum)
-        variance.lerp_(batch_variance * (count / max(count - 1, 1)), self.momentum)
+        mean.lerp_(batch_mean, momentum)
+        variance.lerp_(batch_variance * (count / max(count - 1, 1)), momentum)
         return y
 
 

@@ -5,16 +5,13 @@ An SVG with outlined text and fixed identifiers, so that the same records give t
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from benchmark.report import drawing
+from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, Mark, mark
 from benchmark.report.leaderboard import CONTROLS, Entry, Table, is_fixed
-
-WIDTH = 9.0
-"""Inches; 900 pixels in a browser at a README's scale."""
 
 RIGHT = 0.985
 """Where the last panel ends, as a share of the width."""
@@ -24,65 +21,12 @@ ROW = 0.155
 
 LEGEND_COLUMNS = 6
 
-SIZE = 4.9
-"""Of a mark, in points: small enough to leave an interval of one percent visible."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How a scheme is drawn: shapes and fills differ, so that it can be told without colour."""
-
-    shape: str
-    colour: str
-    filled: bool
-
-
-NAMES = {"resnet": "ResNet", "vit": "ViT"}
-
-SHAPES = "osD^vPX*"
-# Okabe and Ito's colours, told apart with any colour vision, without the light yellow.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-GREY = "#666666"
-# Behind a note, so that lines do not run through its letters.
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-
-# Points and lines on white, no frame, and nothing left to the settings of the machine.
-STYLE: dict[str, Any] = {
-    "svg.hashsalt": "leaderboard",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    # A dollar sign in a name is a dollar sign.
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": "#999999",
-    "xtick.color": "#333333",
-    "ytick.color": "#111111",
-    "ytick.major.size": 0,
-}
-
-
-def mark(place: int) -> Mark:
-    """The mark of the scheme at a place of the table's list."""
-    return Mark(
-        SHAPES[place % len(SHAPES)],
-        COLOURS[place % len(COLOURS)],
-        (place // len(SHAPES) + place) % 2 == 0,
-    )
-
 
 def accuracy(table: Table) -> bytes:
     """kNN accuracy with its interval by method and scheme, as SVG."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
-        # What a user's matplotlibrc says must not show in a file under version control.
-        settings: Any = matplotlib.rcParams
-        settings.update(matplotlib.rcParamsDefault)
-        settings.update(STYLE)
+    with drawing.drawing("leaderboard"):
         lines = _lines(table, _methods(table))
         height = max(sum(len(own) + 1 for own in lines.values()), 2) * ROW
         above = 0.52 + 0.2 * math.ceil((len(table.schemes) + 1) / LEGEND_COLUMNS)
@@ -104,9 +48,7 @@ def accuracy(table: Table) -> bytes:
             fontsize=9.5, x=(left + RIGHT) / 2, y=0.012, va="bottom",
         )  # fmt: skip
         _legend(figure, panels[0], table)
-        out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+        return drawing.svg(figure)
 
 
 def _methods(table: Table) -> list[str]:
@@ -186,10 +128,7 @@ def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
             [100 * found.low, 100 * found.high], [line, line],
             color=style.colour, linewidth=1.4, solid_capstyle="butt", zorder=3,
         )  # fmt: skip
-    panel.plot(
-        100 * found.mean, line, style.shape, markersize=SIZE, markeredgewidth=1.2,
-        color=style.colour, markerfacecolor=style.colour if style.filled else "white", zorder=4,
-    )  # fmt: skip
+    panel.plot(100 * found.mean, line, linestyle="none", zorder=4, **style.style)
     if note:
         panel.annotate(
             note, (100 * max(found.mean, found.high or 0), line), xytext=(6, 0),
@@ -215,16 +154,10 @@ def _scale(panel: Any, table: Table) -> None:
 def _legend(figure: Any, panel: Any, table: Table) -> None:
     from matplotlib.lines import Line2D
 
-    handles = []
-    for place, scheme in enumerate(table.schemes):
-        style = mark(place)
-        handles.append(
-            Line2D(
-                [], [], color=style.colour, marker=style.shape, markersize=SIZE, linewidth=1.4,
-                markeredgewidth=1.2, label=scheme,
-                markerfacecolor=style.colour if style.filled else "white",
-            )
-        )  # fmt: skip
+    handles = [
+        Line2D([], [], linewidth=1.4, label=scheme, **mark(place).style)
+        for place, scheme in enumerate(table.schemes)
+    ]
     if any(is_fixed(entry.row) and entry.estimates["knn"] for entry in table.entries):
         handles.append(
             Line2D([], [], color="#111111", linewidth=1.1, dashes=(3, 2.2), label="raw pixels")

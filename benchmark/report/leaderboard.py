@@ -363,13 +363,13 @@ def _penalty_at_edge(records: Sequence[Published]) -> bool:
 
 
 def _collapse(records: Sequence[Published]) -> dict[str, float | None]:
-    found = [p.record["result"].get("diagnostics") or {} for p in records]
-    sections = dict.fromkeys(section for diagnostics in found for section in diagnostics)
+    found = [(p.record["result"].get("diagnostics") or {}).get("sections", {}) for p in records]
+    sections = dict.fromkeys(section for measured in found for section in measured)
     means: dict[str, float | None] = {}
     for section in sections:
         spread = [
             measures["embedding_std"] * measures["width"] ** 0.5
-            for measures in (diagnostics.get(section) for diagnostics in found)
+            for measures in (measured.get(section) for measured in found)
             if measures and measures["embedding_std"] is not None
         ]
         means[section] = sum(spread) / len(spread) if spread else None

@@ -67,7 +67,7 @@ def json(table: Table) -> str:
                         "metric": pool.metric,
                         "family": pool.family,
                         "trained": pool.trained,
-                        "sd": _rounded(pool.spread.sd),
+                        "sd": rounded(pool.spread.sd),
                         "df": pool.spread.df,
                     }
                     for pool in table.pools
@@ -102,11 +102,11 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
         "at_edge": rates.at_edge,
     }
     row["linear_penalty_at_edge"] = entry.penalty_at_edge
-    row["embedding_spread"] = {name: _rounded(value) for name, value in entry.collapse.items()}
+    row["embedding_spread"] = {name: rounded(value) for name, value in entry.collapse.items()}
     row["cost"] = {
         "parameters": entry.cost.parameters,
         "images": entry.cost.images,
-        "tflop": _rounded(entry.cost.tflop),
+        "tflop": rounded(entry.cost.tflop),
     }
     row["environments"] = list(entry.environments)
     row["records"] = [
@@ -114,7 +114,7 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
             "label": p.label,
             "seed": p.seed,
             "status": p.record["status"],
-            "knn": _rounded(p.record["result"]["metrics"].get(f"pooled.knn{nearest}")),
+            "knn": rounded(p.record["result"]["metrics"].get(f"pooled.knn{nearest}")),
             "sha256": p.checksum,
         }
         for p in entry.records
@@ -124,10 +124,10 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
 
 def _json_estimate(found: Estimate) -> dict[str, Any]:
     return {
-        "mean": _rounded(found.mean),
-        "low": _rounded(found.low),
-        "high": _rounded(found.high),
-        "sd": _rounded(found.sd),
+        "mean": rounded(found.mean),
+        "low": rounded(found.low),
+        "high": rounded(found.high),
+        "sd": rounded(found.sd),
         "n": found.n,
     }
 
@@ -139,12 +139,13 @@ def _json_setting(setting: Setting | None) -> dict[str, Any] | None:
     return {
         "rate": setting.rate,
         "weight_decay": setting.weight_decay,
-        "validation": _rounded(setting.validation),
+        "validation": rounded(setting.validation),
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DIGITS)
+def rounded(value: float | None) -> float | None:
+    """A measured number as the JSON files have it; null stays null, and minus zero is zero."""
+    return None if value is None else round(value, DIGITS) + 0.0
 
 
 def csv(table: Table) -> str:
@@ -189,8 +190,8 @@ def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
             row += [setting.rate, setting.weight_decay]
             row += [_percent(setting.validation, DIGITS - 2)]
     row += [_yes(rates.at_edge) if rates else None, _yes(entry.penalty_at_edge)]
-    row += [_rounded(entry.collapse.get(section)) for section in MEASURED]
-    row += [entry.cost.parameters, entry.cost.images, _rounded(entry.cost.tflop)]
+    row += [rounded(entry.collapse.get(section)) for section in MEASURED]
+    row += [entry.cost.parameters, entry.cost.images, rounded(entry.cost.tflop)]
     row += [" ".join(environment_name(place) for place in entry.environments), SHORT_RULE]
     return row
 

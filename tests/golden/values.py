@@ -8,6 +8,7 @@ numbers may change only together with a version.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -24,6 +25,7 @@ from benchmark.data.views import view
 from benchmark.diagnostics.final import diagnose
 from benchmark.errors import UserError
 from benchmark.evaluation.final import evaluate
+from benchmark.methods.base import Method
 from benchmark.norms.presets import UNIFORM
 from benchmark.randomness import keyed
 from benchmark.training.network import parameter_groups
@@ -126,15 +128,33 @@ def evaluation() -> Entry:
 
 
 def diagnostics() -> Entry:
-    """The diagnostics of an untrained network on the same images."""
-    network = small.build("simclr", "resnet", "bn")
-    found = diagnose(network, made_up()["test"][0], lambda x: (x - 0.3) / 0.2)
-    values = {
-        f"{section} {name}": float(value)
-        for section, measures in found.items()
-        for name, value in measures.items()
+    """The diagnostics of untrained networks on the same images, in double precision."""
+    config = {
+        "training": {"batch": small.BATCH, "views": [VIEWS, VIEWS]},
+        "evaluation": {"neighbours": [5, 20], "temperature": 0.07, "judge": "test"},
+        "seed": 0,
     }
+    values: dict[str, float] = {}
+    for method in ("simclr", "moco", "mae"):
+        made = functools.partial(_stirred, method)
+        found = diagnose(made(0), config, made_up(), lambda x: (x.double() - 0.3) / 0.2, made)
+        values |= {f"{method} {name}": value for name, value in _flat(found)}
     return {"components": {"diagnostics": plan.part_version("diagnostics")}, "values": values}
+
+
+def _stirred(method: str, seed: int = 1) -> Method:
+    network = small.build(method, "resnet", "ghost-bn").double()
+    small.stir(network, seed)
+    return network
+
+
+def _flat(measures: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Nested numbers by their path, without nulls."""
+    for name, value in measures.items():
+        if isinstance(value, dict):
+            yield from ((f"{name} {rest}", number) for rest, number in _flat(value))
+        elif value is not None:
+            yield name, float(value)
 
 
 def made_up() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

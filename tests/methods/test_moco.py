@@ -79,3 +79,23 @@ def test_symmetric_loss_is_the_mean_of_both_directions():
 def test_queue_that_would_mislead_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         build("moco", "resnet", "bn", **changes)
+
+
+@pytest.mark.parametrize("norm", ["gn", "ghost-bn"])
+def test_shuffling_the_keys_shows_only_under_batch_statistics(norm):
+    """With GN not even in the last bit: each key is computed by itself."""
+    losses = {}
+    for shuffle in (True, False):
+        policy = {"teacher": {"statistics": "batch", "shuffle": shuffle}}
+        network = moco(norm=norm, training=policy)
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.05)
+        losses[shuffle] = []
+        for step in range(4):
+            given = batch("moco", step)
+            optimizer.zero_grad()
+            outcome = network(given)
+            outcome.loss.backward()
+            optimizer.step()
+            network.after_step(given.progress)
+            losses[shuffle].append(outcome.loss.item())
+    assert (losses[True] == losses[False]) == (norm == "gn")

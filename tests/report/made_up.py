@@ -74,8 +74,10 @@ def result(cell: Cell) -> dict[str, Any]:
         "curves": {},
         "metrics": metrics,
         "diagnostics": {
-            section: {"width": 64, "embedding_std": dice.uniform(0.01, 0.12)}
-            for section in ("backbone", "projector")[: 1 + (cell.method in ("simclr", "moco"))]
+            "sections": {
+                section: {"width": 64, "embedding_std": dice.uniform(0.01, 0.12)}
+                for section in ("backbone", "projector")[: 1 + (cell.method in ("simclr", "moco"))]
+            }
         },
         "cause": None,
     }
@@ -84,7 +86,7 @@ def result(cell: Cell) -> dict[str, Any]:
 def fail(entry: dict[str, Any], status: str) -> None:
     """Turns a record into that of a cell that failed."""
     entry["status"] = status
-    entry["result"] |= {"metrics": {}, "diagnostics": {}, "steps": 10}
+    entry["result"] |= {"metrics": {}, "diagnostics": {"stability": {}}, "steps": 10}
 
 
 def publish(root: Path, params: Params, change: Change | None = None) -> None:

@@ -81,9 +81,11 @@ def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Para
 def test_the_spread_of_embeddings_is_scaled_by_their_width(tmp_path: Path, params: Params) -> None:
     def collapsed(cell: Cell, entry: dict[str, Any]) -> None:
         if cell.method == "simclr" and cell.scheme == "ln":
-            entry["result"]["diagnostics"]["projector"]["embedding_std"] = 0.25 * cell.seed
+            entry["result"]["diagnostics"]["sections"]["projector"]["embedding_std"] = (
+                0.25 * cell.seed
+            )
         if cell.method == "mae" and cell.scheme == "ln":
-            entry["result"]["diagnostics"]["backbone"]["embedding_std"] = None
+            entry["result"]["diagnostics"]["sections"]["backbone"]["embedding_std"] = None
 
     document = written(tmp_path, params, collapsed)
     assert row_of(document, "simclr-vit-ln")["embedding_spread"]["projector"] == 1.0

@@ -1,0 +1,147 @@
+"""One side of a difference: its rows, its value for each seed, whether it has learnt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmark import plan
+from benchmark.claims.file import STABLE_RATE, Advice, Claims
+from benchmark.claims.shelf import Shelf, Shelved
+from benchmark.report.statistics import mean
+
+ACCURACY = "knn_reestimated"
+"""The metric that says whether something was learnt: fair to short runs and to untrained networks."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The accuracy from which on the networks of one family have learnt."""
+
+    untrained: float | None
+    """Mean accuracy of the best row of untrained backbones, null where it is not known."""
+    least: float | None
+    """The bar itself."""
+    row: str
+    """That row, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of an experiment, or a scheme with a row for each learning rate."""
+
+    name: str
+    rows: tuple[Shelved, ...]
+    seeds: tuple[int, ...]
+    """Those that it is compared on."""
+    values: Mapping[int, float]
+    """Of the metric, by seed; a seed may have none."""
+    accuracy: float | None
+    """Mean kNN accuracy with re-estimated statistics, at the best rate; null where a seed lacks one."""
+    learnt: bool | None
+    """Whether that reaches the bar; null where either is not known."""
+    at_edge: bool
+    """Whether a better value may lie beyond the rates tried."""
+
+    @property
+    def mean(self) -> float:
+        """The mean value over the seeds."""
+        return mean([self.values[seed] for seed in self.seeds])
+
+
+def bar(shelf: Shelf, claims: Claims, experiment: str, family: str) -> Bar:
+    """The bar of a family in an experiment, from all of its untrained rows."""
+    rows = [
+        shelved
+        for row, shelved in shelf.rows(experiment).items()
+        if row.family == family and plan.component(shelf.params, row.method) == "untrained"
+    ]
+    if not rows:
+        return Bar(None, None, f"experiment {experiment} has no untrained {family}")
+    if missing := [str(shelved.row) for shelved in rows if shelved.missing]:
+        return Bar(None, None, f"no record of every seed of {', '.join(missing)}")
+    means = {}
+    for shelved in rows:
+        values = shelf.values(shelved, ACCURACY)
+        if len(values) == len(shelved.seeds):
+            means[str(shelved.row)] = mean(list(values.values()))
+    if not means:
+        return Bar(None, None, f"no untrained {family} has an accuracy")
+    best = max(means, key=lambda name: means[name])
+    return Bar(means[best], means[best] + claims.learnt, best)
+
+
+def row_names(advice: Advice, name: str) -> list[str]:
+    """The rows of an arm: the one of that name, or those of a scheme at every learning rate."""
+    if advice.metric == STABLE_RATE and advice.recipes:
+        return [f"{recipe}-{advice.family}-{name}" for recipe in advice.recipes]
+    return [name]
+
+
+def arm(
+    shelf: Shelf, claims: Claims, advice: Advice, name: str, seeds: Sequence[int] | None = None
+) -> Arm:
+    """The arm of that name on some seeds, by default on those that all of its rows ask for.
+
+    Raises UserError where the experiment lacks one of its rows.
+    """
+    rows = [shelf.row(advice.experiment, row) for row in row_names(advice, name)]
+    common = set(rows[0].seeds).intersection(*(row.seeds for row in rows))
+    own = tuple(seed for seed in rows[0].seeds if seed in (common if seeds is None else seeds))
+    least = bar(shelf, claims, advice.experiment, rows[0].row.family).least
+    accuracies = [shelf.values(row, ACCURACY) for row in rows]
+    best = {
+        seed: max(found)
+        for seed in own
+        if (found := [values[seed] for values in accuracies if seed in values])
+    }
+    accuracy = mean(list(best.values())) if own and len(best) == len(own) else None
+    if advice.metric == STABLE_RATE:
+        values, learnt, at_edge = _stable(rows, accuracies, own, claims.stable, least)
+    else:
+        known = shelf.values(rows[0], advice.metric)
+        values = {seed: known[seed] for seed in own if seed in known}
+        learnt = None if least is None or accuracy is None else accuracy >= least
+        at_edge = rows[0].at_edge
+    return Arm(name, tuple(rows), own, values, accuracy, learnt, at_edge)
+
+
+def _stable(
+    rows: Sequence[Shelved],
+    accuracies: Sequence[Mapping[int, float]],
+    seeds: Sequence[int],
+    stable: float,
+    least: float | None,
+) -> tuple[dict[int, float], bool | None, bool]:
+    """log₁₀ of the highest stable rate by seed; whether every seed learnt; whether one is censored."""
+    if least is None:
+        return {}, None, False
+    found: dict[int, float] = {}
+    highest: list[float] = []
+    for seed in seeds:
+        by_rate = {
+            float(row.records[seed].record["cell"]["training"]["rate"]): values.get(seed)
+            for row, values in zip(rows, accuracies, strict=True)
+            if seed in row.records
+        }
+        rate = highest_stable(by_rate, stable, least)
+        if rate is not None:
+            found[seed] = math.log10(rate)
+            highest += [rate] if rate == max(by_rate) else []
+    return found, len(found) == len(seeds), bool(highest)
+
+
+def highest_stable(
+    accuracies: Mapping[float, float | None], stable: float, least: float
+) -> float | None:
+    """The highest learning rate whose accuracy is within `stable` of the best rate's.
+
+    `accuracies` by rate, null where the training failed. Lower rates need not be stable. None where no
+    rate reaches the accuracy `least`: without anything learnt every rate is as good.
+    """
+    known = {rate: value for rate, value in accuracies.items() if value is not None}
+    best = max(known.values(), default=None)
+    if best is None or best < least:
+        return None
+    return max(rate for rate, value in known.items() if value >= best - stable)

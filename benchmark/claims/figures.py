@@ -1,0 +1,271 @@
+"""One figure for each claim, of whatever records there are, readable without colour.
+
+Nothing is drawn of a row that lacks the record of a seed: the figure says so instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmark.claims.arms import ACCURACY, row_names
+from benchmark.claims.file import Advice, GroupsFigure, RatesFigure
+from benchmark.claims.judge import Judged
+from benchmark.claims.placement import placement
+from benchmark.claims.readings import shuffled_twin
+from benchmark.claims.shelf import Shelf, Shelved
+from benchmark.claims.words import METRICS
+from benchmark.plan import Row
+from benchmark.report import drawing
+from benchmark.report.drawing import GREY, PAPER, mark
+from benchmark.report.statistics import mean
+
+HEIGHT = 3.6
+"""Inches."""
+
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
+"""Line styles that can be told apart."""
+
+EMPTY = "no records yet"
+
+KNN = "kNN accuracy, %, statistics re-estimated"
+
+
+def drawn(judged: Judged, shelf: Shelf) -> bytes:
+    """The figure of a claim as SVG."""
+    from matplotlib.figure import Figure
+
+    kinds: dict[str, Callable[[Any, Judged, Advice, Shelf], None]] = {
+        "rates": _rates,
+        "groups": _groups,
+        "pretext": _pretext,
+        "placement": lambda figure, _, advice, shelf: placement(figure, shelf, advice.experiment),
+        "arms": _arms,
+    }
+    advice = judged.claim.advice
+    with drawing.drawing(f"claim {judged.name}"):
+        figure = Figure(figsize=(drawing.WIDTH, HEIGHT))
+        if advice is None or judged.difference is None:
+            what = "; ".join(judged.reasons) or "judged by what is published alone"
+            figure.text(0.5, 0.5, what, ha="center", va="center", color=GREY)
+        else:
+            kinds[judged.claim.figure.kind](figure, judged, advice, shelf)
+        return drawing.svg(figure)
+
+
+def _panel(figure: Any, x: str, y: str) -> Any:
+    """The one panel of a figure, with a place for a legend at its right."""
+    panel = figure.subplots()
+    figure.subplots_adjust(left=0.075, right=0.7, top=0.96, bottom=0.15)
+    panel.set_xlabel(x)
+    panel.set_ylabel(y)
+    panel.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+    panel.set_axisbelow(True)
+    return panel
+
+
+def _legend(figure: Any, handles: Sequence[Any], lacking: Iterable[str]) -> None:
+    """What the marks mean, and below it what there is nothing to draw of."""
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0.71, 0.98), frameon=False,
+            fontsize=8.5, handlelength=3.2,
+        )  # fmt: skip
+    if names := list(dict.fromkeys(lacking)):
+        shown = "\n".join([f"{EMPTY}:", *names[:12], *(["…"] if len(names) > 12 else [])])
+        figure.text(0.725, 0.06, shown, fontsize=7.5, color=GREY, va="bottom")
+
+
+def _blank(panel: Any) -> None:
+    """Says that there is nothing to see."""
+    panel.text(
+        0.5, 0.5, EMPTY, transform=panel.transAxes, ha="center", va="center", color=GREY, bbox=PAPER
+    )
+    panel.set_xticks([])
+    panel.set_yticks([])
+
+
+def _percent(values: Iterable[float]) -> list[float]:
+    return [100 * value for value in values]
+
+
+def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Accuracy against the learning rate by scheme: mean and range over seeds, failures as crosses."""
+    from matplotlib.lines import Line2D
+
+    chosen = judged.claim.figure
+    schemes = chosen.schemes if isinstance(chosen, RatesFigure) else ()
+    panel = _panel(figure, "learning rate", KNN)
+    handles, lacking, tried, failures = [], [], set(), False
+    for place, scheme in enumerate(schemes):
+        rows = [shelf.row(advice.experiment, name) for name in row_names(advice, scheme)]
+        if any(row.missing for row in rows):
+            lacking.append(scheme)
+            continue
+        style = mark(place).style | {"linestyle": LINES[place % len(LINES)], "linewidth": 1.3}
+        # A little aside, so that ranges do not hide each other.
+        aside = 1.025 ** (place - (len(schemes) - 1) / 2)
+        points = []
+        for row in rows:
+            training = row.records[row.seeds[0]].record["cell"]["training"]
+            tried.add(float(training["rate"]))
+            rate = aside * training["rate"]
+            values = _percent(shelf.values(row, ACCURACY).values())
+            if values:
+                points.append((rate, mean(values)))
+                panel.plot([rate, rate], [min(values), max(values)], color=style["color"], lw=1.2)
+            if len(values) < len(row.seeds):
+                failures = True
+                panel.plot(
+                    rate, 0.02 + 0.03 * place, "x", color=style["color"], markersize=5,
+                    transform=panel.get_xaxis_transform(),
+                )  # fmt: skip
+        panel.plot([x for x, _ in points], [y for _, y in points], **style)
+        handles.append(Line2D([], [], label=scheme, **style))
+    if not handles:
+        _blank(panel)
+    else:
+        panel.set_xscale("log")
+        panel.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
+        panel.minorticks_off()
+        _untrained(panel, judged, handles)
+    if failures:
+        handles.append(
+            Line2D([], [], color=GREY, marker="x", linestyle="none", label="a seed failed")
+        )
+    _legend(figure, handles, lacking)
+
+
+def _untrained(panel: Any, judged: Judged, handles: list[Any]) -> None:
+    """A line where untrained networks are."""
+    from matplotlib.lines import Line2D
+
+    if judged.bar and judged.bar.untrained is not None:
+        style: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "dashes": (1, 2)}
+        panel.axhline(100 * judged.bar.untrained, **style)
+        handles.append(Line2D([], [], label="untrained", **style))
+
+
+def _pretext(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Pretext accuracy against kNN, with and without shuffling, the same seeds joined."""
+    from matplotlib.lines import Line2D
+
+    panel = _panel(figure, "accuracy at the pretext task at the end of training, %", KNN)
+    handles, lacking = [], []
+    pairs = [
+        (shelved, twin)
+        for row, shelved in shelf.rows(advice.experiment).items()
+        if (twin := shuffled_twin(shelf, advice.experiment, row))
+    ]
+    for place, (apart, shuffled) in enumerate(pairs):
+        if lost := [str(row.row) for row in (apart, shuffled) if row.missing]:
+            lacking += lost
+            continue
+        style = mark(place).style | {"linestyle": "none", "markersize": 6}
+        spots = [
+            {
+                seed: (100 * pretext, 100 * shelf.values(row, ACCURACY)[seed])
+                for seed, pretext in shelf.values(row, "pretext").items()
+                if seed in shelf.values(row, ACCURACY)
+            }
+            for row in (shuffled, apart)
+        ]
+        for seed in sorted(spots[0].keys() & spots[1].keys()):
+            ends = [spot[seed] for spot in spots]
+            panel.plot(
+                [x for x, _ in ends], [y for _, y in ends], color="#aaaaaa", lw=0.8, zorder=1
+            )
+        for spot, face in zip(spots, ("white", style["color"]), strict=True):
+            style |= {"markerfacecolor": face}
+            panel.plot([x for x, _ in spot.values()], [y for _, y in spot.values()], **style)
+        handles.append(Line2D([], [], label=f"{apart.row.method}, {shuffled.row.scheme}", **style))
+    if handles:
+        for label, face in (("keys shuffled", "white"), ("not shuffled", GREY)):
+            handles.append(
+                Line2D([], [], color=GREY, marker="o", linestyle="none", label=label,
+                       markerfacecolor=face)
+            )  # fmt: skip
+    else:
+        _blank(panel)
+    _legend(figure, handles, lacking)
+
+
+def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Accuracy against the size of BN's groups; schemes without groups as lines across."""
+    from matplotlib.lines import Line2D
+
+    chosen = judged.claim.figure
+    if not isinstance(chosen, GroupsFigure):
+        return
+    panel = _panel(figure, f"samples in a BN group (batch {chosen.batch})", KNN)
+    handles, lacking, points = [], [], []
+
+    def values(scheme: str) -> list[float]:
+        row = shelf.row(advice.experiment, str(Row(chosen.recipe, chosen.family, scheme)))
+        found = _percent(shelf.values(row, ACCURACY).values())
+        if row.missing or not found:
+            lacking.append(scheme)
+            return []
+        return found
+
+    style = mark(0).style | {"linestyle": "-", "linewidth": 1.4}
+    for scheme, size in sorted(chosen.schemes.items(), key=lambda item: item[1]):
+        if found := values(scheme):
+            points.append((size, mean(found)))
+            panel.plot([size] * len(found), found, "_", color=GREY, markersize=8)
+    if points:
+        panel.plot([x for x, _ in points], [y for _, y in points], **style)
+        handles.append(Line2D([], [], label="BN, by group (dashes: seeds)", **style))
+    for place, scheme in enumerate(chosen.flat, 1):
+        if found := values(scheme):
+            line: dict[str, Any] = {"linestyle": LINES[place % len(LINES)], "linewidth": 1.4}
+            line["color"] = mark(place).colour
+            panel.axhline(mean(found), **line)
+            panel.axhspan(min(found), max(found), color=mark(place).colour, alpha=0.12, lw=0)
+            handles.append(Line2D([], [], label=f"{scheme} (band: seeds)", **line))
+    if handles:
+        sizes = sorted(chosen.schemes.values())
+        panel.set_xscale("log", base=2)
+        panel.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        _untrained(panel, judged, handles)
+    else:
+        _blank(panel)
+    _legend(figure, handles, lacking)
+
+
+def _arms(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Every arm of the claim: its seeds, joined from arm to arm, and its mean."""
+    pairs = [advice, *(entry for entry, other in judged.beside if other)]
+    names = list(dict.fromkeys(arm for pair in pairs for arm in (pair.minus, pair.plus)))
+    rows = [shelf.row(advice.experiment, name) for name in names]
+    panel = _panel(figure, "", f"{METRICS[advice.metric]}, %")
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.96, bottom=0.19)
+    known: list[tuple[Shelved, dict[int, float]]] = []
+    for place, row in enumerate(rows):
+        found = {} if row.missing else shelf.values(row, advice.metric)
+        known.append((row, {seed: 100 * value for seed, value in found.items()}))
+        edge = panel.get_xaxis_transform()
+        if row.missing or not found:
+            note = EMPTY if row.missing else ", ".join(sorted(set(row.failed.values())))
+            panel.text(place, 0.5, note, transform=edge, ha="center", color=GREY, fontsize=8)
+        elif len(found) == len(row.seeds):
+            panel.plot(
+                [place - 0.18, place + 0.18], [mean(_percent(found.values()))] * 2, "k-", lw=2
+            )
+    for place, (row, values) in enumerate(known):
+        before, earlier = known[place - 1] if place else (row, {})
+        joined = values.keys() & earlier.keys() if before.row.family == row.row.family else set()
+        for seed in sorted(joined):
+            panel.plot([place - 1, place], [earlier[seed], values[seed]], color="#bbbbbb", lw=0.8)
+        panel.plot([place] * len(values), list(values.values()), "o", color="#333333", markersize=4)
+    panel.set_xlim(-0.5, len(rows) - 0.5)
+    panel.set_xticks(range(len(rows)), [_broken(row.row) for row in rows], fontsize=8)
+    if not any(values for _, values in known):
+        panel.set_yticks([])
+
+
+def _broken(row: Row) -> str:
+    """A row's name in three lines."""
+    return f"{row.method}\n{row.family}\n{row.scheme}"

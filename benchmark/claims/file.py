@@ -1,0 +1,197 @@
+"""What `claims.yaml` may hold, and its reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from benchmark import plan, plugins, yamlfile
+from benchmark.errors import UserError, unknown
+from benchmark.report.contrasts import LEVEL
+from benchmark.schema import Model, Params
+
+NAME = "claims.yaml"
+
+STABLE_RATE = "highest-stable-rate"
+
+Metric = Literal["knn_reestimated", "knn", "pretext", "highest-stable-rate"]
+Verdict = Literal["supported", "refuted", "mixed", "undetermined"]
+
+
+class Pair(Model):
+    """A difference: `plus` minus `minus`, two rows of an experiment, or schemes for the highest rate."""
+
+    plus: str
+    minus: str
+
+
+class Beside(Pair):
+    """A difference that is shown beside the one that decides."""
+
+    text: str
+
+
+class Description(Model):
+    """Whether the named method does what the claim says, by published code and papers."""
+
+    verdict: Verdict
+    why: str
+    sources: tuple[str, ...] = Field(min_length=1)
+
+
+class Advice(Pair):
+    """The one difference that decides whether what the claim advises helps."""
+
+    question: str
+    experiment: str
+    metric: Metric
+    unit: str | None = None
+    """Of the metric's values, where they are no accuracies."""
+    family: str | None = None
+    recipes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """With `family`: the recipes that differ in their learning rate, for the highest stable one."""
+    rule: Literal["better", "no-worse"]
+    confirmed_by: Pair | None = None
+    """A difference that must have the same sign."""
+
+
+class RatesFigure(Model):
+    """Accuracy against the learning rate."""
+
+    kind: Literal["rates"]
+    schemes: tuple[str, ...] = Field(min_length=1)
+
+
+class GroupsFigure(Model):
+    """Accuracy against the size of BN's groups."""
+
+    kind: Literal["groups"]
+    recipe: str
+    family: str
+    batch: Annotated[int, Field(ge=2)]
+    schemes: dict[str, Annotated[int, Field(ge=2)]]
+    """The samples in a group under each scheme; `batch` is the whole batch."""
+    flat: tuple[str, ...]
+    """Schemes that have no groups."""
+
+
+class PlainFigure(Model):
+    """A figure of all that the experiment has: by shuffling, by section, or of the claim's arms."""
+
+    kind: Literal["pretext", "placement", "arms"]
+
+
+class Claim(Model):
+    """One claim and how it is judged."""
+
+    title: str
+    sentence: str
+    description: Description | None
+    advice: Advice | None
+    beside: tuple[Beside, ...]
+    changes: str
+    """What would change the verdict."""
+    figure: RatesFigure | GroupsFigure | PlainFigure = Field(discriminator="kind")
+    literature: tuple[str, ...]
+
+
+class Claims(Model):
+    """A whole `claims.yaml`."""
+
+    version: int = Field(ge=1)
+    level: float = Field(gt=0, lt=1)
+    """The chance of at least one false significance among all claims."""
+    margins: dict[Metric, Annotated[float, Field(gt=0)]]
+    """What counts as equivalent, in the metric's unit."""
+    stable: float = Field(gt=0)
+    """A learning rate is stable where its accuracy is within this of the best rate's."""
+    learnt: float = Field(ge=0)
+    """A row has learnt where its accuracy is at least this above the untrained backbones."""
+    claims: dict[str, Claim] = Field(min_length=1)
+
+    @property
+    def comparisons(self) -> int:
+        """How many differences are tested: one for each claim that is judged by one."""
+        return sum(claim.advice is not None for claim in self.claims.values())
+
+
+def read(root: Path) -> Claims:
+    """The claims at the top of the project; anything wrong in the file itself is one line."""
+    path = root / NAME
+    if not path.is_file():
+        raise UserError(f"no {NAME} in {root}: run this at the top of the project")
+    return yamlfile.parse(Claims, yamlfile.load(path), path.name)
+
+
+def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
+    """Checks every name in the claims, by the params that stand beside them.
+
+    Raises UserError for an experiment, row, recipe, scheme or entry of the literature that does not
+    exist, with the nearest one, and for an advice that lacks what its metric needs.
+    """
+    known = set(literature)
+    if claims.level != LEVEL:
+        raise UserError(f"{NAME}: level is {claims.level}, expected {LEVEL}, which is calibrated")
+    for name, claim in claims.claims.items():
+        where = f"{NAME}: {name}"
+        if not plugins.NAME.fullmatch(name):
+            raise UserError(f"{where} is no name, expected letters, digits and - _ . between them")
+        for entry in (*claim.literature, *(claim.description.sources if claim.description else ())):
+            if entry not in known:
+                raise unknown(f"literature in {where}", entry, known)
+        if claim.advice:
+            _check_advice(where, claim, claim.advice, params)
+        elif claim.beside:
+            raise UserError(f"{where}: beside needs an advice, whose experiment it shows")
+
+
+def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:
+    if advice.experiment not in params.experiments:
+        raise unknown(f"experiment in {where}", advice.experiment, params.experiments)
+    rows = {str(row): row for row in plan.rows(params, advice.experiment)}
+    pairs = [advice, *claim.beside]
+    if advice.metric == STABLE_RATE:
+        if advice.family is None or advice.recipes is None or advice.unit is None:
+            raise UserError(f"{where}.advice: {STABLE_RATE} needs family, recipes and unit")
+        if advice.confirmed_by:
+            raise UserError(f"{where}.advice: {STABLE_RATE} has no confirmed_by")
+        names = {arm for pair in pairs for arm in (pair.plus, pair.minus)}
+        wanted = [
+            f"{recipe}-{advice.family}-{scheme}"
+            for recipe in advice.recipes
+            for scheme in sorted(names)
+        ]
+    else:
+        if advice.family or advice.recipes or advice.unit:
+            raise UserError(f"{where}.advice: family, recipes and unit belong to {STABLE_RATE}")
+        pairs += [advice.confirmed_by] if advice.confirmed_by else []
+        wanted = [arm for pair in pairs for arm in (pair.plus, pair.minus)]
+    _check_figure(where, claim, advice, params)
+    for name in wanted:
+        if name not in rows:
+            raise unknown(f"row of experiment {advice.experiment} in {where}", name, rows)
+
+
+def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:
+    experiment = params.experiments[advice.experiment]
+    figure = claim.figure
+    named: dict[Literal["methods", "families", "schemes"], Mapping[str, object] | tuple[str, ...]]
+    if isinstance(figure, RatesFigure):
+        if advice.metric != STABLE_RATE:
+            raise UserError(f"{where}.figure: rates need the metric {STABLE_RATE}")
+        named = {"schemes": figure.schemes}
+    elif isinstance(figure, GroupsFigure):
+        named = {
+            "methods": (figure.recipe,),
+            "families": (figure.family,),
+            "schemes": (*figure.schemes, *figure.flat),
+        }
+    else:
+        return
+    for kind, names in named.items():
+        for name in names:
+            if name not in experiment.every(kind):
+                raise unknown(f"{kind} of the figure in {where}", name, experiment.every(kind))

@@ -1,0 +1,175 @@
+"""What else the records say that bears on a claim: leakage through groups, and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.claims.arms import ACCURACY, row_names
+from benchmark.claims.file import Advice
+from benchmark.claims.shelf import Shelf, Shelved
+from benchmark.plan import Row
+from benchmark.report.statistics import mean
+
+MEASURES = ("batch_dependence", "same_group", "same_group_chance")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """The diagnostics of leakage of one row, each the mean over the seeds that have it, or null."""
+
+    row: str
+    excess: float | None
+    """How much better pretext pairs are found in one BN group than in redrawn ones, less the same of
+    `against`: that much the training made use of the group. In -1..1."""
+    against: str
+    """The row that shuffles and is otherwise the same, or `its start`: the network as initialised."""
+    batch_dependence: float | None
+    """Of the backbone: 0 where batch-mates do not matter, 1 where nothing else does."""
+    same_group: float | None
+    """Share of nearest neighbours in a sample's own BN group."""
+    same_group_chance: float | None
+    """The same if neighbours did not know of groups."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a scheme came half way, at its best learning rate."""
+
+    scheme: str
+    rate: float
+    accuracy: float
+    """Mean kNN accuracy with re-estimated statistics at that rate."""
+    images: tuple[float, ...]
+    """Images until half way, of the seeds that came there."""
+    at_most: bool
+    """Whether a seed was there before it was first looked at."""
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """How soon schemes came half way."""
+
+    target: float
+    """The accuracy half way between the untrained networks' and the first scheme's at its end."""
+    speeds: tuple[Speed, ...]
+
+
+def shuffled_twin(shelf: Shelf, experiment: str, row: Row) -> Shelved | None:
+    """The row that differs from `row` only in that its teacher shuffles; None for other rows."""
+    schemes = shelf.params.schemes
+    own = schemes.get(row.scheme, {})
+    if own.get("teacher", {}).get("shuffle") is not False:
+        return None
+    rest = {key: value for key, value in own["teacher"].items() if key != "shuffle"}
+    wanted = {key: value for key, value in own.items() if key != "teacher"}
+    wanted |= {"teacher": rest} if rest else {}
+    return next(
+        (
+            shelved
+            for other, shelved in shelf.rows(experiment).items()
+            if (other.method, other.family) == (row.method, row.family)
+            and schemes.get(other.scheme) == wanted
+        ),
+        None,
+    )
+
+
+def leak(shelf: Shelf, shelved: Shelved) -> Leak:
+    """The diagnostics of leakage of a row."""
+    gaps = diagnosed(shelved, "leakage", "swap_gap")
+    twin = shuffled_twin(shelf, shelved.experiment, shelved.row)
+    if twin:
+        reference, against = diagnosed(twin, "leakage", "swap_gap"), str(twin.row)
+    else:
+        reference, against = diagnosed(shelved, "leakage", "swap_gap_initial"), "its start"
+    excess = [gap - reference[seed] for seed, gap in gaps.items() if seed in reference]
+    return Leak(
+        row=str(shelved.row),
+        excess=_mean(excess),
+        against=against,
+        batch_dependence=_mean(diagnosed(shelved, "backbone", "batch_dependence").values()),
+        same_group=_mean(diagnosed(shelved, "leakage", "same_group").values()),
+        same_group_chance=_mean(diagnosed(shelved, "leakage", "same_group_chance").values()),
+    )
+
+
+def diagnosed(shelved: Shelved, part: str, key: str) -> dict[int, float]:
+    """A diagnostic by seed, of `leakage` or of a section, for the seeds that have it."""
+    found = {}
+    for seed in shelved.seeds:
+        entry = shelved.records.get(seed)
+        result: Mapping[str, Any] = entry.record["result"] if entry else {}
+        diagnostics = result.get("diagnostics") or {}
+        measures = diagnostics.get(part) or diagnostics.get("sections", {}).get(part) or {}
+        if measures.get(key) is not None:
+            found[seed] = float(measures[key])
+    return found
+
+
+def best_rate(shelf: Shelf, advice: Advice, scheme: str) -> Shelved | None:
+    """The row of a scheme with the best mean accuracy; None while a row lacks a record.
+
+    A rate at which a seed failed has no mean.
+    """
+    rows = [shelf.row(advice.experiment, name) for name in row_names(advice, scheme)]
+    if any(row.missing for row in rows):
+        return None
+    means = {}
+    for place, row in enumerate(rows):
+        values = shelf.values(row, ACCURACY)
+        if len(values) == len(row.seeds):
+            means[place] = mean(list(values.values()))
+    return rows[max(means, key=lambda place: means[place])] if means else None
+
+
+def halfway(
+    shelf: Shelf, advice: Advice, untrained: float, schemes: Sequence[str]
+) -> Halfway | None:
+    """How soon each scheme came half way, at its best rate, by what was watched while training.
+
+    None where the first scheme, whose end says what half way is, lacks a record or was not watched.
+    """
+    # It brings torch, which nothing else here needs.
+    from benchmark.diagnostics import stability
+
+    rows = {scheme: best_rate(shelf, advice, scheme) for scheme in schemes}
+    reference = rows[schemes[0]]
+    ends = [watched["knn"][-1] for watched in _watched(reference)] if reference else []
+    if reference is None or None in ends or len(ends) < len(reference.seeds):
+        return None
+    target = (untrained + mean(ends)) / 2
+    speeds = []
+    for scheme, row in rows.items():
+        if row is None:
+            continue
+        training = row.records[row.seeds[0]].record["cell"]["training"]
+        curves = _watched(row)
+        shares = [stability.halfway(w["share"], w["knn"], target) for w in curves]
+        speeds.append(
+            Speed(
+                scheme=scheme,
+                rate=float(training["rate"]),
+                accuracy=mean(list(shelf.values(row, ACCURACY).values())),
+                images=tuple(share * training["images"] for share in shares if share is not None),
+                at_most=any(
+                    share == watched["share"][0]
+                    for share, watched in zip(shares, curves, strict=True)
+                ),
+                seeds=len(row.seeds),
+            )
+        )
+    return Halfway(target, tuple(speeds))
+
+
+def _watched(row: Shelved) -> list[dict[str, Any]]:
+    """The kNN accuracy watched while training, of the seeds that have it."""
+    found = [row.records[seed].record["result"].get("watched") for seed in row.seeds]
+    return [watched for watched in found if watched]
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return mean(known) if known else None

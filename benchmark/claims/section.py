@@ -1,0 +1,209 @@
+"""What the page says of one claim's advice: its verdict and all that it rests on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from benchmark.claims import words
+from benchmark.claims.arms import Arm
+from benchmark.claims.differences import Difference, seed_list
+from benchmark.claims.file import STABLE_RATE, Advice, Claims
+from benchmark.claims.judge import Judged
+from benchmark.claims.readings import Halfway, Leak
+from benchmark.claims.words import NONE, bullets, table
+from benchmark.report.contrasts import Finding
+from benchmark.report.tables import escape
+
+
+def advised(judged: Judged, advice: Advice, claims: Claims, track: str) -> Iterator[str]:
+    """The paragraphs and tables of a claim's advice, in Markdown."""
+    found = judged.difference
+    yield f"**Question.** {escape(advice.question)}"
+    verdict = f"**Verdict: {judged.verdict}** {words.on_track(track)}."
+    yield f"{verdict}\n\n{bullets(escape(reason) for reason in judged.reasons)}"
+    yield f"![{escape(judged.claim.title)}](figures/claims/{judged.name}.svg)"
+    if found is None:
+        return
+    if found.finding:
+        yield _finding(found.finding, judged, advice, claims)
+        yield _pairs(found, advice)
+        yield _pairing(found)
+    yield _arms(judged, found, advice)
+    if judged.leaks:
+        yield _leaks(judged.leaks)
+    if judged.halfway:
+        yield _halfway(judged.halfway)
+    if described := list(_described(judged, advice)):
+        yield "Beside it, deciding nothing (intervals of 95 % each, not adjusted):"
+        yield table(["difference", "plus", "minus", "estimate (interval)", "seeds"], described)
+    yield _cells(found, track)
+
+
+def _finding(found: Finding, judged: Judged, advice: Advice, claims: Claims) -> str:
+    metric, unit = advice.metric, escape(words.unit(advice))
+    least = "at least " if judged.at_least else ""
+    lines = [
+        f"estimate, {advice.plus} minus {advice.minus}: **{least}{words.interval(found, metric)}** "
+        f"{unit}, n = {found.n}, in {words.METRICS[metric]}",
+        f"p {words.chance(found.p)}, adjusted p {words.chance(found.p_adjusted)}",
+    ]
+    if metric == STABLE_RATE and judged.difference:
+        apart = _apart(judged.difference.plus)
+        lines.append(
+            f"the rates tried are {apart:.2f} decades apart, and nothing finer can be seen"
+        )
+    margin = claims.margins.get(metric)
+    if margin is not None and found.p_equivalence is not None:
+        lines.append(
+            f"equivalence within ± {words.amount(margin, metric, signed=False)} {unit}: "
+            f"{'shown' if found.equivalent else 'not shown'} (p {words.chance(found.p_equivalence)})"
+        )
+    if found.se == 0:
+        lines.append("all seeds agree, so the interval is a point, and p is the chance of that")
+        return bullets(lines)
+    if found.detectable is not None:
+        seen = words.amount(found.detectable, metric, signed=False)
+        lines.append(f"smallest effect that this design finds four times in five: {seen} {unit}")
+    own, pooled = (
+        NONE if sd is None else words.amount(sd, metric, signed=False)
+        for sd in (found.own_sd, found.pooled_sd)
+    )
+    decided = "the pool's" if found.pooled else "its own"
+    lines.append(
+        f"spread of a difference: its own {own}, the pool's {pooled}; {decided} decides, with "
+        f"{found.df} degrees of freedom"
+    )
+    return bullets(lines)
+
+
+def _apart(own: Arm) -> float:
+    """The widest step between the rates of an arm that has every record, in decades."""
+    rates = sorted(
+        float(row.records[own.seeds[0]].record["cell"]["training"]["rate"]) for row in own.rows
+    )
+    return max(math.log10(b / a) for a, b in itertools.pairwise(rates))
+
+
+def _pairs(found: Difference, advice: Advice) -> str:
+    metric = advice.metric
+    rows = []
+    for own in found.arms:
+        values = [*(own.values[seed] for seed in found.seeds), own.mean]
+        shown = [words.amount(value, metric, signed=False) for value in values]
+        rows.append([f"`{own.name}`", *shown])
+    gaps = [found.plus.values[seed] - found.minus.values[seed] for seed in found.seeds]
+    gaps += [found.finding.estimate] if found.finding else []
+    rows.append(["difference", *(words.amount(gap, metric) for gap in gaps)])
+    return table(["seed", *map(str, found.seeds), "mean"], rows)
+
+
+def _pairing(found: Difference) -> str:
+    if found.correlation is None:
+        return "The seeds are too few, or vary too little, to say whether pairing them gained anything."
+    gained = "pairing gained precision" if found.correlation > 0 else "pairing gained nothing"
+    return f"Correlation of the arms over the seeds: {found.correlation:+.2f}, so {gained}."
+
+
+def _arms(judged: Judged, found: Difference, advice: Advice) -> str:
+    rows = []
+    for own in found.arms:
+        accuracy = NONE if own.accuracy is None else f"{100 * own.accuracy:.1f}"
+        learnt = {True: "yes", False: "**no**", None: NONE}[own.learnt]
+        rows.append([f"`{own.name}`", accuracy, learnt, _rate(own, advice)])
+    if judged.bar and judged.bar.least is not None and judged.bar.untrained is not None:
+        least, untrained = 100 * judged.bar.least, 100 * judged.bar.untrained
+        rows.append([f"`{judged.bar.row}`", f"{untrained:.1f}", f"from {least:.1f} on", NONE])
+    return table(["arm", "kNN, %", "learnt", "learning rate"], rows)
+
+
+def _rate(own: Arm, advice: Advice) -> str:
+    if not own.values:
+        return NONE
+    if advice.metric == STABLE_RATE:
+        return "the highest tried is stable for a seed" if own.at_edge else "within those tried"
+    rate = own.rows[0].rate
+    if rate is None:
+        return "of the recipe"
+    return f"{rate:g}" + (", at the edge of those tried" if own.at_edge else "")
+
+
+def _leaks(leaks: Sequence[Leak]) -> str:
+    def share(value: float | None) -> str:
+        return NONE if value is None else f"{100 * value:.1f}"
+
+    rows = [
+        [
+            f"`{leak.row}`",
+            f"{share(leak.excess)} (against {escape(leak.against)})",
+            NONE if leak.batch_dependence is None else f"{leak.batch_dependence:.3f}",
+            f"{share(leak.same_group)} ({share(leak.same_group_chance)})",
+        ]
+        for leak in leaks
+    ]
+    head = [
+        "arm",
+        "swap excess, points",
+        "batch dependence",
+        "same-group neighbours, % (by chance)",
+    ]
+    return table(head, rows)
+
+
+def _halfway(found: Halfway) -> str:
+    rows = []
+    for speed in found.speeds:
+        images = NONE
+        if speed.images:
+            low, high = min(speed.images), max(speed.images)
+            images = f"{'at most ' if speed.at_most else ''}{low:.0f}"
+            images += f" to {high:.0f}" if high > low else ""
+        reached = f"{len(speed.images)} of {speed.seeds}"
+        accuracy = f"{100 * speed.accuracy:.1f}"
+        rows.append([f"`{speed.scheme}`", f"{speed.rate:g}", accuracy, images, reached])
+    head = [
+        "scheme",
+        "its best rate",
+        "kNN there, %",
+        "images to half way",
+        "seeds that came there",
+    ]
+    lead = f"Half way is a kNN accuracy of {100 * found.target:.1f} % while training:"
+    return f"{lead}\n\n{table(head, rows)}"
+
+
+def _described(judged: Judged, advice: Advice) -> Iterator[list[str]]:
+    others: list[tuple[str, Difference | None, Advice]] = []
+    if judged.plain:
+        running = advice.model_copy(update={"metric": "knn"})
+        others.append(("The same with running statistics", judged.plain, running))
+    if judged.confirmation:
+        others.append(("What must have the same sign", judged.confirmation, advice))
+    others += [(entry.text, other, advice) for entry, other in judged.beside]
+    for text, other, asked in others:
+        if other is None:
+            yield [escape(text), NONE, NONE, "not on this track", NONE]
+            continue
+        finding = other.finding
+        shown = "; ".join(map(escape, other.lacking[:1]))
+        if finding:
+            shown = f"{words.interval(finding, asked.metric)} {escape(words.unit(asked))}"
+        n = str(finding.n) if finding else NONE
+        yield [escape(text), f"`{other.plus.name}`", f"`{other.minus.name}`", shown, n]
+
+
+def _cells(found: Difference, track: str) -> str:
+    lines = []
+    for own in found.arms:
+        for row in own.rows:
+            known = [
+                f"s{s} `{row.records[s].checksum[:12]}`" for s in own.seeds if s in row.records
+            ]
+            lost = [seed for seed in own.seeds if seed not in row.records]
+            shown = ", ".join(known)
+            if lost:
+                shown += f"{'; ' if known else ''}no record of {seed_list(lost)}"
+            lines.append(f"`{track}/{row.experiment}/{row.row}`: {shown}")
+    summary = "<summary>The cells behind it, with the sha256 of their records</summary>"
+    return f"<details>{summary}\n\n{bullets(lines)}\n\n</details>"

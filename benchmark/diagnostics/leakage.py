@@ -1,0 +1,158 @@
+"""How much a batch's statistics tell of one sample to another, and whether a task uses it.
+
+The measures are this project's own, built from the mechanism that the papers describe (MoCo,
+1911.05722, A.9): dependence on the other images of the batch, and the accuracy of the pretext task with
+and without what the positives' common BN group gives away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.diagnostics.collapse import ROUNDING
+from benchmark.diagnostics.frozen import kept
+from benchmark.methods.base import Pair
+from benchmark.randomness import keyed
+
+PLACES = 5
+"""Samples z_i whose gradients the Jacobian ratio takes, spread over the batch and so over its groups."""
+
+DIRECTIONS = 2
+"""Random output directions for each. With 5 × 2 gradients the ratio is right to about a tenth."""
+
+REGROUPINGS = 20
+"""Redraws of the groups behind a swap gap, over all of its batches."""
+
+
+def batch_dependence(z: Tensor) -> float | None:
+    """How far embeddings (M, N, D) of N images depend on their batch-mates, drawn M ≥ 2 times.
+
+    The mean over images of 1 − cos between two redraws, over the mean of 1 − cos between two images
+    of one redraw: 0 where batch-mates do not matter, 1 where nothing else does. None under collapse,
+    where both are 0, and where an embedding is not finite.
+    """
+    unit = F.normalize(z.double(), dim=2)
+    # For unit vectors the mean of 1 − cos over pairs is the (unbiased) variance, summed over dimensions,
+    # which does not suffer from cancellation.
+    between_redraws = float(unit.var(0).sum(1).mean())
+    between_images = float(unit.var(1).sum(1).mean())
+    if not between_images > ROUNDING**2:
+        return None
+    return _finite(between_redraws / between_images)
+
+
+def jacobian_ratios(
+    networks: Mapping[str, nn.Module], x: Tensor, seed: int
+) -> dict[str, float | None]:
+    """‖∂z_i/∂x_j‖ / ‖∂z_i/∂x_i‖ of each network, the mean over j ≠ i and over a few i.
+
+    `x` (B, C, H, W) is one batch. The Frobenius norms are estimated from random directions v: the
+    mean of ‖v ∂z_i/∂x_j‖² is the square of the norm. None where z_i does not depend on x_i either, and
+    where no gradient passes.
+    """
+    found: dict[str, float | None] = {}
+    for name, network in networks.items():
+        inputs = x.detach().clone().requires_grad_()
+        with kept(network), torch.enable_grad():
+            z = network(inputs)
+            found[name] = _jacobian_ratio(z, inputs, seed) if z.requires_grad else None
+    return found
+
+
+def _jacobian_ratio(z: Tensor, x: Tensor, seed: int) -> float | None:
+    count = min(PLACES, len(x))
+    places = torch.arange(count) * len(x) // count
+    squares = torch.zeros(count, len(x), dtype=torch.float64, device=x.device)
+    generator = keyed(seed, "diagnostics", "directions")
+    for row, place in enumerate(places.tolist()):
+        for _ in range(DIRECTIONS):
+            direction = torch.randn(z.shape[1], generator=generator).to(z)
+            (gradient,) = torch.autograd.grad(z[place] @ direction, x, retain_graph=True)
+            squares[row] += gradient.double().flatten(1).square().sum(1)
+    norms = squares.sqrt()
+    own = norms[torch.arange(count), places]
+    others = (norms.sum(1) - own) / (len(x) - 1)
+    return _finite(float((others / own).mean()))
+
+
+def same_group(z: Tensor, group: Tensor) -> tuple[float | None, float | None]:
+    """Share of the nearest neighbours that lie in a sample's own BN group, and that share by chance.
+
+    `z` (P, B, D) are P batches, `group` (B,) the group of each place. The neighbours of a sample are as
+    many as its group has other members, by cosine, in its own batch. None with groups of one.
+    """
+    batch = len(group)
+    size = batch // len(group.unique())
+    if size < 2 or not bool(z.isfinite().all()):
+        return None, None
+    unit = F.normalize(z.double(), dim=2)
+    cosine = unit @ unit.transpose(1, 2)
+    cosine.diagonal(dim1=1, dim2=2).fill_(-math.inf)
+    nearest = cosine.topk(size - 1, dim=2).indices
+    group = group.to(z.device)
+    share = (group[nearest] == group[:, None]).double().mean()
+    return float(share), (size - 1) / (batch - 1)
+
+
+@torch.no_grad()
+def swap_gap(pair: Pair, first: Tensor, second: Tensor, earlier: Tensor, seed: int) -> float | None:
+    """Pretext accuracy with both views of an image in one BN group, minus that with groups redrawn.
+
+    `first` and `second` (P, B, C, H, W) are two views of P batches. The redraw permutes the second views
+    before their network and back after it, as MoCo's shuffling does (1911.05722, §3.3). An image is
+    found if its first view is nearer, by cosine, to its own second view than to all others: those of
+    the batch or, where the task has a queue, those of `earlier` batches (K, B, C, H, W) of other
+    images. Each view passes by itself, whatever the view batching. None where an output is not finite.
+    """
+    queue = None
+    if pair.queue:
+        queue = torch.cat([_output(pair.second, part) for part in earlier])[: pair.queue]
+    together, apart = [], []
+    for number, (one, other) in enumerate(zip(first, second, strict=True)):
+        query = _output(pair.first, one)
+        together.append(_found(query, _output(pair.second, other), queue))
+        for redraw in range(math.ceil(REGROUPINGS / len(first))):
+            generator = keyed(seed, "diagnostics", "regrouping", number, redraw)
+            order = torch.randperm(len(other), generator=generator).to(other.device)
+            target = _output(pair.second, other[order])[order.argsort()]
+            apart.append(_found(query, target, queue))
+    return _finite(sum(together) / len(together) - sum(apart) / len(apart))
+
+
+def _output(network: nn.Module, x: Tensor) -> Tensor:
+    with kept(network):
+        return F.normalize(network(x).double(), dim=1)
+
+
+def _found(query: Tensor, target: Tensor, queue: Tensor | None) -> float:
+    """The share of queries nearer to their own target than to every other; NaN if one is not finite."""
+    if queue is None:
+        others = query @ target.T
+        others.fill_diagonal_(-math.inf)
+    else:
+        others = query @ queue.T
+    own = (query * target).sum(1)
+    if not bool((own + others.amax(1)).isfinite().all()):
+        return math.nan
+    return float((own > others.amax(1)).double().mean())
+
+
+def relative_change(losses: Tensor) -> float | None:
+    """Change of an image's loss between two redraws of its batch-mates, over its mean loss.
+
+    `losses` (M, N) of M ≥ 2 redraws and N images; the mean over images and pairs of redraws. None
+    where a loss is not finite or the mean is 0.
+    """
+    losses = losses.double()
+    redraws = len(losses)
+    change = (losses[:, None] - losses[None]).abs().sum((0, 1)) / (redraws * (redraws - 1))
+    return _finite(float((change / losses.mean(0)).mean()))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,86 @@
+"""kNN accuracy with statistics of the batch and of the training, on seen and on unseen images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.diagnostics.frozen import batch_statistics, population_statistics
+from benchmark.evaluation.features import batch_norms, in_parts
+from benchmark.evaluation.knn import knn_accuracy
+from benchmark.randomness import keyed
+
+BANK = 1000
+"""Training images that vote, up to a whole number of batches."""
+
+QUERIES = 500
+"""Images of either split that are classified, likewise: the error of an accuracy is about .02."""
+
+KEYS = ("train_batch", "held_out_batch", "held_out_population")
+
+Split = tuple[Tensor, Tensor]
+"""uint8 images (N, C, H, W) and labels (N,)."""
+
+Statistics = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+@torch.no_grad()
+def three_way(
+    backbone: Backbone,
+    train: Split,
+    held_out: Split,
+    batch: int,
+    spec: Mapping[str, Any],
+    standardise: Callable[[Tensor], Tensor],
+    seed: int,
+) -> dict[str, float | None]:
+    """Accuracies in 0..1 of the pooled embedding by statistics and split (2105.07576, §3).
+
+    `train_batch`: batches of `batch` training images, each with its own statistics. `held_out_batch`:
+    the same of held-out images, whose difference from the first is the generalisation gap.
+    `held_out_population`: held-out images with the running statistics, whose difference from the
+    second is the inconsistency between training and test. The bank consists of other training images,
+    with the statistics of its queries. `spec` is the cell's evaluation. All are None where the backbone
+    has no batch statistics or there are too few images; one is where an embedding is not finite.
+    """
+    available = len(train[0]) // batch
+    queries = min(math.ceil(QUERIES / batch), len(held_out[0]) // batch, available // 3)
+    bank = min(math.ceil(BANK / batch), available - queries)
+    if not batch_norms(backbone) or queries < 1:
+        return dict.fromkeys(KEYS)
+    voting, asked = _drawn(train, seed, bank * batch, queries * batch)
+    (unseen,) = _drawn(held_out, seed, queries * batch)
+
+    def embedded(split: Split, statistics: Statistics) -> Split:
+        parts = []
+        for part in in_parts(split[0], standardise, batch):
+            with statistics(backbone):
+                parts.append(backbone.features(part)["pooled"].float())
+        return torch.cat(parts), split[1]
+
+    def accuracy(bank: Split, queries: Split) -> float | None:
+        if not all(bool(torch.isfinite(split[0]).all()) for split in (bank, queries)):
+            return None
+        (score,) = knn_accuracy(*bank, *queries, spec["neighbours"][:1], spec["temperature"])
+        return score
+
+    by_batch = embedded(voting, batch_statistics)
+    by_population = embedded(voting, population_statistics)
+    return {
+        "train_batch": accuracy(by_batch, embedded(asked, batch_statistics)),
+        "held_out_batch": accuracy(by_batch, embedded(unseen, batch_statistics)),
+        "held_out_population": accuracy(by_population, embedded(unseen, population_statistics)),
+    }
+
+
+def _drawn(split: Split, seed: int, *counts: int) -> list[Split]:
+    """Disjoint random parts of a split."""
+    order = torch.randperm(len(split[0]), generator=keyed(seed, "diagnostics", "three way"))
+    parts = order[: sum(counts)].to(split[0].device).split(list(counts))
+    return [(split[0][part], split[1][part]) for part in parts]

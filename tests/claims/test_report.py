@@ -1,0 +1,282 @@
+"""The page, its JSON and its figures say what was judged, and come out the same each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmark import params
+from benchmark.claims import file, judge, report
+from benchmark.claims.judge import Judged
+from benchmark.claims.shelf import Shelf
+from tests import tiny
+from tests.claims import planted
+from tests.claims.planted import APART, MINUS, PLUS, SHUFFLED, effect, ladder, record_of, stand
+from tests.claims.project import yaml
+
+ALL = {
+    "study": effect(0.05),
+    "speed": ladder({"bn": 1.0, "none-plain": 0.1, "ln": 0.1}),
+    "leakage": effect(0.0),
+}
+FIGURES = [f"results/mini/figures/claims/C{number}.svg" for number in range(1, 6)]
+FILES = ["results/mini/claims.md", "results/mini/claims.json", "results/literature.md", *FIGURES]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with all of its records, reported."""
+    root = tmp_path_factory.mktemp("made")
+    stand(root, ALL)
+    assert [path.relative_to(root).as_posix() for path in report.write(root, "mini")] == [
+        FILES[0], FILES[1], *FIGURES, FILES[2],
+    ]  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project without any record, reported."""
+    root = tmp_path_factory.mktemp("bare")
+    stand(root)
+    report.write(root, "mini")
+    return root
+
+
+def judgements(root: Path) -> dict[str, Judged]:
+    written = file.read(root)
+    shelf = Shelf(root, params.read(root / "params.yaml"))
+    return {entry.name: entry for entry in judge.judge(written, shelf)}
+
+
+def drawn(root: Path, name: str) -> str:
+    """The texts of a figure, which stand in it as comments beside their outlines."""
+    return (root / f"results/mini/figures/claims/{name}.svg").read_text(encoding="utf-8")
+
+
+def section(root: Path, name: str) -> str:
+    text = (root / FILES[0]).read_text(encoding="utf-8")
+    return text.split(f"## {name}: ", 1)[1].split("\n## ", 1)[0]
+
+
+def keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner)
+
+
+def test_every_key_of_the_json_is_documented(made: Path) -> None:
+    document = json.loads((made / FILES[1]).read_text(encoding="utf-8"))
+    text = (tiny.PROJECT / "docs/claims.md").read_text(encoding="utf-8")
+    names = {"moco", *document["margins"]}
+    assert set(keys(document)) - names
+    for key in set(keys(document)) - names:
+        assert f"`{key}`" in text, key
+    assert document["schema"] == 1
+    assert document["scale"] == "short trainings of small networks"
+    assert document["comparisons"] == 5
+
+
+def test_the_page_sums_up_and_says_where_a_verdict_holds(made: Path) -> None:
+    text = (made / FILES[0]).read_text(encoding="utf-8")
+    document = json.loads((made / FILES[1]).read_text(encoding="utf-8"))
+    summary = [line for line in text.splitlines() if line.startswith("| [C")]
+    assert len(summary) == 5
+    for line, claim in zip(summary, document["claims"], strict=True):
+        verdict = claim["advice"]["verdict"]
+        assert f"| **{verdict}** |" in line
+        said = section(made, claim["id"])
+        assert f"**Verdict: {verdict}** on the track `mini` (short trainings of small" in said
+        mean = claim["advice"]["estimate"]["mean"]
+        shown = f"{mean:+.2f}" if claim["id"] == "C1" else f"{100 * mean:+.2f}"
+        assert f"**{shown} (" in said
+        assert f"| {shown} (" in line
+        for cell in claim["advice"]["cells"]:
+            assert cell["sha256"][:12] in said
+        for seed in claim["advice"]["seeds"]:
+            assert f" {100 * seed['difference']:+.2f} |" in said or claim["id"] == "C1"
+    assert [claim["advice"]["verdict"] for claim in document["claims"]] == [
+        "supported", "supported", "refuted", "supported", "supported",
+    ]  # fmt: skip
+    assert "They &lt;say&gt; so." in section(made, "C2")
+    assert "He et al., MoCo" in section(made, "C2")
+    assert "not comparable" in section(made, "C2")
+    assert "What must have the same sign" in section(made, "C5")
+
+
+def test_without_records_everything_is_undetermined_and_written(bare: Path) -> None:
+    document = json.loads((bare / FILES[1]).read_text(encoding="utf-8"))
+    for claim in document["claims"]:
+        assert claim["advice"]["verdict"] == "undetermined"
+        assert claim["advice"]["estimate"] is None
+        assert "no record of" in section(bare, claim["id"])
+    for number in range(1, 6):
+        assert "no records" in drawn(bare, f"C{number}")
+
+
+@pytest.mark.parametrize("root", ["made", "bare"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_xml_without_a_date(
+    request: pytest.FixtureRequest, root: str, name: str
+) -> None:
+    content = (request.getfixturevalue(root) / name).read_bytes()
+    tags = {element.tag.rsplit("}", 1)[-1] for element in ElementTree.fromstring(content).iter()}
+    assert "path" in tags
+    assert "date" not in tags
+    assert str(Path.home()).encode() not in content
+
+
+def test_figures_show_what_there_is_and_name_what_is_lacking(made: Path, tmp_path: Path) -> None:
+    assert all("no records" not in drawn(made, f"C{number}") for number in range(1, 6))
+    for name in ("bn", "none-plain", "a seed failed", "untrained"):
+        assert f"<!-- {name} -->" in drawn(made, "C1")
+    assert "<!-- moco, bn-of-8 -->" in drawn(made, "C3")
+    mean = 100 * judgements(made)["C5"].difference.plus.mean  # type: ignore[union-attr]  # it is there
+    assert f"<!-- {mean:.1f} % -->" in drawn(made, "C5")
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    record_of(tmp_path, f"{PLUS}-s1").unlink()
+    record_of(tmp_path, f"{APART}-s1", "leakage").unlink()
+    record_of(tmp_path, "simclr-lr-1-resnet-bn-s1", "speed").unlink()
+    report.write(tmp_path, "mini")
+    assert "<!-- bn -->" in drawn(tmp_path, "C1").split("no records yet")[1]
+    assert f"<!-- {APART} -->" in drawn(tmp_path, "C3")
+    assert f"<!-- {mean:.1f} % -->" not in drawn(tmp_path, "C5")
+    for number in range(1, 6):
+        assert "no records" in drawn(tmp_path, f"C{number}")
+
+
+def test_leakage_is_held_against_the_row_that_shuffles(made: Path) -> None:
+    apart, shuffled = judgements(made)["C3"].leaks
+    assert (apart.row, apart.against) == (APART, SHUFFLED)
+    assert apart.excess == pytest.approx(0.3 - 0.1)
+    assert (shuffled.row, shuffled.against) == (SHUFFLED, "its start")
+    assert shuffled.excess == pytest.approx(0.1 - 0.02)
+    assert apart.batch_dependence == 0.125
+    assert (apart.same_group, apart.same_group_chance) == pytest.approx((0.4, 0.25))
+    assert "20.0 (against moco-resnet-bn-of-8)" in section(made, "C3")
+
+
+def test_diagnostics_that_are_absent_are_a_dash(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "results/mini/records/leakage").rglob("*.json"):
+        document = json.loads(path.read_text())
+        document["record"]["result"]["diagnostics"] = {}
+        path.write_text(json.dumps(document))
+    report.write(tmp_path, "mini")
+    line = f"| `{APART}` | — (against {SHUFFLED}) | — | — (—) |"
+    assert line in section(tmp_path, "C3")
+
+
+def test_half_way_is_where_it_was_planted(made: Path) -> None:
+    found = judgements(made)["C1"].halfway
+    assert found
+    # BN ends at .5 and untrained networks are at .2; BN passes the middle at the second of three looks.
+    assert found.target == pytest.approx(0.35)
+    assert [speed.scheme for speed in found.speeds] == ["bn", "none-plain", "ln"]
+    bn, plain, _ = found.speeds
+    assert (bn.rate, plain.rate) == (1.0, 0.1)
+    assert bn.images == pytest.approx([0.5 * 960] * 6)
+    # .49 passes it between .345 at a half and .49 at the end, on a logarithmic scale.
+    assert plain.images == pytest.approx([960 * 2 ** (-1 + 0.005 / 0.145)] * 6)
+    assert not bn.at_most
+
+
+def test_text_of_files_is_shown_as_it_is(tmp_path: Path) -> None:
+    evil = "<b>x|$y$ [z](w) `q`"
+    written = planted.claims()
+    for claim in written["claims"].values():
+        claim |= {"title": evil, "sentence": evil, "changes": evil}
+        claim["advice"] |= {"question": evil}
+    written["claims"]["C1"]["advice"]["unit"] = evil
+    written["claims"]["C2"]["beside"][0]["text"] = evil
+    stand(tmp_path, ALL)
+    yaml(tmp_path / "claims.yaml", written)
+    report.write(tmp_path, "mini")
+    text = (tmp_path / FILES[0]).read_text(encoding="utf-8")
+    assert "<b>" not in text
+    assert "x|" not in text
+    assert "&lt;b&gt;x\\|\\$y\\$ \\[z\\](w) \\`q\\`" in text
+    for name in FIGURES:
+        ElementTree.fromstring((tmp_path / name).read_bytes())
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from benchmark.claims import report
+assert not {"torch", "matplotlib", "scipy"} & set(sys.modules), "imported early"
+report.write(Path(sys.argv[1]), "mini")
+"""
+
+
+def test_the_same_bytes_whatever_the_order_of_files_and_the_machines_settings(
+    made: Path, tmp_path: Path
+) -> None:
+    found = []
+    for number, backwards in enumerate((False, True)):
+        root = tmp_path / str(number)
+        root.mkdir()
+        for name in ("params.yaml", "claims.yaml", "literature.yaml"):
+            shutil.copy(made / name, root)
+        sources = sorted((made / "results/mini").rglob("*.json"), reverse=backwards)
+        for source in sources:
+            if source.name != "claims.json":
+                target = root / source.relative_to(made)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+        settings = root / "matplotlibrc"
+        settings.write_text(f"font.size: {number + 1}0\n")
+        environment = {**os.environ, "PYTHONHASHSEED": str(number), "MATPLOTLIBRC": str(settings)}
+        command = [sys.executable, "-c", PROGRAM, str(root)]
+        subprocess.run(command, check=True, cwd=tiny.PROJECT, env=environment)
+        found.append([(root / name).read_bytes() for name in FILES])
+    assert found[0] == found[1] == [(made / name).read_bytes() for name in FILES]
+    assert all(str(tmp_path).encode() not in content for content in found[0])
+
+
+def test_the_command_prints_what_it_wrote(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmark import cli
+
+    monkeypatch.chdir(made)
+    assert cli.main(["claims"]) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [
+        "claims.md", "claims.json", *(f"C{n}.svg" for n in range(1, 6)), "literature.md",
+    ]  # fmt: skip
+    assert "unknown track 'minni'; did you mean 'mini'" in tiny.refusal(
+        capsys, "claims", "--track", "minni"
+    )
+
+
+def test_a_claim_without_an_advice_has_only_its_description(tmp_path: Path) -> None:
+    described = {"verdict": "refuted", "why": "It does not.", "sources": ["moco"]}
+    claim = planted.claim(None, description=described)
+    written = planted.claims(C1=claim, C2=planted.claim(planted.advice()))
+    stand(tmp_path)
+    yaml(tmp_path / "claims.yaml", written)
+    report.write(tmp_path, "mini")
+    document = json.loads((tmp_path / FILES[1]).read_text(encoding="utf-8"))
+    assert document["comparisons"] == 1
+    assert document["claims"][0]["advice"] is None
+    assert "**What the method does: refuted.** It does not." in section(tmp_path, "C1")
+    assert "Verdict" not in section(tmp_path, "C1")
+    assert "| refuted | — | — | — | — |" in (tmp_path / FILES[0]).read_text(encoding="utf-8")
+
+
+def test_the_arms_stand_in_the_order_of_the_difference(made: Path) -> None:
+    said = section(made, "C2")
+    assert said.index(f"| `{PLUS}` |") < said.index(f"| `{MINUS}` |")

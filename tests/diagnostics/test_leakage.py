@@ -1,0 +1,309 @@
+"""The leakage measures against networks whose answers are known."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.diagnostics.final import BATCHES, REDRAWS
+from benchmark.diagnostics.frozen import kept
+from benchmark.diagnostics.held_out import HeldOut, batches, by_image
+from benchmark.diagnostics.leakage import (
+    REGROUPINGS,
+    batch_dependence,
+    jacobian_ratios,
+    relative_change,
+    same_group,
+    swap_gap,
+)
+from benchmark.methods.base import MaskedMethod, Pair
+from tests.diagnosed import diagnosed, photos, standardise
+from tests.golden.values import VIEWS
+from tests.small import FAMILIES, batch, build, images, stir
+
+BATCH, GROUPS = 32, 8
+GROUP = torch.arange(BATCH) * GROUPS // BATCH
+
+
+class Mixed(nn.Module):
+    """zᵢ = xᵢ + a · the mean of the batch, or of each of its groups, plus a constant."""
+
+    def __init__(self, a: float, groups: int = 1, constant: float = 0.0) -> None:
+        super().__init__()
+        self.a, self.groups, self.constant = a, groups, constant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        means = [part.mean(0, keepdim=True).expand_as(part) for part in x.chunk(self.groups)]
+        return x + self.a * torch.cat(means) + self.constant
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def dealt_embeddings(network: nn.Module, x: Tensor, size: int = BATCH) -> Tensor:
+    dealt = batches(REDRAWS, len(x) // size, size, 0)
+    return by_image(lambda index: {"z": network(x[index])}, dealt)["z"]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("a", [0.0, 0.5, 3.0])
+def test_batch_dependence_of_a_mixture(a: float, groups: int) -> None:
+    n, size = BATCHES * BATCH, BATCH // groups
+    # Far from the origin angles are proportional to distances.
+    x = noise(n, 200).double()
+    z = dealt_embeddings(Mixed(a, groups, 1000.0), x)
+    # a/B · the sum of B − 1 mates of variance 1 that are drawn from n − 1 without replacement.
+    between_redraws = (a / size) ** 2 * (size - 1) * (1 - (size - 1) / (n - 1))
+    between_images = 1 + 2 * a / size + a**2 / size
+    found = batch_dependence(z)
+    assert found == pytest.approx(between_redraws / between_images, rel=0.05, abs=1e-12)
+
+
+def test_batch_dependence_is_the_published_ratio_of_cosines() -> None:
+    z = noise(3, 6, 4)
+    unit = z / z.norm(dim=2, keepdim=True)
+    above = [
+        1 - float(unit[m, i] @ unit[n, i]) for i in range(6) for m in range(3) for n in range(m)
+    ]
+    below = [
+        1 - float(unit[m, i] @ unit[m, j]) for m in range(3) for i in range(6) for j in range(i)
+    ]
+    expected = (sum(above) / len(above)) / (sum(below) / len(below))
+    assert batch_dependence(z) == pytest.approx(expected, rel=1e-5)
+
+
+def test_batch_dependence_under_collapse_and_without_numbers() -> None:
+    constant = noise(1, 1, 8).expand(3, 10, 8)
+    assert batch_dependence(constant * (1 + 0.5 * noise(3, 10, 1).abs())) is None
+    assert batch_dependence(torch.zeros(3, 10, 8)) is None
+    assert batch_dependence(torch.full((3, 10, 8), torch.nan)) is None
+    # Images that cannot be told apart while batches can: the batch is all there is.
+    assert (batch_dependence(noise(3, 1, 8).expand(3, 10, 8) + 1e-3 * noise(3, 10, 8)) or 0) > 100
+
+
+@pytest.mark.parametrize("a", [0.0, 0.7, -0.7, 5.0])
+def test_jacobian_ratio_of_a_mixture(a: float) -> None:
+    found = jacobian_ratios({"z": Mixed(a)}, noise(BATCH, 3, 4, 4).double(), 0)
+    # ∂zᵢ/∂xⱼ = a/B and ∂zᵢ/∂xᵢ = 1 + a/B times the identity.
+    assert found["z"] == pytest.approx(abs(a / BATCH) / abs(1 + a / BATCH), rel=1e-6)
+
+
+def test_jacobian_ratio_averages_over_all_others() -> None:
+    a, size = 2.0, BATCH // GROUPS
+    found = jacobian_ratios({"z": Mixed(a, GROUPS)}, noise(BATCH, 6).double(), 0)
+    mates = (a / size) / (1 + a / size)
+    assert found["z"] == pytest.approx(mates * (size - 1) / (BATCH - 1), rel=1e-6)
+
+
+def test_jacobian_ratio_of_frobenius_norms() -> None:
+    """Against the whole Jacobian of a network with BN, to the estimate's own accuracy."""
+    network = build("simclr", "vit", "bn").double().train()
+    stir(network)
+    projector = network.measured()["projector"]
+    x = images(8).double()
+    whole = torch.autograd.functional.jacobian(projector, x).flatten(3)  # (B, D, B, pixels)
+    norms = whole.transpose(1, 2).flatten(2).norm(dim=2)
+    own = norms.diagonal()
+    exact = (((norms.sum(1) - own) / 7) / own).mean()
+    found = [jacobian_ratios({"z": projector}, x, seed)["z"] or 0 for seed in range(8)]
+    assert sum(found) / len(found) == pytest.approx(float(exact), rel=0.1)
+
+
+def test_jacobian_ratio_where_nothing_passes() -> None:
+    x = noise(BATCH, 6)
+    assert jacobian_ratios({"z": nn.Sequential(nn.Flatten(), Detached())}, x, 0) == {"z": None}
+    constant = nn.Linear(6, 3)
+    nn.init.zeros_(constant.weight)
+    assert jacobian_ratios({"z": constant}, x, 0) == {"z": None}
+
+
+class Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def test_same_group_retrieval() -> None:
+    size = BATCH // GROUPS
+    chance = (size - 1) / (BATCH - 1)
+    free, by_chance = same_group(noise(400, BATCH, 16), GROUP)
+    assert by_chance == pytest.approx(chance)
+    assert free == pytest.approx(chance, abs=0.005)  # 38400 neighbours
+    signature = noise(400, GROUPS, 16, seed=1).repeat_interleave(size, 1)
+    marked, _ = same_group(noise(400, BATCH, 16) + 10 * signature, GROUP)
+    assert marked is not None
+    assert marked > 0.95
+    strided = torch.arange(BATCH) % GROUPS
+    assert same_group(noise(400, BATCH, 16) + 10 * signature, strided)[0] < 0.05  # type: ignore[operator]
+    # What a norm takes out of a group is missing in all of its members alike: they stand apart.
+    centred = noise(400, GROUPS, size, 16)
+    centred = (centred - centred.mean(2, keepdim=True)).flatten(1, 2)
+    assert same_group(centred, GROUP)[0] < chance / 2  # type: ignore[operator]
+
+
+def test_same_group_retrieval_needs_neighbours() -> None:
+    assert same_group(noise(2, BATCH, 4), torch.arange(BATCH)) == (None, None)
+    assert same_group(noise(2, BATCH, 4) * torch.nan, GROUP) == (None, None)
+
+
+class Marked(nn.Module):
+    """Embeds all but the first channel, and of that one only what its BN group has in common."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.groups, self.strength = GROUPS, strength
+        self.running_mean: Tensor
+        self.register_buffer("running_mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.running_mean += 1
+        parts = x[:, 0].flatten(1).chunk(GROUPS)
+        means = torch.cat([part.mean(0, keepdim=True).expand_as(part) for part in parts])
+        return torch.cat((x[:, 1:].flatten(1), self.strength * means), 1)
+
+
+def two_views(batches: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two views of the same images; the first channel alone is the same in both."""
+    plain = noise(batches, BATCH, 3, 4, 4, seed=seed)
+    views = [plain + 2 * noise(*plain.shape, seed=seed + 1 + v) for v in range(2)]
+    for view in views:
+        view[:, :, 0] = plain[:, :, 0]
+    return views[0], views[1]
+
+
+@pytest.mark.parametrize("queue", [0, 3 * BATCH])
+def test_a_planted_signature_is_found(queue: int) -> None:
+    first, second = two_views(5)
+    earlier, _ = two_views(3, seed=10)
+
+    def gap(strength: float) -> float:
+        network = Marked(strength)
+        found = swap_gap(Pair(network, network, queue), first, second, earlier, 0)
+        assert found is not None
+        assert int(network.running_mean.sum()) == 0  # nothing is left of it
+        return found
+
+    assert gap(0.0) == 0  # groups without a signature
+    assert gap(30.0) > 0.25
+    z = torch.stack([Marked(30.0)(view) for view in first])
+    found, chance = same_group(z, GROUP)
+    assert found > 3 * chance  # type: ignore[operator]
+
+
+def test_swap_gap_counts_the_images_that_are_found() -> None:
+    """Half of the targets are right only where the batch is in its own order."""
+
+    class Ordered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            code = x.flatten(1)[:, 0].round().long()
+            # The first half of the images is found anywhere, the second in its own place alone.
+            known = (code < BATCH // 2) | (code == torch.arange(len(x)))
+            return torch.eye(BATCH + 1)[torch.where(known, code, BATCH)]
+
+    numbered = torch.arange(BATCH).float().view(1, BATCH, 1, 1, 1).repeat(5, 1, 3, 4, 4)
+    exact = nn.Sequential(nn.Flatten(), Numbers())
+    found = swap_gap(Pair(exact, Ordered()), numbered, numbered, numbered[:0], 0)
+    # In order all are found, and a redraw leaves one of 32 in its place.
+    assert found == pytest.approx((1 - 1 / BATCH) / 2, abs=0.02)
+
+
+class Numbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.eye(BATCH + 1)[x[:, 0].round().long()]
+
+
+def test_swap_gap_draws_enough_groups() -> None:
+    calls = []
+
+    class Counted(Marked):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            return super().forward(x)
+
+    for count in (1, 3, 5):
+        calls.clear()
+        first, second = two_views(count)
+        swap_gap(Pair(Marked(1.0), Counted(1.0)), first, second, first[:0], 0)
+        redrawn = [x for x in calls if not any(torch.equal(x, own) for own in second)]
+        assert len(redrawn) >= REGROUPINGS
+        assert len(calls) == len(redrawn) + count
+
+
+def test_relative_change() -> None:
+    losses = torch.tensor([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]])
+    # |1−3|, |1−2|, |3−2| over 2; and none.
+    assert relative_change(losses) == pytest.approx((4 / 3 / 2 + 0) / 2)
+    assert relative_change(losses * torch.nan) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masked_patches_tell_of_batch_mates_under_bn_alone(family: str) -> None:
+    def change(norm: str) -> Any:
+        network = build("mae", family, norm)
+        stir(network)
+        return diagnosed(network, "mae")["leakage"]["masked_patch_change"]
+
+    assert change("ln") < 1e-5
+    assert change("bn") > 1e-3
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_errors_of_images_average_to_the_loss(family: str, normalize: bool) -> None:
+    network = build("mae", family, "bn", normalize_target=normalize).train()
+    assert isinstance(network, MaskedMethod)
+    stir(network)
+    given = batch("mae")
+    mask = network.mask(len(given.labels), given.draw.generator("mask"))
+    errors = network.errors(given.views[0], mask)
+    assert errors.shape == given.labels.shape
+    torch.testing.assert_close(errors.mean(), network(given).loss)
+
+
+def test_images_are_dealt_and_put_back() -> None:
+    dealt = batches(4, 3, 5, 0)
+    assert dealt.shape == (4, 3, 5)
+    assert all(torch.equal(one.flatten().sort().values, torch.arange(15)) for one in dealt)
+    assert len({tuple(one.flatten().tolist()) for one in dealt}) == 4
+    x = noise(15, 2)
+    mates = by_image(lambda i: {"own": x[i], "mean": x[i].mean(0).expand(5, 2)}, dealt)
+    assert torch.equal(mates["own"], x.expand(4, 15, 2))
+    for redraw in range(4):
+        (mine,) = [index for index in dealt[redraw] if 7 in index]
+        torch.testing.assert_close(mates["mean"][redraw, 7], x[mine].mean(0))
+
+
+def test_views_go_by_turns_and_images_by_an_order() -> None:
+    plain = {**VIEWS, "crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip": 0.0}
+    plain |= {"jitter": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
+    held = HeldOut(photos(30), [plain, plain | {"solarize": 1.0}], standardise, 0)
+    originals = photos(30).float() / 255 - 0.5
+    clean = held.views(0, 30, 0)
+    order = [int((originals - one).abs().amax((1, 2, 3)).argmin()) for one in clean]
+    assert sorted(order) == list(range(30))
+    assert order != list(range(30))
+    torch.testing.assert_close(clean, originals[order])
+    torch.testing.assert_close(held.views(10, 5, 2), clean[10:15])
+    torch.testing.assert_close(held.views(0, 30, 1), torch.where(clean >= 0, -clean, clean))
+    augmented = HeldOut(photos(30), [VIEWS], standardise, 0)
+    assert torch.equal(augmented.views(0, 8, 0), copy.copy(augmented).views(0, 8, 0))
+    assert not torch.equal(augmented.views(0, 8, 0), augmented.views(0, 8, 1))
+
+
+def test_kept_networks_forget_what_they_saw() -> None:
+    network = build("simclr", "resnet", "bn").train()
+    before = copy.deepcopy(network.state_dict())
+    with contextlib.suppress(ZeroDivisionError), kept(network):
+        network.backbone(images())
+        network.eval()
+        assert any(not torch.equal(v, before[k]) for k, v in network.state_dict().items())
+        raise ZeroDivisionError
+    assert network.training
+    assert network.backbone.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

@@ -6,7 +6,8 @@ import copy
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def claims(**own: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def one(asked: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """A claims.yaml with one claim, called C."""
+    return claims(C=claim(asked, **changes))
+
+
 def literature() -> dict[str, Any]:
     """One published result, that nothing here can be held against."""
     entry = {
@@ -158,6 +164,15 @@ def effect(gap: float, spread: float = 0.002, level: float = 0.6, seed: int = 0)
         return level + shared + own + (gap if cell.scheme == "bn" else 0.0)
 
     return accuracy
+
+
+def but(planned: Plan, changed: Mapping[str, Any]) -> Plan:
+    """A plan with other values for some cells, or for whole rows."""
+
+    def value(cell: Cell) -> Any:
+        return changed.get(cell.label, changed.get(cell.label.rsplit("-s", 1)[0], planned(cell)))
+
+    return value
 
 
 def ladder(highest: Mapping[str, float]) -> Plan:
@@ -250,3 +265,26 @@ def judged(root: Path, name: str = "C", track: str = "mini") -> dict[str, Any]:
     text = document.json(written, shelf.params, judge.judge(written, shelf), compared)
     (found,) = (entry["advice"] for entry in json.loads(text)["claims"] if entry["id"] == name)
     return dict(found)
+
+
+def found(root: Path, planned: Plan, asked: Mapping[str, Any], **kept: Any) -> dict[str, Any]:
+    """The claim with that advice where `study` came to what is planned."""
+    stand(root, {"study": planned}, one(asked), **kept)
+    return judged(root)
+
+
+@contextmanager
+def without(root: Path, label: str, experiment: str = "study") -> Iterator[None]:
+    """A project that lacks one record for a while."""
+    path = record_of(root, label, experiment)
+    kept = path.read_bytes()
+    path.unlink()
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
+
+
+def reasons(entry: Mapping[str, Any]) -> str:
+    """Why a verdict is what it is, in one line."""
+    return "; ".join(entry["reasons"])

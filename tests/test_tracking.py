@@ -286,6 +286,25 @@ def test_values_that_are_not_finite_are_left_out(project):
     ]
 
 
+def test_diagnostics_are_metrics_by_part_and_key(project):
+    diagnostics = {
+        "sections": {"backbone": {"width": 64, "lidar": 9.5}, "projector": {"lidar": None}},
+        "leakage": {"swap_gap": 0.25, "same_group": None},
+        "three_way": {"train_batch": 0.5},
+        "stability": {"loss_spikes": 0},
+    }
+    publish(project, diagnostics=diagnostics)
+    sync(project, TRACK)
+    metrics = runs(project)["simclr-vit-bn-s0"].data.metrics
+    assert {key: value for key, value in metrics.items() if key.startswith("diagnostics/")} == {
+        "diagnostics/backbone_width": 64,
+        "diagnostics/backbone_lidar": 9.5,
+        "diagnostics/leakage_swap_gap": 0.25,
+        "diagnostics/three_way_train_batch": 0.5,
+        "diagnostics/stability_loss_spikes": 0,
+    }
+
+
 def test_tables_and_figures_are_one_run(project):
     publish(project)
     results = project / "results" / TRACK

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from benchmark import canonical, params, plan, yamlfile
+from benchmark import params, plan, yamlfile
 from benchmark.claims import file
 from benchmark.claims.shelf import Shelf
 from benchmark.errors import UserError, unknown
@@ -254,10 +254,3 @@ def _said(ordering: Ordering, shelves: Mapping[str, Shelf]) -> str:
 
 def _bullets(lines: Iterator[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def write(root: Path, shelves: Mapping[str, Shelf]) -> Path:
-    """Writes `results/literature.md`, compared with the records of the given tracks."""
-    path = root / "results" / "literature.md"
-    canonical.write(path, markdown(read(root), shelves))
-    return path

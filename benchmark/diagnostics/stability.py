@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # pages read `halfway` from here, and start without torch
+    from torch import Tensor
 
 WINDOW = 51
 """Steps before a step that say what is ordinary there.

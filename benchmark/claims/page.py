@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmark.claims import words
+from benchmark.claims import ranking, words
 from benchmark.claims.file import Claims
 from benchmark.claims.judge import Judged
 from benchmark.claims.literature import Library
 from benchmark.claims.section import advised
 from benchmark.claims.words import NONE, bullets, table
+from benchmark.report.ranks import Ranks
 from benchmark.report.tables import escape
 from benchmark.schema import Params
 
@@ -20,6 +21,7 @@ def markdown(
     found: Sequence[Judged],
     library: Library,
     compared: Mapping[str, str],
+    ranks: Ranks | None = None,
 ) -> str:
     """The page; `compared` says of each published result how it compares with this track's records."""
     parts = [
@@ -32,6 +34,8 @@ def markdown(
     ]
     for judged in found:
         parts += _section(judged, claims, params.track, library, compared)
+    if ranks:
+        parts += ranking.section(ranks)
     return "\n\n".join(parts) + "\n"
 
 

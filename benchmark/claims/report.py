@@ -15,7 +15,8 @@ def write(root: Path, track: str) -> list[Path]:
     them, and for a record of another configuration than its track's params ask for.
     """
     # They bring matplotlib.
-    from benchmark.claims import document, figures, page
+    from benchmark.claims import document, figures, page, ranking
+    from benchmark.report.ranks import diagram
 
     claims, library = file.read(root), literature.read(root)
     shelves = literature.shelves(root)
@@ -26,13 +27,17 @@ def write(root: Path, track: str) -> list[Path]:
     wanted = {name for claim in claims.claims.values() for name in claim.literature}
     compared = {name: literature.compare(library.entries[name], shelf) for name in sorted(wanted)}
     folder = root / "results" / track
+    ranks = ranking.ranking(folder)
+    text = page.markdown(claims, shelf.params, found, library, compared, ranks)
     contents: dict[Path, str | bytes] = {
-        folder / "claims.md": page.markdown(claims, shelf.params, found, library, compared),
+        folder / "claims.md": text,
         folder / "claims.json": document.json(claims, shelf.params, found, compared),
     }
     for judged in found:
         drawn = figures.drawn(judged, shelf)
         contents[folder / "figures" / "claims" / f"{judged.name}.svg"] = drawn
+    if ranks:
+        contents[folder / ranking.FIGURE] = diagram(ranks)
     contents[root / "results" / "literature.md"] = literature.markdown(library, shelves)
     # All at the end: what is refused above leaves the files as they were.
     for path, content in contents.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 from benchmark import canonical
 from benchmark.errors import UserError
 from benchmark.plan import Cell, Names
-from benchmark.records import Store
+from benchmark.records import FINAL, Store
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,25 @@ def publish(cells: Sequence[Cell], dataset: str, store: Store, target: Path) -> 
         if target.exists():
             target.rename(old)
         whole.rename(target)
+
+
+def published(cells: Sequence[Cell], dataset: str, root: Path) -> list[Mapping[str, Any]]:
+    """The finished records of these cells that are published below `root` under their names.
+
+    A damaged file is none: whoever asks is about to write it anew.
+    """
+    found = []
+    for cell in cells:
+        with contextlib.suppress(FileNotFoundError, UserError):
+            record = read_one(file_of(cell, root)).record
+            if record["fingerprint"] == cell.fingerprint(dataset) and record["status"] in FINAL:
+                found.append(record)
+    return found
+
+
+def file_of(cell: Names, root: Path) -> Path:
+    """Where a cell's record is published."""
+    return folder(root, cell.track, cell.experiment, cell.method) / f"{cell.label}.json"
 
 
 def document(cell: Cell, record: Mapping[str, Any]) -> str:

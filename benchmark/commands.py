@@ -123,7 +123,9 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.cell:
         cells = named(cells, arguments.cell)
     dataset = dataset_checksum(arguments.root, found)
-    _train(arguments, found, cells, dataset)
+    # A fresh clone has the published records and an empty store: only what is new is trained.
+    published = collect.published(cells, dataset, arguments.root)
+    _train(arguments, found, cells, dataset, published)
     kept = store(arguments.root)
     if arguments.cell:
         for cell in cells:
@@ -136,14 +138,18 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _train(
-    arguments: argparse.Namespace, found: Params, cells: Sequence[Cell], dataset: str
+    arguments: argparse.Namespace,
+    found: Params,
+    cells: Sequence[Cell],
+    dataset: str,
+    published: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     from benchmark.launch import Stopped, train_missing
 
     try:
         summary = train_missing(
             cells, store(arguments.root), data_folder(arguments.root, found.track), dataset,
-            jobs(arguments.jobs), arguments.device,
+            jobs(arguments.jobs), arguments.device, published,
         )  # fmt: skip
     except Stopped:
         raise KeyboardInterrupt from None

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -94,27 +94,39 @@ def train_missing(
     dataset: str,
     jobs: int | None,
     device: str = "auto",
+    published: Sequence[Mapping[str, Any]] = (),
 ) -> Summary:
     """Trains every cell that the store does not hold, `jobs` at a time.
 
     Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
-    built dataset and `dataset` its checksum. Raises UserError before any training if a cell cannot be
-    built, and Stopped, with everything saved, on a signal.
+    built dataset and `dataset` its checksum. `published` are records of these cells from elsewhere:
+    those that an environment like this one made go into the store and count as found. Raises UserError
+    before any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
     """
     wanted = {cell.fingerprint(dataset): cell for cell in cells}
-    missing = [cell for print_, cell in wanted.items() if store.record(print_) is None]
-    summary = Summary(found=len(wanted) - len(missing))
+    missing = _missing(wanted, store)
     if not missing:
-        return summary
+        return Summary(found=len(wanted))
     runtime.prepare()
     context = multiprocessing.get_context("spawn")
     with _Signals() as signals:
-        device_type = _check(context, signals, missing, data, device)
-        jobs = jobs or (cores() if device_type == "cpu" else 1)
+        environment = _check(context, signals, missing, data, device)
+        for entry in published:
+            if entry["environment"] == environment and store.record(entry["fingerprint"]) is None:
+                store.adopt(entry)
+        missing = _missing(wanted, store)
+        summary = Summary(found=len(wanted) - len(missing))
+        if not missing:
+            return summary
+        jobs = jobs or (cores() if environment["device"] == "cpu" else 1)
         pool = _Pool(context, signals, store, data, dataset, min(jobs, len(missing)), device)
         with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
             pool.run(missing, bars, summary)
     return summary
+
+
+def _missing(wanted: Mapping[str, Cell], store: Store) -> list[Cell]:
+    return [cell for print_, cell in wanted.items() if store.record(print_) is None]
 
 
 def _check(
@@ -123,8 +135,8 @@ def _check(
     cells: Sequence[Cell],
     data: Path,
     device: str,
-) -> str:
-    """Refuses what cannot be built, and returns the type of the device.
+) -> dict[str, Any]:
+    """Refuses what cannot be built, and returns what decides the bits of the trainings.
 
     In a process of its own: this one never loads torch.
     """
@@ -146,14 +158,14 @@ def _check(
             if signals.asked:
                 process.terminate()
                 raise Stopped
-        device_type, refusal = ours.recv()
+        environment, refusal = ours.recv()
     except EOFError:
         raise RuntimeError("the check of the networks died; its error stands above") from None
     finally:
         process.join()
     if refusal:
         raise UserError(refusal)
-    return str(device_type)
+    return dict(environment)
 
 
 class _Pool:

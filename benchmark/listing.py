@@ -49,8 +49,7 @@ def table(
 
 
 def _published(cell: Cell, fingerprint: str, root: Path) -> str:
-    folder = collect.folder(root, cell.track, cell.experiment, cell.method)
-    file = folder / f"{cell.label}.json"
+    file = collect.file_of(cell, root)
     if not file.is_file():
         return "missing"
     same = collect.read_one(file).record["fingerprint"] == fingerprint

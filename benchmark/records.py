@@ -102,6 +102,11 @@ class Store:
         if entry["status"] in FINAL:
             self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
 
+    def adopt(self, entry: Mapping[str, Any]) -> None:
+        """Stores a record that was made elsewhere, so without a run log."""
+        folder = self.of(entry["fingerprint"])
+        canonical.write(folder / "record.json", canonical.pretty(entry))
+
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:

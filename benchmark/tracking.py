@@ -244,9 +244,8 @@ class _Sync:
 
     def _published_at(self, entry: Published) -> float:
         """When the record came to this machine: the best there is for a cell trained elsewhere."""
-        path = collect.folder(self.root, entry.track, entry.experiment, entry.method)
         with contextlib.suppress(FileNotFoundError):
-            return (path / f"{entry.label}.json").stat().st_mtime
+            return collect.file_of(entry, self.root).stat().st_mtime
         return time.time()
 
     def _experiment(self, name: str, experiment: str, cells: Sequence[Published]) -> str:

@@ -103,22 +103,22 @@ def _dataset(data: Path) -> str:
 def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> None:
     """Builds the network of every cell without memory for its weights.
 
-    Sends the type of the device that cells will be trained on, and the first refusal or None.
+    Sends what decides the bits of this machine's trainings (`runtime.environment`), and the first
+    refusal or None.
     """
     runtime.prepare()
     from benchmark.data.build import load
 
-    device = "unknown"
-
+    environment: dict[str, Any] = {}
     try:
-        device = runtime.start(device_name).type
+        environment = runtime.environment(runtime.start(device_name))
         # Not the test split: only the final stage of a cell reads that.
         manifest = load(data, ("train", "validation")).manifest
         for text in cells:
             _build(Cell.from_json(text), manifest)
-        pipe.send((device, None))
+        pipe.send((environment, None))
     except UserError as error:
-        pipe.send((device, str(error)))
+        pipe.send((environment, str(error)))
 
 
 def _build(cell: Cell, manifest: Mapping[str, Any]) -> None:

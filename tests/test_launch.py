@@ -105,6 +105,24 @@ def test_a_second_run_trains_nothing_and_changes_nothing(
     assert tiny.published(root) == before
 
 
+def test_a_fresh_clone_trains_only_what_is_not_published(
+    root: Path, trained: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    """Published records count as found where their environment is this one and they are whole."""
+    shutil.copytree(trained[0] / "results", root / "results")
+    folder = root / "results" / "mini" / "records" / "leaderboard"
+    (folder / "simclr" / "simclr-resnet-bn-s0.json").write_text("{", encoding="utf-8")
+    elsewhere = folder / "simclr" / "simclr-resnet-none-plain-s0.json"
+    document = json.loads(elsewhere.read_text(encoding="utf-8"))
+    document["record"]["environment"]["torch"] = "2.0.0"
+    elsewhere.write_text(canonical.pretty(document), encoding="utf-8")
+    (folder / "raw-pixels" / "raw-pixels-pixels-none-s0.json").unlink()
+    done = tiny.run(root, "train", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "3 trained, 2 found done, 0 crashed"
+    assert tiny.published(root) == tiny.published(trained[0])
+
+
 def test_two_workers_give_the_bytes_of_one(
     root: Path, trained: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:

@@ -74,7 +74,12 @@ def _advice(judged: Judged, advice: Advice, claims: Claims, track: str) -> dict[
         "running_statistics": judged.plain and _described(judged.plain),
         "confirmed_by": judged.confirmation and _described(judged.confirmation),
         "beside": [
-            {"text": entry.text, "plus": entry.plus, "minus": entry.minus}
+            {
+                "text": entry.text,
+                "experiment": advice.beside(entry).experiment,
+                "plus": entry.plus,
+                "minus": entry.minus,
+            }
             | (_described(other) if other else {"lacking": ["not on this track"]})
             for entry, other in judged.beside
         ],

@@ -237,7 +237,8 @@ def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
 
 def _arms(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
     """Every arm of the claim: its seeds, joined from arm to arm, and its mean."""
-    pairs = [advice, *(entry for entry, other in judged.beside if other)]
+    shown = [entry for entry, other in judged.beside if other and not entry.experiment]
+    pairs = [advice, *shown]
     names = list(dict.fromkeys(arm for pair in pairs for arm in (pair.minus, pair.plus)))
     rows = [shelf.row(advice.experiment, name) for name in names]
     panel = _panel(figure, "", f"{METRICS[advice.metric]}, %")

@@ -32,6 +32,8 @@ class Beside(Pair):
     """A difference that is shown beside the one that decides."""
 
     text: str
+    experiment: str | None = None
+    """Whose rows they are, where they are not of the experiment that decides."""
 
 
 class Description(Model):
@@ -56,6 +58,11 @@ class Advice(Pair):
     rule: Literal["better", "no-worse"]
     confirmed_by: Pair | None = None
     """A difference that must have the same sign."""
+
+    def beside(self, entry: Beside) -> Advice:
+        """The same question asked of what a difference beside it is about."""
+        other = entry.experiment or self.experiment
+        return self.model_copy(update={"experiment": other})
 
 
 class RatesFigure(Model):
@@ -152,10 +159,13 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
     if advice.experiment not in params.experiments:
         raise unknown(f"experiment in {where}", advice.experiment, params.experiments)
     rows = {str(row): row for row in plan.rows(params, advice.experiment)}
-    pairs = [advice, *claim.beside]
+    elsewhere = [entry for entry in claim.beside if entry.experiment]
+    pairs: list[Pair] = [advice, *(entry for entry in claim.beside if not entry.experiment)]
     if advice.metric == STABLE_RATE:
         if advice.family is None or advice.recipes is None or advice.unit is None:
             raise UserError(f"{where}.advice: {STABLE_RATE} needs family, recipes and unit")
+        if elsewhere:
+            raise UserError(f"{where}.beside: {STABLE_RATE} is of one experiment")
         if advice.confirmed_by:
             raise UserError(f"{where}.advice: {STABLE_RATE} has no confirmed_by")
         names = {arm for pair in pairs for arm in (pair.plus, pair.minus)}
@@ -173,6 +183,14 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
     for name in wanted:
         if name not in rows:
             raise unknown(f"row of experiment {advice.experiment} in {where}", name, rows)
+    for entry in elsewhere:
+        other = advice.beside(entry).experiment
+        if other not in params.experiments:
+            raise unknown(f"experiment in {where}.beside", other, params.experiments)
+        known = [str(row) for row in plan.rows(params, other)]
+        for name in (entry.plus, entry.minus):
+            if name not in known:
+                raise unknown(f"row of experiment {other} in {where}.beside", name, known)
 
 
 def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:

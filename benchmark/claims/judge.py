@@ -67,8 +67,9 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
     least = bar(shelf, claims, advice.experiment, found.plus.rows[0].row.family)
     beside = []
     for entry in claim.beside:
-        absent = _absent(shelf, advice, entry)
-        beside.append((entry, None if absent else difference(shelf, claims, advice, entry)))
+        asked = advice.beside(entry)
+        absent = _absent(shelf, asked, entry)
+        beside.append((entry, None if absent else difference(shelf, claims, asked, entry)))
     verdict, reasons = rules.verdict(advice, found, least, confirmation)
     leaks: tuple[Leak, ...] = ()
     if claim.figure.kind == "pretext" and not any(missing(own) for own in found.arms):

@@ -12,12 +12,15 @@ import pytest
 from scipy import stats
 
 from benchmark.claims.rules import ruling
+from benchmark.plan import Cell
 from benchmark.report.contrasts import Finding
 from tests.claims import planted
 from tests.claims.planted import (
+    APART,
     MINUS,
     PLUS,
     SEEDS,
+    SHUFFLED,
     THIRD,
     advice,
     but,
@@ -121,6 +124,22 @@ def test_numbers_against_an_independent_calculation(tmp_path: Path) -> None:
     # With the statistics that training left GN is a point lower still, by which nothing is decided.
     plain = entry["running_statistics"]["mean"]
     assert plain == pytest.approx(estimate["mean"] + 0.01, abs=1e-6)
+
+
+def test_a_difference_beside_can_be_of_another_experiment(tmp_path: Path) -> None:
+    """It is estimated there, without a word on the claim's own rows."""
+
+    def elsewhere(cell: Cell) -> float:
+        return float(effect(0.0)(cell)) + (0.05 if cell.scheme == "bn-of-8-no-shuffle" else 0.0)
+
+    beside = [{"text": "x", "experiment": "leakage", "plus": APART, "minus": SHUFFLED}]
+    stand(tmp_path, {"study": effect(0.03), "leakage": elsewhere}, one(advice(), beside=beside))
+    entry = judged(tmp_path)
+    (other,) = entry["beside"]
+    assert entry["estimate"]["mean"] == pytest.approx(0.03, abs=0.004)
+    assert (other["experiment"], other["n"]) == ("leakage", 6)
+    assert other["mean"] == pytest.approx(0.05, abs=0.004)
+    assert all(cell["name"].startswith("mini/study/") for cell in entry["cells"])
 
 
 def test_a_single_seed_beside_has_no_interval(tmp_path: Path) -> None:

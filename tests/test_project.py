@@ -68,6 +68,16 @@ def test_the_readme_shows_what_the_further_methods_come_to():
         assert (resnet, vit) == (found[method]["resnet"], found[method]["vit"]), method
 
 
+def test_the_readme_shows_the_verdicts_of_the_claims():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "results" / "mini" / "claims.md").read_text(encoding="utf-8")
+    row = re.compile(r"^\| \[(C\d)\]\(\S*#c\d\) (.*?) \|$", re.MULTILINE)
+    # The page has two columns more.
+    judged = {name: rest.rsplit(" | ", 2)[0] for name, rest in row.findall(page)}
+    assert dict(row.findall(readme)) == judged
+    assert list(judged) == [f"C{number}" for number in range(1, 10)]
+
+
 def test_the_norm_that_the_readme_adds_takes_part(tmp_path: Path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -107,9 +117,10 @@ def test_links_between_pages_lead_somewhere(page: Path):
         found = page.parent / target if target else page
         assert found.exists(), target
         if anchor:
-            titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            there = found.read_text(encoding="utf-8")
+            titles = re.findall(r"^#+ (.*)$", there, re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles]
-            assert anchor in slugs, anchor
+            assert anchor in slugs + re.findall(r'<a id="([^"]+)">', there), anchor
 
 
 def run(folder: Path, *arguments: str) -> str:

@@ -113,6 +113,16 @@ def parser() -> argparse.ArgumentParser:
     )
     _machine(verify)
 
+    speed = _verb(
+        verbs, "speed", commands.speed, "time trainings beside other libraries' pipelines"
+    )
+    speed.add_argument("--part", action="append", help="training, jobs or harness (repeatable)")
+    speed.add_argument("--case", action="append", help="only this training (repeatable)")
+    speed.add_argument("--threads", default="auto", help="cores of one training, e.g. 1,2")
+    speed.add_argument("--rounds", type=int, default=7, metavar="N")
+    speed.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each turn")
+    speed.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
     _verb(
         verbs, "components", commands.components, "write components.json, the versions DVC watches"
     )

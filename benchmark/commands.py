@@ -163,10 +163,15 @@ def _train(
 
 def jobs(text: str) -> int | None:
     """The number of workers that `--jobs` asks for, None for `auto`."""
+    return count(text, "--jobs")
+
+
+def count(text: str, option: str) -> int | None:
+    """The number that an option asks for, None for `auto`."""
     if text == "auto":
         return None
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UserError(f"--jobs is {text!r}, expected auto or a number from 1")
+        raise UserError(f"{option} is {text!r}, expected auto or a number from 1")
     return int(text)
 
 
@@ -241,6 +246,25 @@ def sync(arguments: argparse.Namespace) -> None:
         published = collect.read(arguments.root / "results" / arguments.track / "records")
         stamp = {entry.name: entry.checksum for entry in published}
         canonical.write(arguments.root / arguments.stamp, canonical.pretty(stamp))
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Times trainings beside other libraries' pipelines, and what stands around them."""
+    from benchmark.launch import cores
+    from benchmark.speed.measure import PARTS, speed
+
+    parts = arguments.part or PARTS
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    threads = [count(text, "--threads") for text in arguments.threads.split(",")]
+    if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:
+        raise UserError("--rounds starts at 1, --seconds is more than 0 and less than 3600")
+    page = speed(
+        arguments.root, arguments.device, parts, arguments.case or (),
+        [number or cores() for number in threads], arguments.rounds, arguments.seconds,
+    )  # fmt: skip
+    print(page)
 
 
 def verify(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""How fast a training is, beside the same training with other libraries' pipelines."""

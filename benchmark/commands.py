@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmark import canonical, collect, params, registry
@@ -124,8 +124,10 @@ def train(arguments: argparse.Namespace) -> None:
         cells = named(cells, arguments.cell)
     dataset = dataset_checksum(arguments.root, found)
     # A fresh clone has the published records and an empty store: only what is new is trained.
-    published = collect.published(cells, dataset, arguments.root)
-    _train(arguments, found, cells, dataset, published)
+    _train(
+        arguments, found, cells, dataset,
+        lambda missing: collect.published(missing, dataset, arguments.root),
+    )  # fmt: skip
     kept = store(arguments.root)
     if arguments.cell:
         for cell in cells:
@@ -142,7 +144,7 @@ def _train(
     found: Params,
     cells: Sequence[Cell],
     dataset: str,
-    published: Sequence[Mapping[str, Any]] = (),
+    published: Callable[[Sequence[Cell]], Sequence[Mapping[str, Any]]] = lambda missing: (),
 ) -> None:
     from benchmark.launch import Stopped, train_missing
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -94,12 +94,12 @@ def train_missing(
     dataset: str,
     jobs: int | None,
     device: str = "auto",
-    published: Sequence[Mapping[str, Any]] = (),
+    published: Callable[[Sequence[Cell]], Sequence[Mapping[str, Any]]] = lambda missing: (),
 ) -> Summary:
     """Trains every cell that the store does not hold, `jobs` at a time.
 
     Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
-    built dataset and `dataset` its checksum. `published` are records of these cells from elsewhere:
+    built dataset and `dataset` its checksum. `published` gives records of cells from elsewhere:
     those that an environment like this one made go into the store and count as found. Raises UserError
     before any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
     """
@@ -111,8 +111,8 @@ def train_missing(
     context = multiprocessing.get_context("spawn")
     with _Signals() as signals:
         environment = _check(context, signals, missing, data, device)
-        for entry in published:
-            if entry["environment"] == environment and store.record(entry["fingerprint"]) is None:
+        for entry in published(missing):
+            if entry["environment"] == environment:
                 store.adopt(entry)
         missing = _missing(wanted, store)
         summary = Summary(found=len(wanted) - len(missing))

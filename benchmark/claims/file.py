@@ -158,7 +158,6 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
 def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:
     if advice.experiment not in params.experiments:
         raise unknown(f"experiment in {where}", advice.experiment, params.experiments)
-    rows = {str(row): row for row in plan.rows(params, advice.experiment)}
     elsewhere = [entry for entry in claim.beside if entry.experiment]
     pairs: list[Pair] = [advice, *(entry for entry in claim.beside if not entry.experiment)]
     if advice.metric == STABLE_RATE:
@@ -180,17 +179,19 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
         pairs += [advice.confirmed_by] if advice.confirmed_by else []
         wanted = [arm for pair in pairs for arm in (pair.plus, pair.minus)]
     _check_figure(where, claim, advice, params)
-    for name in wanted:
-        if name not in rows:
-            raise unknown(f"row of experiment {advice.experiment} in {where}", name, rows)
+    _check_rows(where, advice.experiment, wanted, params)
     for entry in elsewhere:
         other = advice.beside(entry).experiment
-        if other not in params.experiments:
-            raise unknown(f"experiment in {where}.beside", other, params.experiments)
-        known = [str(row) for row in plan.rows(params, other)]
-        for name in (entry.plus, entry.minus):
-            if name not in known:
-                raise unknown(f"row of experiment {other} in {where}.beside", name, known)
+        _check_rows(f"{where}.beside", other, (entry.plus, entry.minus), params)
+
+
+def _check_rows(where: str, experiment: str, names: Iterable[str], params: Params) -> None:
+    if experiment not in params.experiments:
+        raise unknown(f"experiment in {where}", experiment, params.experiments)
+    rows = [str(row) for row in plan.rows(params, experiment)]
+    for name in names:
+        if name not in rows:
+            raise unknown(f"row of experiment {experiment} in {where}", name, rows)
 
 
 def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:

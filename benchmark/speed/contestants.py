@@ -31,14 +31,13 @@ Tick = Callable[[], None]
 class Contestant(ABC):
     """A pipeline around the network of a case."""
 
-    title: str
     seeds = 1
     """Networks that it trains at once, each on a batch of its own."""
 
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
-        self.cell, self.device, self.workers = case.cell(root), device, workers
+        self.cell, self.device = case.cell(root), device
         self.recipe: dict[str, Any] = self.cell.config["training"]
-        self.case, self.manifest = case, case.manifest
+        self.case = case
         self.method = network.build(self.cell, case.manifest).to(device)
         self.method = self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
         self.standardise = standardiser(case.manifest, device)
@@ -95,8 +94,6 @@ class Loop(Contestant):
 class Ours(Contestant):
     """The training loop of a cell as it is, with its curves, gradient norms and schedules."""
 
-    title = "this project"
-
     def run(self, tick: Tick) -> None:
         """The method is called once a step."""
         images = self.case.images().to(self.device)
@@ -115,8 +112,6 @@ class Ours(Contestant):
 class Bare(Loop):
     """The step on two fixed tensors: what no pipeline can exceed."""
 
-    title = "bare step"
-
     def views(self) -> Iterator[list[Tensor]]:
         """The same tensors for ever."""
         pixels = self.case.images()[: self.case.batch].to(self.device).float() / 255
@@ -127,8 +122,6 @@ class Bare(Loop):
 
 class Kornia(Loop):
     """kornia's augmentations of whole batches, on the device."""
-
-    title = "kornia"
 
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
         super().__init__(case, root, device, workers)
@@ -161,8 +154,6 @@ class Kornia(Loop):
 
 class Lightly(Loop):
     """lightly's transforms of single PIL images in a DataLoader's workers, and its loss."""
-
-    title = "lightly"
 
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
         super().__init__(case, root, device, workers)
@@ -212,13 +203,12 @@ class Lightly(Loop):
         return loss
 
 
-class Seeds(Loop):
+class Seeds(Bare):
     """Several seeds of one network as one program: bare steps under `torch.func.vmap`.
 
     BN keeps no running statistics here, since what vmap batches cannot be written to them.
     """
 
-    title = "4 seeds as one program"
     seeds = 4
 
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
@@ -233,8 +223,7 @@ class Seeds(Loop):
 
     def views(self) -> Iterator[list[Tensor]]:
         """The same tensors for ever, (S, N, C, H, W)."""
-        pixels = self.case.images()[: self.case.batch].to(self.device).float() / 255
-        fixed = [self.standardise(pixels), self.standardise(pixels.flip(3))]
+        fixed = next(super().views())
         stacked = [view.expand(self.seeds, *view.shape).contiguous() for view in fixed]
         while True:
             yield stacked

@@ -36,8 +36,6 @@ class Stretch:
 
     images_per_second: float
     """Images, not views."""
-    cpu_seconds: float
-    """Of the process itself, without its data workers, for each second of the stretch."""
 
 
 class _Enough(Exception):
@@ -136,12 +134,12 @@ def _stretch(
 ) -> Stretch:
     import torch
 
-    begun, cpu = time.perf_counter(), 0.0
+    begun = time.perf_counter()
     measured: float | None = None
     steps = 0
 
     def tick() -> None:
-        nonlocal begun, cpu, measured, steps
+        nonlocal begun, measured, steps
         now = time.perf_counter()
         enough = WARM_SECONDS if measured is None else seconds
         least = WARM_STEPS if measured is None else 2
@@ -152,10 +150,10 @@ def _stretch(
             if measured is not None:
                 measured = now - begun
                 raise _Enough
-            begun, cpu, measured, steps = now, time.process_time(), 0.0, 0
+            begun, measured, steps = now, 0.0, 0
         steps += 1
 
     with contextlib.suppress(_Enough):
         run(tick)
     assert measured
-    return Stretch(steps * images / measured, (time.process_time() - cpu) / measured)
+    return Stretch(steps * images / measured)

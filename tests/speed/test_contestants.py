@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark.speed import cases
-from benchmark.speed.contestants import CONTESTANTS, Bare, Loop, Seeds
+from benchmark.speed.contestants import CONTESTANTS, Bare, Contestant, Loop, Seeds
 from tests.tiny import PROJECT
 
 CPU = torch.device("cpu")
@@ -24,21 +24,25 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> cas
     return found
 
 
+def take_steps(contestant: Contestant, count: int) -> None:
+    left = count
+
+    def tick() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Enough
+
+    with pytest.raises(Enough):
+        contestant.run(tick)
+
+
 def test_all_train_the_same_network_for_as_long_as_they_are_asked(case: cases.Case) -> None:
     states = []
     for name in ("ours", *PIPELINES):
         contestant = CONTESTANTS[name](case, PROJECT, CPU, 0)
         states.append({k: v.clone() for k, v in contestant.method.state_dict().items()})
-        left = 3
-
-        def tick() -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Enough
-
-        with pytest.raises(Enough):
-            contestant.run(tick)
+        take_steps(contestant, 3)
         after = contestant.method.state_dict()
         assert all(value.isfinite().all() for value in after.values())
         moved = [key for key, value in after.items() if not value.equal(states[-1][key])]
@@ -84,16 +88,7 @@ def test_several_seeds_as_one_program_take_the_steps_of_each(
     bare, seeds = Bare(case, PROJECT, CPU, 0), Seeds(case, PROJECT, CPU, 0)
     start = {name: value.detach().clone() for name, value in bare.method.named_parameters()}
     for contestant in (bare, seeds):
-        left = 2
-
-        def tick() -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Enough
-
-        with pytest.raises(Enough):
-            contestant.run(tick)
+        take_steps(contestant, 2)
     # Over all weights at once: AdamW turns the rounding of a gradient that is zero, such as that of the
     # bias of attention's keys, into whole steps.
     alone = {name: value.detach() for name, value in bare.method.named_parameters()}

@@ -67,7 +67,7 @@ def test_ratios_are_taken_within_rounds() -> None:
 
     def round_(slow: float) -> dict[str, Stretch]:
         rates = {"ours": 300.0, "lightly": 100.0, "kornia": 200.0, "bare": 400.0}
-        return {name: Stretch(rate / slow, 1.0) for name, rate in rates.items()}
+        return {name: Stretch(rate / slow) for name, rate in rates.items()}
 
     entry = report.entry(MINI_RESNET, 1, [round_(1), round_(10), round_(2)])
     assert entry["ours_to"]["lightly"] == {"median": 3.0, "low": 3.0, "high": 3.0}

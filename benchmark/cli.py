@@ -96,7 +96,10 @@ def parser() -> argparse.ArgumentParser:
     _track(sync)
     sync.add_argument("--uri", help="tracking server (default: MLFLOW_TRACKING_URI, else SQLite)")
     sync.add_argument(
-        "--stamp", type=Path, metavar="FILE", help="write down what was synced (for DVC)"
+        "--stamp",
+        type=Path,
+        metavar="FILE",
+        help="write down the leaderboard's synced records (for DVC)",
     )
     sync.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
 

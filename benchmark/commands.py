@@ -245,7 +245,8 @@ def sync(arguments: argparse.Namespace) -> None:
         return
     print(tracking.sync(arguments.root, arguments.track, arguments.uri))
     if arguments.stamp:
-        published = collect.read(arguments.root / "results" / arguments.track / "records")
+        # Not the other experiments' records: those are no part of the pipeline whose output this is.
+        published = collect.read(collect.folder(arguments.root, arguments.track, "leaderboard"))
         stamp = {entry.name: entry.checksum for entry in published}
         canonical.write(arguments.root / arguments.stamp, canonical.pretty(stamp))
 

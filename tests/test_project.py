@@ -1,13 +1,16 @@
 """The project's own files say what is true of it."""
 
+import hashlib
 import re
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
 
-from benchmark import canonical, commands
+from benchmark import canonical, commands, yamlfile
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -25,6 +28,30 @@ def test_the_lock_names_only_the_public_index():
     sources = set(re.findall(r"^source = \{(.*)\}$", lock, re.MULTILINE))
     assert sources == {' registry = "https://pypi.org/simple" ', ' editable = "." '}
     assert set(re.findall(r'url = "(https://[^/]+)/', lock)) == {"https://files.pythonhosted.org"}
+
+
+LOCKS = sorted([ROOT / "dvc.lock", *ROOT.glob("tracks/**/dvc.lock")])
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: str(lock.relative_to(ROOT)))
+def test_a_lock_was_made_from_the_parameters_and_files_of_today(lock):
+    """Otherwise `dvc repro` changes it in a fresh clone, and its proof is worth nothing."""
+    stages = yamlfile.load(lock)["stages"]
+    compared = 0
+    for name, stage in stages.items():
+        for file, values in stage.get("params", {}).items():
+            now = yamlfile.load(ROOT / file)
+            for dotted, value in values.items():
+                assert value == reduce(getitem, dotted.split("."), now), (name, file, dotted)
+                compared += 1
+        for entry in [*stage.get("deps", []), *stage.get("outs", [])]:
+            path = ROOT / entry["path"]
+            # Folders, and what only a run makes, are DVC's to compare.
+            if path.is_file() and ".benchmark" not in entry["path"]:
+                found = hashlib.md5(path.read_bytes()).hexdigest()
+                assert found == entry["md5"], f"{name}: {entry['path']} is another file by now"
+                compared += 1
+    assert compared > len(stages)
 
 
 def published(table: str) -> dict[tuple[str, str, str], str]:

@@ -116,6 +116,16 @@ def parser() -> argparse.ArgumentParser:
     )
     _machine(verify)
 
+    origin = _verb(
+        verbs,
+        "provenance",
+        commands.provenance,
+        "what made a published record: commit, image, machine",
+    )
+    _track(origin)
+    origin.add_argument("cells", nargs="+", metavar="CELL", help="e.g. simclr-resnet-bn-s0")
+    origin.add_argument("--experiment", default="leaderboard", metavar="E")
+
     speed = _verb(
         verbs, "speed", commands.speed, "time trainings beside other libraries' pipelines"
     )

@@ -14,6 +14,7 @@ from benchmark import sweep as sweeping
 from benchmark.errors import CheckFailed, UserError, unknown
 from benchmark.paths import data_folder, dataset_checksum
 from benchmark.plan import Cell, Row
+from benchmark.provenance import published as origins
 from benchmark.records import Store, store
 from benchmark.schema import Params
 
@@ -46,15 +47,18 @@ def _chosen(
 
 
 def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
-    """The cells of these labels or full names."""
-    known = {cell.label: cell for cell in cells}
-    chosen = []
+    """The cells of these labels or full names, and all seeds of a row's (`simclr-resnet-bn`)."""
+    known: dict[str, list[Cell]] = {}
+    for cell in cells:
+        for label in (cell.label, cell.label.removesuffix(f"-s{cell.seed}")):
+            known.setdefault(label, []).append(cell)
+            known.setdefault(cell.name.removesuffix(cell.label) + label, []).append(cell)
+    chosen: dict[str, Cell] = {}
     for name in names:
-        label = name.rsplit("/", 1)[-1]
-        if label not in known or name not in (label, known[label].name):
-            raise unknown("cell", name, known)
-        chosen.append(known[label])
-    return chosen
+        if name not in known:
+            raise unknown("cell", name, [cell.label for cell in cells])
+        chosen |= {cell.label: cell for cell in known[name]}
+    return list(chosen.values())
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -137,6 +141,7 @@ def train(arguments: argparse.Namespace) -> None:
         target = collect.folder(arguments.root, found.track, arguments.experiment, method)
         of_method = [cell for cell in cells if cell.method == method]
         collect.publish(of_method, dataset, kept, target)
+        origins.publish(arguments.root, of_method, dataset, kept)
 
 
 def _train(
@@ -290,6 +295,18 @@ def verify(arguments: argparse.Namespace) -> None:
     accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}
     if failed := [entry.cell.label for entry in verdicts if entry.verdict not in accepted]:
         raise CheckFailed(f"{len(failed)} of {len(verdicts)} cells differ: {', '.join(failed)}")
+
+
+def provenance(arguments: argparse.Namespace) -> None:
+    """Follows published records back to what made them."""
+    from benchmark.provenance import chain
+
+    cells = named(planned(arguments, read_params(arguments)), arguments.cells)
+    for place, cell in enumerate(cells):
+        if place:
+            print()
+        for line in chain.lines(arguments.root, cell):
+            print(line)
 
 
 def component_versions() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmark import plugins, runtime
 from benchmark.launch import cores
 from benchmark.params import read, track_file
+from benchmark.provenance.program import program, versions
 
 PINNED = ("torch", "torchvision", "timm", "dvc", "mlflow", "numpy", "scipy", "scikit-learn")
 
@@ -20,12 +21,13 @@ def report(root: Path) -> list[str]:
     """Lines for a person: machine, device, versions against the lock, data files."""
     device = runtime.start()
     facts = runtime.environment(device)
-    locked = _locked(root / "uv.lock")
+    locked = versions(root / "uv.lock")
     lines = [
         f"machine      {platform.platform()}, {cores()} CPU cores usable",
         f"python       {sys.version.split()[0]}",
         f"device       {facts['device']} (instruction set {facts['instruction_set']}, "
         f"{facts['threads']} thread a cell)",
+        f"program      {_program()}",
         f"disk         {shutil.disk_usage(root).free / 2**30:.0f} GiB free",
     ]
     for name in PINNED:
@@ -55,16 +57,14 @@ def report(root: Path) -> list[str]:
     return lines
 
 
-def _locked(lock: Path) -> dict[str, set[str]]:
-    """The versions of each package in a uv.lock: more than one where Python versions differ."""
-    import tomllib
-
-    if not lock.is_file():
-        return {}
-    found: dict[str, set[str]] = {}
-    for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]:
-        found.setdefault(package["name"], set()).add(package.get("version", ""))
-    return found
+def _program() -> str:
+    found = program()
+    commit, image = found["commit"], found["image"]
+    words = [f"commit {commit[:12]}" if commit else "no known commit"]
+    if found["dirty"]:
+        words.append("CHANGED since")
+    words.append(f"image on {image['base_digest']}" if image else "no image")
+    return ", ".join(words)
 
 
 def _listed(locked: dict[str, set[str]], name: str) -> str:

@@ -55,18 +55,18 @@ def store(root: Path) -> Store:
 
     Outside DVC's outputs, which DVC removes before it runs a stage.
     """
-    return Store(Path(os.environ.get("BENCHMARK_HOME") or root / ".benchmark") / "cells")
+    return Store(Path(os.environ.get("BENCHMARK_HOME") or root / ".benchmark"))
 
 
 class Store:
-    """Finished cells by fingerprint, each in a subfolder of `folder`."""
+    """Finished cells by fingerprint, in `folder`/cells, and finished trainings, in `folder`/trained."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def of(self, fingerprint: str) -> Path:
         """The cell's folder."""
-        return self.folder / fingerprint
+        return self.folder / "cells" / fingerprint
 
     def checkpoint(self, fingerprint: str) -> Path:
         """Where an interrupted cell's state is."""
@@ -74,7 +74,11 @@ class Store:
 
     def trained(self, key: str) -> Path:
         """Where the final state of a training is kept, so that it can be measured again."""
-        return self.folder.parent / "trained" / f"{key}.safetensors"
+        return self.folder / "trained" / f"{key}.safetensors"
+
+    def trace(self, key: str) -> Path:
+        """Where the checksums of a training's first moments are."""
+        return self.folder / "trained" / f"{key}.trace.json"
 
     def record(self, fingerprint: str) -> dict[str, Any] | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""

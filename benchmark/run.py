@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,9 @@ from benchmark.evaluation.final import evaluate
 from benchmark.evaluation.watch import watcher
 from benchmark.methods.base import Method
 from benchmark.plan import Cell
+from benchmark.provenance.machine import Energy, machine
+from benchmark.provenance.program import program
+from benchmark.provenance.trace import Tracer
 from benchmark.records import Store
 from benchmark.training import network
 from benchmark.training.loop import MARKS, Trained, train
@@ -51,7 +53,7 @@ def run(
     judge = cell.config["evaluation"]["judge"]
     splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
     fingerprint = cell.fingerprint(splits.manifest["sha256"])
-    begun, cpu = time.time(), time.process_time()
+    begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
         status, result, log = _result(
             cell, splits, fingerprint, store, device, progress, checkpoint_steps
@@ -68,8 +70,9 @@ def run(
         "started": begun,
         "wall_seconds": time.time() - begun,
         "cpu_seconds": time.process_time() - cpu,
-        "host": platform.node(),
-        "platform": platform.platform(),
+        "energy_joules": energy.joules(),
+        "program": program(),
+        "machine": machine(device),
     }
     store.put(entry, log)
     return entry
@@ -95,6 +98,8 @@ def _result(
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
 
     method = initial()
+    trace = Tracer(store.trace(cell.training_key(splits.manifest["sha256"])))
+    trace("weights", sorted(method.state_dict().items()))
     status, log = "done", {}
     curves: Mapping[str, Tensor] = UNTRAINED
     spec = cell.config["evaluation"]
@@ -122,7 +127,7 @@ def _result(
             final = store.trained(key), key
         trained = train(
             method, dict(cell.config), *on_device["train"], standardise, device,
-            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps, watch, final,
+            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps, watch, final, trace,
         )  # fmt: skip
         log = _training_log(cell, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
@@ -142,7 +147,7 @@ def _result(
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
         result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
-    return status, result, log
+    return status, result, log | {"trace": trace.found}
 
 
 def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], Tensor]:

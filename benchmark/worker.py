@@ -42,7 +42,7 @@ class _Stop:
         return self.asked or os.getppid() != self.parent
 
 
-def main(pipe: Connection, cells: Path, data: Path, device_name: str) -> None:
+def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
     """Serves the pipe until it is told to end, is asked to stop, or its parent is gone."""
     stop = _Stop()
     device = runtime.start(device_name)
@@ -50,7 +50,7 @@ def main(pipe: Connection, cells: Path, data: Path, device_name: str) -> None:
     from benchmark.run import run
     from benchmark.training.loop import Interrupted
 
-    store = Store(cells)
+    store = Store(home)
 
     def report(*message: object) -> None:
         # Without a parent there is nobody to tell; `stop` ends the work soon.

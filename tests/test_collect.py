@@ -25,7 +25,7 @@ def cells() -> list[Cell]:
 @pytest.fixture
 def store(tmp_path: Path, cells: list[Cell]) -> Store:
     """A store with every cell."""
-    made = Store(tmp_path / "cells")
+    made = Store(tmp_path)
     for number, cell in enumerate(cells):
         put(made, cell, "done", {"metrics": {"pooled.knn5": number / 10}})
     return made

@@ -25,7 +25,7 @@ def entry(status: str = "done", **result: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cells")
+    return Store(tmp_path)
 
 
 @pytest.mark.parametrize("status", ["done", "diverged", "out-of-memory"])
@@ -115,9 +115,9 @@ def test_the_store_is_outside_what_dvc_removes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BENCHMARK_HOME", raising=False)
-    assert records.store(tmp_path).folder == tmp_path / ".benchmark" / "cells"
+    assert records.store(tmp_path).folder == tmp_path / ".benchmark"
     monkeypatch.setenv("BENCHMARK_HOME", str(tmp_path / "elsewhere"))
-    assert records.store(tmp_path).folder == tmp_path / "elsewhere" / "cells"
+    assert records.store(tmp_path).folder == tmp_path / "elsewhere"
 
 
 def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:
@@ -135,6 +135,6 @@ def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:
         assert not private or private not in text, private
     assert not re.search(r"second|time|date|host|started|\b20\d\d-", text)
     log = tiny.store(root).run_log(made["fingerprint"])
-    assert log["host"] == platform.node()
+    assert log["machine"]["host"] == platform.node()
     assert log["wall_seconds"] > 0
     assert log["resumed_at_step"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from benchmark import canonical, cli, collect, plan, runtime
+from benchmark.commands import named
+from benchmark.provenance import published as origins
 from benchmark.run import run
-from benchmark.verify import sample
+from benchmark.verify import _tolerance, sample
 from tests import tiny
 
 LABEL = "simclr-resnet-bn-s0"
@@ -28,6 +31,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     target = collect.folder(root, "mini", "leaderboard", "simclr")
     collect.publish([cell], tiny.dataset(root), tiny.store(root), target)
+    origins.publish(root, [cell], tiny.dataset(root), tiny.store(root))
     (entry,) = collect.read(target)
     line = {
         "label": LABEL,
@@ -40,7 +44,17 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def publish(root: Path, *lines: dict[str, Any]) -> None:
-    text = canonical.pretty({"rows": [{"records": list(lines)}]})
+    """A table of one row; another seed may give 10 points more or less."""
+    pool = {"metric": "knn", "family": "resnet", "trained": True, "sd": 0.1 / 4.5, "df": 10}
+    record = collect.read_one(
+        collect.folder(root, "mini", "leaderboard", "simclr") / f"{LABEL}.json"
+    ).record
+    table = {
+        "interval": {"pools": [pool]},
+        "environments": [record["environment"]],
+        "rows": [{"records": list(lines), "environments": [0]}],
+    }
+    text = canonical.pretty(table)
     canonical.write(root / "results" / "mini" / "leaderboard.json", text)
 
 
@@ -98,6 +112,8 @@ def test_a_table_that_was_tampered_with_is_found_out(
     exact_code: int,
 ) -> None:
     in_this_process(monkeypatch)
+    # Another kind of machine made it; on the same kind nothing is tolerated.
+    monkeypatch.setattr("benchmark.verify.processor", lambda: ("another vendor", None))
     publish(root, line(root) | tamper(line(root)))
     assert cli.main(["verify", LABEL]) == code
     shown = capsys.readouterr()
@@ -105,6 +121,102 @@ def test_a_table_that_was_tampered_with_is_found_out(
     assert (shown.err == "") == (code == 0)
     assert cli.main(["verify", LABEL, "--exact"]) == exact_code
     assert f"benchmark: 1 of 1 cells differ: {LABEL}" in capsys.readouterr().err
+
+
+def test_the_tolerance_is_for_another_kind_of_machine(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_this_process(monkeypatch)
+    publish(root, line(root) | {"sha256": "0" * 64, "knn": line(root)["knn"] - 0.02})
+    assert cli.main(["verify", LABEL]) == 1
+    assert "on the same kind of machine" in capsys.readouterr().out
+
+
+def test_the_tolerance_is_what_another_seed_may_make_of_it() -> None:
+    pool = {"metric": "knn", "family": "resnet", "trained": True, "sd": 0.02, "df": 10}
+    table = {"interval": {"pools": [pool]}}
+    cell = tiny.cell(LABEL)
+    # Two independent seeds differ by N(0, 2 s²); t with 10 degrees of freedom: 3.169 at 99.5 %.
+    assert _tolerance(table, cell) == pytest.approx(3.169 * 0.02 * 2**0.5, abs=1e-4)
+    assert _tolerance({"interval": {"pools": [pool | {"trained": False}]}}, cell) == 0.005
+
+
+def resha(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Publishes a record that was changed, consistently: the table and provenance know no other."""
+    file = collect.folder(root, "mini", "leaderboard", "simclr") / f"{LABEL}.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    change(document["record"])
+    text = canonical.pretty(document)
+    file.write_text(text, encoding="utf-8")
+    knn = document["record"]["result"]["metrics"]["pooled.knn5"]
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    publish(root, line(root) | {"sha256": sha256, "knn": knn})
+
+
+def other_trace(root: Path, **stages: str) -> None:
+    """Provenance of a training that began otherwise."""
+    file = origins.folder(root, "mini", "leaderboard") / "simclr.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    found["records"][LABEL]["trace"] |= stages
+    file.write_text(canonical.pretty(found), encoding="utf-8")
+
+
+def curve(record: dict[str, Any]) -> None:
+    record["result"]["curves"]["loss"][1] += 1e-6
+
+
+def metric(record: dict[str, Any]) -> None:
+    record["result"]["metrics"]["pooled.linear"] += 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "stages", "said"),
+    [
+        (lambda r: r.update(dataset="x"), {}, "first difference: data"),
+        (curve, {"weights": "x"}, "first difference: weights"),
+        (curve, {"views": "x"}, "first difference: views"),
+        (curve, {"first_step": "x"}, "first difference: first step"),
+        (curve, {}, "first difference: loss between steps 1 and 2"),
+        (metric, {}, "first difference: metric pooled.linear"),
+    ],
+    ids=["data", "initial weights", "views", "first step", "curve", "metrics"],
+)
+def test_a_difference_is_traced_to_where_it_begins(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], None],
+    stages: dict[str, str],
+    said: str,
+) -> None:
+    in_this_process(monkeypatch)
+    resha(root, change)
+    other_trace(root, **stages)
+    assert cli.main(["verify", LABEL]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_a_verification_finds_nothing_that_an_earlier_one_left(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a record nor a finished training, in the scratch folder's surroundings either."""
+    scratch = root / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    in_this_process(monkeypatch)
+    assert cli.main(["verify", LABEL]) == 0
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_row_is_all_its_seeds(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/seeds", [0, 1])
+    cells = plan.cells(tiny.params(tree), "leaderboard", None)
+    labels = [cell.label for cell in named(cells, ["simclr-resnet-bn"])]
+    assert labels == ["simclr-resnet-bn-s0", "simclr-resnet-bn-s1"]
+    assert named(cells, ["simclr-resnet-bn-s1", "mini/leaderboard/simclr-resnet-bn"]) == [
+        cells[[cell.label for cell in cells].index("simclr-resnet-bn-s1")],
+        cells[[cell.label for cell in cells].index("simclr-resnet-bn-s0")],
+    ]
 
 
 def test_a_cell_that_is_not_published_is_refused(

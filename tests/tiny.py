@@ -157,7 +157,7 @@ def dataset(root: Path) -> str:
 
 def store(root: Path) -> Store:
     """A project's store."""
-    return Store(root / ".benchmark" / "cells")
+    return Store(root / ".benchmark")
 
 
 def published(root: Path, experiment: str = "leaderboard") -> dict[str, bytes]:

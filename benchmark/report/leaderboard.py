@@ -15,6 +15,8 @@ from benchmark import canonical, collect, plan, sweep
 from benchmark.collect import Published
 from benchmark.errors import UserError
 from benchmark.plan import Cell, Row
+from benchmark.provenance import published as provenance
+from benchmark.provenance.published import Origin
 from benchmark.report import statistics
 from benchmark.report.statistics import Estimate, Spread
 from benchmark.schema import PIXELS, Params
@@ -111,11 +113,20 @@ class Entry:
     """By section √d · embedding std, the mean over seeds: about 1 when spread evenly, 0 collapsed."""
     records: tuple[Published, ...]
     """In the order of the seeds."""
+    origins: tuple[Origin | None, ...]
+    """What made each record; None where nothing says."""
 
     @property
     def status(self) -> str:
         """The worst status of its seeds."""
         return max(self.statuses, key=_severity)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """What is to be said against the provenance of its records, with the number of records."""
+        pairs = zip(self.origins, self.records, strict=True)
+        found = [mark for origin, p in pairs for mark in provenance.marks(origin, p.record)]
+        return {mark: found.count(mark) for mark in provenance.MARKS if mark in found}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -180,7 +191,11 @@ def write(root: Path, params: Params, experiment: str) -> list[Path]:
 
     published = collect.read(collect.folder(root, params.track, experiment))
     table = build(
-        params, experiment, published, sweep.load(sweep.path(root, params.track, experiment))
+        params,
+        experiment,
+        published,
+        sweep.load(sweep.path(root, params.track, experiment)),
+        provenance.read(root, params.track, experiment),
     )
     folder = root / "results" / params.track
     contents: dict[Path, str | bytes] = {
@@ -195,9 +210,14 @@ def write(root: Path, params: Params, experiment: str) -> list[Path]:
 
 
 def build(
-    params: Params, experiment: str, published: Sequence[Published], sweep_table: Mapping[str, Any]
+    params: Params,
+    experiment: str,
+    published: Sequence[Published],
+    sweep_table: Mapping[str, Any],
+    origins: Mapping[str, Origin],
 ) -> Table:
-    """The table of an experiment from its published records and the sweep's table of rates.
+    """The table of an experiment from its published records, the sweep's table of rates and, by label,
+    what made the records.
 
     Raises UserError where a cell that the params ask for is missing or was trained otherwise.
     """
@@ -242,6 +262,7 @@ def build(
                 environments=_places(records[row], environments),
                 collapse=_collapse(records[row]),
                 records=tuple(records[row]),
+                origins=tuple(origins.get(p.label) for p in records[row]),
             )
         )
     return Table(

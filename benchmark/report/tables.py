@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmark import canonical
+from benchmark.provenance.published import MARKS, UNRECORDED, Origin, marks
 from benchmark.report.leaderboard import Cost, Entry, Metric, Setting, Table
 from benchmark.report.statistics import LEVEL, Estimate
 
@@ -34,7 +35,7 @@ SHORT_RULE = "mean ± t(.975; df) · s / √n; s within rows pooled over rows"
 MEASURED = ("backbone", "projector")
 """Sections that the diagnostics look at."""
 
-PARTIAL, RATE_EDGE, PENALTY_EDGE = "†", "‡", "§"
+PARTIAL, RATE_EDGE, PENALTY_EDGE, MARKED = "†", "‡", "§", "¶"
 
 
 def escape(text: object) -> str:
@@ -116,10 +117,23 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
             "status": p.record["status"],
             "knn": rounded(p.record["result"]["metrics"].get(f"pooled.knn{nearest}")),
             "sha256": p.checksum,
+            "provenance": _json_origin(origin),
+            "marks": list(marks(origin, p.record)),
         }
-        for p in entry.records
+        for p, origin in zip(entry.records, entry.origins, strict=True)
     ]
     return row
+
+
+def _json_origin(origin: Origin | None) -> dict[str, Any] | None:
+    if origin is None:
+        return None
+    image = origin.program.get("image")
+    return {
+        "commit": origin.program.get("commit"),
+        "lock_sha256": origin.program.get("lock_sha256"),
+        "image": image and (image.get("id") or f"{image['base']}@{image['base_digest']}"),
+    }
 
 
 def _json_estimate(found: Estimate) -> dict[str, Any]:
@@ -225,6 +239,7 @@ def markdown(table: Table, figure: str) -> str:
     parts += ["## How to read this", _bullets(_reading(table))]
     parts += ["## The rules", _bullets(_rules(table))]
     parts += ["## Environments", _environments(table)]
+    parts += ["## Provenance", _provenance(table)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -252,6 +267,8 @@ def _family_table(table: Table, family: str) -> str:
         status = escape(_counts(entry))
         if many:
             status += f", env. {' '.join(environment_name(p) for p in entry.environments)}"
+        if entry.marks:
+            status += f" {MARKED}"
         lines.append(
             [
                 "" if entry.rank is None else str(entry.rank),
@@ -406,6 +423,48 @@ def _environments(table: Table) -> str:
     )
     single = "All rows were computed in the same environment."
     return f"{many if len(lines) > 1 else single}\n\n{_bullets(lines)}"
+
+
+def _provenance(table: Table) -> str:
+    """Which programs made how many of the records, and what is to be said against any."""
+    made: dict[str, int] = {}
+    against: dict[str, int] = {}
+    for entry in table.entries:
+        for origin, p in zip(entry.origins, entry.records, strict=True):
+            found = marks(origin, p.record)
+            for mark in found:
+                against[mark] = against.get(mark, 0) + 1
+            if origin is not None and UNRECORDED not in found:
+                who = _program(origin)
+                made[who] = made.get(who, 0) + 1
+    lines = [f"{_records(count)}: {who}." for who, count in made.items()]
+    lines += [
+        f"{MARKED} {_records(count)} {'is' if count == 1 else 'are'} **{mark}**: {MARKS[mark]}."
+        for mark, count in against.items()
+    ]
+    command = f"uv run benchmark provenance --track {table.track} --experiment {table.experiment}"
+    return f"{_bullets(lines)}\n\n`{_code(command)} CELL` says everything about one record."
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'' if count == 1 else 's'}"
+
+
+def _program(origin: Origin) -> str:
+    """One program in words, as Markdown."""
+    program, machine = origin.program, origin.machine
+    commit = program.get("commit")
+    words = [f"commit `{commit[:12]}`" if commit else "unknown commit"]
+    if lock := program.get("lock_sha256"):
+        words.append(f"uv.lock `{lock[:12]}`")
+    if program.get("reconstructed"):
+        return ", ".join(words)
+    image = program.get("image")
+    if image:
+        words.append(f"image `{_code(str(image.get('id') or image['base_digest']))}`")
+    else:
+        words.append("no image")
+    return ", ".join([*words, escape(machine.get("cpu") or machine.get("platform") or "")])
 
 
 def _bullets(lines: Iterable[str]) -> str:

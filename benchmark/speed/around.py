@@ -95,7 +95,7 @@ def _fill(root: Path, least: int) -> int:
         cells = plan.cells(params, "leaderboard", settings)
         seeds = max(seeds + 1, seeds * least // len(cells))
     pattern = json.loads((root / PATTERN).read_text(encoding="utf-8"))["record"]
-    store = Store(root / ".benchmark" / "cells")
+    store = Store(root / ".benchmark")
     dataset = dataset_checksum(root, params)
     for cell in cells:
         metrics = dict(pattern["result"]["metrics"])

@@ -33,7 +33,7 @@ def measure(
     runs, records = [], []
     for jobs in counts:
         with tempfile.TemporaryDirectory(prefix="benchmark-speed-") as folder:
-            store = Store(Path(folder) / "cells")
+            store = Store(Path(folder))
             begun = time.perf_counter()
             train_missing(cells, store, data_folder(root, params.track), dataset, jobs, device)
             seconds = time.perf_counter() - begun

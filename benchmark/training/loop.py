@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ def train(
     checkpoint_steps: int = 200,
     watch: Callable[[], float] | None = None,
     final: tuple[Path, str] | None = None,
+    trace: Callable[[str, Iterable[tuple[str, Tensor]]], None] | None = None,
 ) -> Trained:
     """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
 
@@ -91,7 +92,8 @@ def train(
     is saved and Interrupted is raised. A later call with the same fingerprint goes on from the
     checkpoint to the same bits. `watch` judges the network after each of MARKS, in evaluation mode; it
     must leave it as it was. `final` is where the state at the end is kept, and under which key: where
-    it is already, nothing is trained.
+    it is already, nothing is trained. `trace` is shown the `views` of the first step and the state after
+    it (`first_step`).
     """
     recipe, seed = config["training"], config["seed"]
     batch, steps = recipe["batch"], recipe["images"] // recipe["batch"]
@@ -124,6 +126,8 @@ def train(
             standardise(view(pixels, spec, keyed(seed, "view", number, step)))
             for number, spec in enumerate(recipe["views"])
         ]
+        if trace and step == 0:
+            trace("views", ((str(number), one) for number, one in enumerate(views)))
         optimizer.zero_grad()
         with counter if step == 0 else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
@@ -138,6 +142,8 @@ def train(
             group["lr"] = rate_at(step, steps, recipe["rate"], recipe["warmup"])
         optimizer.step()
         method.after_step(step / steps)
+        if trace and step == 0:
+            trace("first_step", sorted(method.state_dict().items()))
         curves["loss"][step] = outcome.loss.detach()
         curves["gradient_norm"][step] = norm
         if outcome.pretext is not None:

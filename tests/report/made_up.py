@@ -11,9 +11,18 @@ from typing import Any
 from benchmark import canonical, collect, plan, records, sweep
 from benchmark.params import parse
 from benchmark.plan import Cell
+from benchmark.provenance import published as provenance
+from benchmark.provenance.published import Origin
 from benchmark.schema import Params
 
 PROJECT = Path(__file__).parents[2]
+MAKER = {
+    "commit": "c0ffee" * 6 + "c0ff",
+    "dirty": False,
+    "lock_sha256": "10c4" * 16,
+    "as_locked": True,
+    "image": None,
+}
 ENVIRONMENT = {"device": "cpu", "threads": 1, "torch": "2.11.0"}
 
 Change = Callable[[Cell, dict[str, Any]], None]
@@ -90,7 +99,8 @@ def fail(entry: dict[str, Any], status: str) -> None:
 
 
 def publish(root: Path, params: Params, change: Change | None = None) -> None:
-    """Writes the table of rates and the record of every cell of the leaderboard."""
+    """Writes the table of rates, and record and provenance of every cell of the leaderboard."""
+    origins: dict[str, list[Origin]] = {}
     table = rates(params)
     sweep.write(sweep.path(root, params.track, "leaderboard"), params, "leaderboard", table, {})
     settings = sweep.settings({"rows": table})
@@ -104,3 +114,9 @@ def publish(root: Path, params: Params, change: Change | None = None) -> None:
         document = {**{key: getattr(cell, key) for key in collect.NAMES}, "record": entry}
         target = collect.folder(root, params.track, "leaderboard", cell.method)
         canonical.write(target / f"{cell.label}.json", canonical.pretty(document))
+        origins.setdefault(cell.method, []).append(
+            Origin(cell.label, canonical.checksum(entry), MAKER, {"cpu": "a CPU"}, None, {}, {})
+        )
+    for method, found in origins.items():
+        folder = provenance.folder(root, params.track, "leaderboard")
+        provenance.write(folder / f"{method}.json", found)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from scipy import stats
 from benchmark import collect
 from benchmark.errors import UserError
 from benchmark.plan import Cell
+from benchmark.provenance import published as provenance
 from benchmark.report import leaderboard, tables
 from benchmark.schema import Params
-from tests.report.made_up import ENVIRONMENT, PROJECT, Change, fail, params_of, publish
+from tests.report.made_up import ENVIRONMENT, MAKER, PROJECT, Change, fail, params_of, publish
 
 
 def written(root: Path, params: Params, change: Change | None = None) -> dict[str, Any]:
@@ -268,6 +270,38 @@ def test_checksums_are_those_of_the_files(tmp_path: Path, params: Params) -> Non
         for entry in row["records"]:
             (file,) = (tmp_path / "results/mini/records").rglob(f"{entry['label']}.json")
             assert entry["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: Params) -> None:
+    document = written(tmp_path, params)
+    assert all(entry["marks"] == [] for row in document["rows"] for entry in row["records"])
+    entry = row_of(document, "moco-vit-ln")["records"][0]
+    assert entry["provenance"]["commit"] == MAKER["commit"]
+    assert entry["provenance"]["image"] is None
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    assert "¶" not in text
+    count = sum(len(row["records"]) for row in document["rows"])
+    assert (
+        f"{count} records: commit `c0ffeec0ffee`, uv.lock `10c410c410c4`, no image, a CPU." in text
+    )
+
+    file = provenance.folder(tmp_path, "mini", "leaderboard") / "moco.json"
+    dirty, unknown, *rest = provenance.read_one(file)
+    dirty = replace(dirty, program={**MAKER, "dirty": True})
+    unknown = replace(unknown, record="of something else")
+    provenance.write(file, [dirty, unknown, *rest[:-1]])
+    leaderboard.write(tmp_path, params, "leaderboard")
+    document = json.loads((tmp_path / "results/mini/leaderboard.json").read_text())
+    found = {entry["label"]: entry["marks"] for row in document["rows"] for entry in row["records"]}
+    assert {label: marks for label, marks in found.items() if marks} == {
+        dirty.label: ["dirty"],
+        unknown.label: ["unrecorded"],
+        rest[-1].label: ["unrecorded"],
+    }
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    assert text.count("2 done ¶ |") == 2
+    assert "¶ 1 record is **dirty**" in text
+    assert "¶ 2 records are **unrecorded**" in text
 
 
 def test_mixed_environments_are_listed_and_marked(tmp_path: Path, params: Params) -> None:

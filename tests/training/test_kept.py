@@ -53,7 +53,7 @@ def go(cell: Cell, root: Path, store: Store) -> tuple[dict[str, Any], int]:
 def test_what_is_kept_gives_the_same_record_without_training(
     root: Path, tmp_path: Path, method: str, scheme: str
 ) -> None:
-    store, wanted = Store(tmp_path / "cells"), cell(method, scheme)
+    store, wanted = Store(tmp_path), cell(method, scheme)
     first, steps = go(wanted, root, store)
     assert steps > 0
     kept = store.trained(wanted.training_key(first["dataset"]))
@@ -64,7 +64,7 @@ def test_what_is_kept_gives_the_same_record_without_training(
 
 
 def test_a_damaged_or_foreign_state_is_not_taken(root: Path, tmp_path: Path) -> None:
-    store, wanted = Store(tmp_path / "cells"), cell()
+    store, wanted = Store(tmp_path), cell()
     first, _ = go(wanted, root, store)
     kept = store.trained(wanted.training_key(first["dataset"]))
     whole = kept.read_bytes()
@@ -81,7 +81,7 @@ def test_a_damaged_or_foreign_state_is_not_taken(root: Path, tmp_path: Path) -> 
 
 
 def test_a_trial_of_a_sweep_is_neither_watched_nor_kept(root: Path, tmp_path: Path) -> None:
-    store = Store(tmp_path / "cells")
+    store = Store(tmp_path)
     entry, _ = go(cell(judge="validation"), root, store)
     assert entry["result"]["watched"] is None
     assert not store.trained("any").parent.exists()

@@ -1,0 +1,110 @@
+"""What machine this is, and how much energy it says to have used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from benchmark import runtime
+
+RAPL = Path("/sys/class/powercap")
+"""Where Linux shows the energy counters of a CPU, to those who may read them."""
+
+
+def machine(device: Any) -> dict[str, Any]:
+    """Host, processor, device and driver, and the settings that were made for determinism.
+
+    `device` is a torch.device.
+    """
+    import torch
+
+    vendor, model = processor()
+    facts: dict[str, Any] = {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": model,
+        "cpu_vendor": vendor,
+        "cores": os.cpu_count(),
+        "device": "cpu",
+        "driver": None,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "settings": {name: os.environ.get(name) for name in runtime.settings()},
+    }
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+        facts["driver"] = _driver()
+    return facts
+
+
+def processor() -> tuple[str | None, str | None]:
+    """Vendor (`AuthenticAMD`, `GenuineIntel`) and model of the CPU, as far as Linux tells."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
+    return found.get("vendor_id"), found.get("model name") or platform.processor() or None
+
+
+def _driver() -> str | None:
+    with contextlib.suppress(OSError):
+        # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu …", worded otherwise for
+        # open kernel modules.
+        words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()
+        return next((w for w in words if w[0].isdigit() and w.count(".") >= 1), None)
+    return None
+
+
+class Energy:
+    """Joules between its making and `joules`: of the whole device, whoever else uses it."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.before = self._counters()
+
+    def joules(self) -> float | None:
+        """None where the device does not tell, or a counter has started anew."""
+        after = self._counters()
+        spent = [
+            after[name] - start
+            for name, start in self.before.items()
+            if name in after and after[name] >= start
+        ]
+        return sum(spent) if spent and len(spent) == len(self.before) else None
+
+    def _counters(self) -> dict[str, float]:
+        return _gpu_joules(self.device) if self.device.type == "cuda" else _cpu_joules()
+
+
+def _cpu_joules() -> dict[str, float]:
+    found = {}
+    # intel-rapl:0, intel-rapl:1: whole packages; what has a second colon is a part of one.
+    for folder in RAPL.glob("*-rapl:*"):
+        if folder.name.count(":") == 1:
+            with contextlib.suppress(OSError, ValueError):
+                found[folder.name] = int((folder / "energy_uj").read_text()) / 1e6
+    return found
+
+
+def _gpu_joules(device: Any) -> dict[str, float]:
+    try:
+        import pynvml
+        import torch
+
+        pynvml.nvmlInit()
+        try:
+            # By its UUID: CUDA's numbers are not NVML's where some GPUs are hidden.
+            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid.encode())
+            return {uuid: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3}
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # no library, no permission, an older GPU: then it is not known
+        return {}

@@ -1,0 +1,127 @@
+"""Which program runs: its commit, whether the tree was clean, its lock, and the image around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import distributions
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+IMAGE = Path("/opt/benchmark/image.json")
+"""What the Dockerfile leaves in an image: its commit, its lock's checksum and its base."""
+
+IMAGE_ID = "BENCHMARK_IMAGE_ID"
+"""The environment variable in which whoever starts a container may name the image's ID.
+
+An image cannot know its own; what the file above says is known without.
+"""
+
+RESULTS = (":(exclude)results", ":(exclude,glob)**/dvc.lock", ":(exclude)README.md")
+"""What a run of the pipeline writes, and what only describes it: changes there are no other program."""
+
+CODE = Path(__file__).resolve().parents[2]
+"""The top of the checkout that this program runs from, or a folder of installed packages."""
+
+
+def program() -> dict[str, Any]:
+    """Where this program comes from.
+
+    `commit` and `dirty` are None where it cannot be told; `lock_sha256` is the lock beside the program,
+    `as_locked` whether every installed package that the lock names has a version it names; `image` is
+    None outside of an image.
+    """
+    image = _image()
+    commit, dirty = _commit(CODE)
+    lock = CODE / "uv.lock"
+    lock_sha256 = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
+    if commit is None and image and (lock_sha256 is None or IMAGE.parent == CODE):
+        # The image's own program, whose file says from which commit; it was built from that alone.
+        commit, dirty, lock = image["commit"], False, IMAGE.parent / "uv.lock"
+        lock_sha256 = image["lock_sha256"]
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "lock_sha256": lock_sha256,
+        "as_locked": as_locked(lock) if lock.is_file() else None,
+        "image": image,
+    }
+
+
+def as_locked(lock: Path) -> bool:
+    """Whether the installed packages have the versions of a uv.lock; local labels (+cu130) aside."""
+    locked = versions(lock)
+    return all(
+        found.version.split("+")[0] in locked[name]
+        for found in distributions()
+        if (name := str(found.metadata["Name"]).lower().replace("_", "-")) in locked
+    )
+
+
+def versions(lock: Path) -> dict[str, set[str]]:
+    """The versions of each package in a uv.lock: more than one where Python versions differ."""
+    found: dict[str, set[str]] = {}
+    if lock.is_file():
+        for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]:
+            found.setdefault(package["name"], set()).add(package.get("version", ""))
+    return found
+
+
+def _image() -> dict[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = json.loads(IMAGE.read_text(encoding="utf-8"))
+        image = {key: str(found[key]) for key in ("commit", "lock_sha256", "base", "base_digest")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return image | {"id": os.environ.get(IMAGE_ID) or None}
+
+
+def _commit(top: Path) -> tuple[str | None, bool | None]:
+    """A checkout's commit and whether it was changed since, untracked files included."""
+    if not (top / ".git").exists():
+        return None, None
+    if shutil.which("git") is None:
+        return _commit_without_git(top)
+    commit = _git(top, "rev-parse", "HEAD")
+    changed = _git(top, "status", "--porcelain", "--", ".", *RESULTS)
+    return commit or None, None if changed is None else bool(changed)
+
+
+def _commit_without_git(top: Path) -> tuple[str | None, bool | None]:
+    """The same by the library that DVC uses: the image has no git for a checkout mounted into it."""
+    from dulwich import porcelain
+    from dulwich.repo import Repo
+
+    try:
+        with Repo(str(top)) as repository:
+            commit = repository.head().decode()
+            found = porcelain.status(repository, untracked_files="all")
+    except Exception:  # whatever is wrong with it, it cannot be told
+        return None, None
+    staged = [path for of in found.staged.values() for path in of]
+    paths = [os.fsdecode(path) for path in [*staged, *found.unstaged, *found.untracked]]
+    return commit, not all(_is_result(path) for path in paths)
+
+
+def _is_result(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.parts[0] == "results" or path.name == "dvc.lock" or name == "README.md"
+
+
+def _git(top: Path, *arguments: str) -> str | None:
+    command = ["git", "-c", f"safe.directory={top}", "-C", str(top), *arguments]
+    # Not GIT_DIR and the like of whoever started this, e.g. a hook of another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,60 @@
+"""Checksums of a training's first moments, so that a difference can be traced to where it begins."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark import canonical
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STAGES = ("weights", "views", "first_step")
+"""In the order in which a training comes to them: initial weights, the first step's views, the weights
+after that step."""
+
+Trace = dict[str, str]
+"""sha256 by stage; those that a cell does not come to are missing."""
+
+
+def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 (hex) of named tensors: names, types, shapes and values, whatever their memory format."""
+    # Not above: who compares traces does not wait for torch.
+    from torch import uint8
+
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
+        digest.update(plain.reshape(-1).view(dtype=uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Tracer:
+    """Keeps the checksums of one training in a file, so that one that is resumed still has them."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.found: Trace = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(file.read_text(encoding="utf-8"))
+            self.found = {stage: str(known[stage]) for stage in STAGES if stage in known}
+
+    def __call__(self, stage: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Takes the tensors of a stage that has just been come to."""
+        if self.found.get(stage) != (checksum := of_tensors(tensors)):
+            self.found[stage] = checksum
+            canonical.write(self.file, canonical.pretty(self.found))
+
+
+def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+    """The first stage at which two traces differ, None where all that both have agree."""
+    for stage in STAGES:
+        if stage in ours and stage in theirs and ours[stage] != theirs[stage]:
+            return stage
+    return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 
 VERSION = 1
 """Raised whenever the same seed would give other views."""
+
+AT_ONCE = 2**17
+"""Pixel values that one operation works on before the next begins, on a CPU: half a megabyte."""
 
 OPTIONS = {
     "crop_scale": "range of 0 < float <= 1",
@@ -33,55 +38,122 @@ OPTIONS = {
 """The fields of one view and what they may hold; probabilities unless torchvision names a factor."""
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a batch of views, on the CPU; the first dimension of each is the image's."""
+
+    area: Tensor
+    """(N, 10), shares of the image."""
+    aspect: Tensor
+    """(N, 10), width / height."""
+    place: Tensor
+    """(N, 2), where the crop lies, in 0..1."""
+    mirrored: Tensor
+    """(N,) bool, as are the other choices."""
+    jittered: Tensor
+    order: Tensor
+    """(N, 4), permutations: which of the four operations of the jitter comes at which turn."""
+    factors: Tensor
+    """(N, 4), by operation, in 0..1."""
+    grayed: Tensor
+    blurred: Tensor
+    solarized: Tensor
+    sigma: Tensor
+    """(N,), pixels."""
+
+
+def views(
+    images: Tensor, specs: Sequence[dict[str, Any]], generators: Sequence[torch.Generator]
+) -> list[Tensor]:
+    """Random views of each image, one for each spec, with a generator each.
+
+    `images` (N, C, H, W), float in 0..1; so is each view. Views of one spec are made together, which
+    gives the same bits as one after another in fewer and larger operations.
+    """
+    drawn = [draw(len(images), *pair) for pair in zip(specs, generators, strict=True)]
+    if all(spec == specs[0] for spec in specs):
+        together = Draws(*(torch.cat(parts) for parts in zip(*map(_parts, drawn), strict=True)))
+        return list(_apply_in_turn(images, specs[0], together).split(len(images)))
+    return [_apply_in_turn(images, spec, one) for spec, one in zip(specs, drawn, strict=True)]
+
+
+def _apply_in_turn(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
+    """`apply`, on a CPU to as many images at once as its cache holds; the bits are the same."""
+    total, count = len(draws.area), len(images)
+    turns = 1
+    if images.device.type == "cpu":
+        turns = min(total, max(1, math.ceil(total * images[0].numel() / AT_ONCE)))
+    if turns == 1:
+        return apply(images, spec, draws)
+    edges = [round(total * turn / turns) for turn in range(turns + 1)]
+    made = []
+    for begin, end in pairwise(edges):
+        chosen = images[torch.arange(begin, end) % count]
+        made.append(apply(chosen, spec, Draws(*(part[begin:end] for part in _parts(draws)))))
+    return torch.cat(made)
+
+
+def _parts(draws: Draws) -> list[Tensor]:
+    return [getattr(draws, field.name) for field in fields(Draws)]
+
+
 def view(images: Tensor, spec: dict[str, Any], generator: torch.Generator) -> Tensor:
     """One random view of each image (N, C, H, W), float in 0..1; same shape and range."""
-    x = resized_crop(images, spec["crop_scale"], spec["crop_ratio"], spec["flip"], generator)
-    n, channels = len(x), x.shape[1]
+    return apply(images, spec, draw(len(images), spec, generator))
+
+
+def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
+    """The random numbers of `n` views.
+
+    Every one is drawn, whether it is used or not, so that changing one field of a spec leaves the draws
+    of the others as they are.
+    """
 
     def chance(probability: float) -> Tensor:
         return torch.rand(n, generator=generator) < probability
 
-    # Every branch draws, whether its probability is zero or not, so that changing one field leaves
-    # the draws of the others as they are.
-    jittered, order = chance(spec["jitter"]), torch.rand(n, 4, generator=generator).argsort(1)
-    factors = torch.rand(n, 4, generator=generator)
-    grayed, blurred, solarized = (
-        chance(spec["gray"]),
-        chance(spec["blur"]),
-        chance(spec["solarize"]),
+    ratio = map(math.log, spec["crop_ratio"])
+    # In the order in which version 1 drew them.
+    return Draws(
+        area=torch.empty(n, 10).uniform_(*spec["crop_scale"], generator=generator),
+        aspect=torch.empty(n, 10).uniform_(*ratio, generator=generator).exp(),
+        place=torch.rand(n, 2, generator=generator),
+        mirrored=chance(spec["flip"]),
+        jittered=chance(spec["jitter"]),
+        order=torch.rand(n, 4, generator=generator).argsort(1),
+        factors=torch.rand(n, 4, generator=generator),
+        grayed=chance(spec["gray"]),
+        blurred=chance(spec["blur"]),
+        solarized=chance(spec["solarize"]),
+        sigma=0.1 + 1.9 * torch.rand(n, generator=generator),
     )
-    sigma = 0.1 + 1.9 * torch.rand(n, generator=generator)
+
+
+def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
+    """The views that the draws decide: (k · N, C, H, W), all images once for every N draws."""
+    x = resized_crop(images, draws)
     strengths = [spec["brightness"], spec["contrast"], spec["saturation"], spec["hue"]]
     if spec["jitter"]:
-        x = color_jitter(x, strengths, factors, order, jittered)
-    if spec["gray"] and channels == 3:
-        x = _where(grayed, _luma(x).expand_as(x), x)
+        x = color_jitter(x, strengths, draws.factors, draws.order, draws.jittered)
+    if spec["gray"] and x.shape[1] == 3:
+        x = _where(draws.grayed, _luma(x).expand_as(x), x)
     if spec["blur"]:
-        x = _where(blurred, gaussian_blur(x, sigma), x)
+        x = _where(draws.blurred, gaussian_blur(x, draws.sigma), x)
     if spec["solarize"]:
-        x = _where(solarized, torch.where(x >= 0.5, 1 - x, x), x)
+        x = _where(draws.solarized, torch.where(x >= 0.5, 1 - x, x), x)
     return x
 
 
-def resized_crop(
-    images: Tensor,
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    flip: float,
-    generator: torch.Generator,
-) -> Tensor:
+def resized_crop(images: Tensor, draws: Draws) -> Tensor:
     """RandomResizedCrop to the images' own size, bilinear, then a horizontal flip.
 
     Both axes are resampled by one matrix for each image: a crop, a resize and a mirror are linear
     and separable.
     """
-    n, _, height, width = images.shape
-    area = torch.empty(n, 10).uniform_(*scale, generator=generator) * height * width
-    aspect = torch.empty(n, 10).uniform_(*map(math.log, ratio), generator=generator).exp()
-    place = torch.rand(n, 2, generator=generator)
-    mirror = torch.rand(n, generator=generator) < flip
-    w = (area * aspect).sqrt().round()
-    h = (area / aspect).sqrt().round()
+    count, _, height, width = images.shape
+    area = draws.area * height * width
+    w = (area * draws.aspect).sqrt().round()
+    h = (area / draws.aspect).sqrt().round()
     # torchvision tries ten times for a box that fits, then takes the whole image (for square images
     # and ratios around 1, its fallback).
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
@@ -89,20 +161,23 @@ def resized_crop(
     found = fits.any(1)
     w = torch.where(found, w.gather(1, first)[:, 0], torch.tensor(float(width)))
     h = torch.where(found, h.gather(1, first)[:, 0], torch.tensor(float(height)))
-    top = (place[:, 0] * (height - h + 1)).floor()
-    left = (place[:, 1] * (width - w + 1)).floor()
+    top = (draws.place[:, 0] * (height - h + 1)).floor()
+    left = (draws.place[:, 1] * (width - w + 1)).floor()
     rows = _resampling(top, h, height)
     columns = _resampling(left, w, width)
-    columns = torch.where(mirror[:, None, None], columns.flip(1), columns)
+    columns = torch.where(draws.mirrored[:, None, None], columns.flip(1), columns)
     rows, columns = rows.to(images.device), columns.to(images.device)
+    if len(rows) > count:
+        images = images.repeat(len(rows) // count, 1, 1, 1)
     return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
 
 
 def _resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Matrices (N, size, size) that stretch `length` pixels from `start` over `size`, bilinearly."""
-    position = (torch.arange(size) + 0.5) * (length / size)[:, None] - 0.5
+    pixels = torch.arange(size, dtype=torch.float32)
+    position = (pixels + 0.5) * (length / size)[:, None] - 0.5
     position = position.clamp(min=0).minimum((length - 1)[:, None]) + start[:, None]
-    return (1 - (position[:, :, None] - torch.arange(size)).abs()).clamp(min=0)
+    return (position[:, :, None] - pixels).abs_().neg_().add_(1).clamp_(min=0)
 
 
 def color_jitter(
@@ -113,25 +188,30 @@ def color_jitter(
     `factors` (N, 4) in 0..1 are the draws, `order` (N, 4) permutations, `applied` (N,) bool. Grey
     images (one channel) have no saturation and no hue.
     """
+    x = x.clone()
     operations: list[Callable[[Tensor, Tensor], Tensor]] = [_brightness, _contrast]
+    turns = order.argsort(1)  # by operation
     if x.shape[1] == 3:
         operations += [_saturation, _hue]
-    for turn in range(4):
+    else:
+        # Of two operations one comes first; which turns they have does not matter.
+        turns = (turns[:, :2] > turns[:, :2].flip(1)).long()
+    for turn in range(len(operations)):
         for which, operation in enumerate(operations):
             strength = strengths[which]
             # The indices are known on the CPU: choosing them costs no wait for the device.
-            index = torch.nonzero(applied & (order[:, turn] == which)).flatten()
+            index = torch.nonzero(applied & (turns[:, which] == turn)).flatten()
             if not strength or not len(index):
                 continue
-            draw = factors[index, which]
+            number = factors[index, which]
             factor = (
-                (2 * draw - 1) * strength
+                (2 * number - 1) * strength
                 if operation is _hue
-                else max(0.0, 1 - strength) + draw * (1 + strength - max(0.0, 1 - strength))
+                else max(0.0, 1 - strength) + number * (1 + strength - max(0.0, 1 - strength))
             )
             index = index.to(x.device)
             changed = operation(x[index], factor.to(x)[:, None, None, None])
-            x = x.index_copy(0, index, changed)
+            x[index] = changed
     return x
 
 

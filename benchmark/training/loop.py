@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import registry
-from benchmark.data.views import view
+from benchmark.data.views import views
 from benchmark.methods.base import Batch, Method
 from benchmark.randomness import Draw, keyed
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
@@ -122,16 +122,15 @@ def train(
     for step in range(start, steps):
         index = batch_indices(seed, step, batch, len(images)).to(device)
         pixels = images[index].float() / 255
-        views = [
-            standardise(view(pixels, spec, keyed(seed, "view", number, step)))
-            for number, spec in enumerate(recipe["views"])
-        ]
+        generators = [keyed(seed, "view", number, step) for number in range(len(recipe["views"]))]
+        made = views(pixels, recipe["views"], generators)
+        inputs = [standardise(one) for one in made]
         if trace and step == 0:
-            trace("views", ((str(number), one) for number, one in enumerate(views)))
+            trace("views", ((str(number), one) for number, one in enumerate(inputs)))
         optimizer.zero_grad()
         with counter if step == 0 else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                outcome = method(Batch(views, labels[index], Draw(seed, step), step / steps))
+                outcome = method(Batch(inputs, labels[index], Draw(seed, step), step / steps))
             outcome.loss.backward()
         if step == 0:
             flops.fill_(counter.get_total_flops())

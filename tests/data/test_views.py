@@ -75,9 +75,14 @@ def boxes(cropped):
     return found
 
 
+def crop(x, scale, ratio, flip, generator):
+    spec = STILL | {"crop_scale": scale, "crop_ratio": ratio, "flip": flip}
+    return resized_crop(x, views.draw(len(x), spec, generator))
+
+
 def crops(n, scale, ratio, flip, side=28, seed=0):
     x = located(n, side)
-    cropped = resized_crop(x, scale, ratio, flip, keyed(seed))
+    cropped = crop(x, scale, ratio, flip, keyed(seed))
     return x, cropped, boxes(cropped)
 
 
@@ -101,7 +106,7 @@ def test_crop_and_flip_are_torchvisions(scale, side):
 def test_boxes_are_distributed_as_torchvisions(scale, ratio):
     n, side = 3000, 28
     x = located(1, side).expand(n, -1, -1, -1)
-    mine = torch.tensor(boxes(resized_crop(x, scale, ratio, 0.5, keyed()))).float()
+    mine = torch.tensor(boxes(crop(x, scale, ratio, 0.5, keyed()))).float()
     torch.manual_seed(0)
     theirs = torch.tensor(
         [RandomResizedCrop.get_params(x[0], scale, ratio) for _ in range(n)]
@@ -245,6 +250,20 @@ def test_orders_and_amounts_of_jitter_are_uniform(monkeypatch):
     for column in logged["factors"].T:
         assert stats.kstest(column.numpy(), "uniform").pvalue > 0.01
     assert float((logged["factors"].T.corrcoef() - torch.eye(4)).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n", [1, 5, 64])
+def test_views_made_together_have_the_bits_of_views_made_alone(n, channels):
+    x = pictures(n, channels, 28)
+    for specs in ([LIVELY, LIVELY], [LIVELY, LIVELY | {"blur": 0.0}], [LIVELY], [LIVELY] * 4):
+        given = [keyed(number) for number in range(len(specs))]
+        together = views.views(x, specs, given)
+        assert len(together) == len(specs)
+        for number, (spec, one) in enumerate(zip(specs, together, strict=True)):
+            assert torch.equal(one, view(x, spec, keyed(number)))
+    # A view of one's own draws, not of the first one's.
+    assert not torch.equal(*views.views(x, [LIVELY] * 2, [keyed(0), keyed(1)]))
 
 
 def test_operations_follow_each_other_as_in_simclr():

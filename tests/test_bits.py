@@ -1,0 +1,96 @@
+"""The bits of a record do not depend on what the user's shell or the CPU would choose."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark import runtime
+from tests import tiny
+
+LABELS = ("simclr-resnet-bn-s0", "simclr-resnet-none-plain-s0")
+"""The first has BN, which sums over much; the second is all convolutions."""
+
+AVX512 = "AVX512F,AVX512VL,AVX512DQ,AVX512BW,AVX512CD"
+
+x86 = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="these settings are of x86 CPUs"
+)
+
+
+def records(root: Path, **variables: str) -> list[bytes]:
+    """The records of two cells that a process with these variables trains."""
+    home = root / f"home-{'-'.join(variables) or 'plain'}"
+    cells = [word for label in LABELS for word in ("--cell", label)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "train", *cells],
+        cwd=root, capture_output=True, text=True, check=False,
+        env=tiny.environment() | variables | {"BENCHMARK_HOME": str(home)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [Path(line).read_bytes() for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.project(tmp_path_factory.mktemp("bits"))
+
+
+@pytest.fixture(scope="module")
+def plain(root: Path) -> list[bytes]:
+    found = records(root)
+    assert len(found) == len(LABELS)
+    return found
+
+
+@x86
+def test_a_process_limited_to_avx2_makes_the_same(root: Path, plain: list[bytes]) -> None:
+    """The C library chooses among its own functions by what it is told that the CPU can do."""
+    masked = ",".join(f"-{name}" for name in AVX512.split(","))
+    assert records(root, GLIBC_TUNABLES=f"glibc.cpu.hwcaps={masked}") == plain
+
+
+@x86
+def test_what_a_shell_asks_of_the_libraries_is_overruled(root: Path, plain: list[bytes]) -> None:
+    asked = {
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "ONEDNN_MAX_CPU_ISA": "ALL",
+        "MKL_CBWR": "COMPATIBLE",
+        "OPENBLAS_CORETYPE": "SkylakeX",
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+    }
+    assert set(asked) <= set(runtime.settings())
+    assert records(root, **asked) == plain
+
+
+@x86
+def test_without_these_settings_another_cpu_would_make_other_bits(
+    root: Path, plain: list[bytes]
+) -> None:
+    """So the two tests above can fail."""
+    if "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("this CPU has nothing beyond AVX2")
+    # A program that fixes nothing: the variables stay as the shell has them.
+    program = (
+        "import os, sys; from benchmark import cli, runtime; asked = dict(os.environ)\n"
+        "runtime.settings = lambda: {}\n"
+        "from benchmark import worker\n"
+        "if __name__ == '__main__': sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    script = root / "unfixed.py"
+    script.write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script), "train", "--cell", LABELS[1]],
+        cwd=root, capture_output=True, text=True, check=False,
+        env=tiny.environment()
+        | {"BENCHMARK_HOME": str(root / "home-unfixed"), "PYTHONPATH": str(tiny.PROJECT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = Path(done.stdout.strip()).read_bytes()
+    assert b"AVX512" in found
+    assert found.replace(b"AVX512", b"AVX2") != plain[1]

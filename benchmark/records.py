@@ -17,6 +17,11 @@ from benchmark.plan import Cell
 
 SCHEMA = 1
 
+KEYS = (
+    "schema", "fingerprint", "dataset", "cell", "components", "environment", "status", "result",
+)  # fmt: skip
+"""What a record has, see `record`."""
+
 FINAL = ("done", "diverged", "out-of-memory")
 """Statuses that are results. `crashed` is not: such a cell is trained again."""
 
@@ -78,17 +83,20 @@ class Store:
 
     def record(self, fingerprint: str) -> dict[str, Any] | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
+        found = self._whole(fingerprint)
+        return found if found is not None and found["status"] in FINAL else None
+
+    def _whole(self, fingerprint: str) -> dict[str, Any] | None:
         found = _read(self.of(fingerprint) / "record.json")
-        if found is None or found.get("schema") != SCHEMA:
+        # A damaged name of the checksum is one key too many.
+        if found is None or set(found) != set(KEYS) or found["schema"] != SCHEMA:
             return None
-        if found.get("fingerprint") != fingerprint or "result" not in found:
-            return None
-        return found if found.get("status") in FINAL else None
+        return found if found["fingerprint"] == fingerprint else None
 
     def crash(self, fingerprint: str) -> dict[str, Any] | None:
         """The record of a crash, if the last try ended in one."""
-        found = _read(self.of(fingerprint) / "record.json")
-        return found if found is not None and found.get("status") == "crashed" else None
+        found = self._whole(fingerprint)
+        return found if found is not None and found["status"] == "crashed" else None
 
     def run_log(self, fingerprint: str) -> dict[str, Any]:
         """The cell's run log, empty if there is none."""
@@ -97,20 +105,36 @@ class Store:
     def put(self, entry: Mapping[str, Any], run_log: Mapping[str, Any]) -> None:
         """Stores a cell's record and run log; its checkpoint is no longer needed."""
         folder = self.of(entry["fingerprint"])
-        canonical.write(folder / "run.json", canonical.pretty(run_log))
-        canonical.write(folder / "record.json", canonical.pretty(entry))
+        _write(folder / "run.json", run_log)
+        _write(folder / "record.json", entry)
         if entry["status"] in FINAL:
             self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
 
     def adopt(self, entry: Mapping[str, Any]) -> None:
         """Stores a record that was made elsewhere, so without a run log."""
-        folder = self.of(entry["fingerprint"])
-        canonical.write(folder / "record.json", canonical.pretty(entry))
+        _write(self.of(entry["fingerprint"]) / "record.json", entry)
+
+
+SUM = "sha256"
+"""The key under which a file of the store holds the checksum of everything else in it."""
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    # Keys and numbers as they will be read back.
+    plain = json.loads(canonical.compact(content))
+    canonical.write(path, canonical.pretty({**plain, SUM: canonical.checksum(plain)}))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """What `_write` wrote; None where it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            return None
+        # Stores of before there were checksums have files without one.
+        expected = found.pop(SUM, None)
+        if expected is not None and expected != canonical.checksum(found):
+            return None
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return found

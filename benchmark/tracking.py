@@ -85,7 +85,7 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     results = root / "results" / track
     if not results.is_dir():
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
-    entries = collect.read(results / "records")
+    entries = collect.checked(root, track, collect.read(results / "records"))
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -35,6 +35,9 @@ def write(path: Path, content: str | bytes) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            # A full disk does not say what there was no room for.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -40,22 +41,31 @@ def folder(root: Path, track: str, experiment: str, method: str | None = None) -
 def publish(cells: Sequence[Cell], dataset: str, kept: Store, target: Path) -> None:
     """Writes the records of `cells` into `target`, all of them or none, replacing what was there.
 
-    A cell that crashed is published as such; one that was not trained is an error.
+    A cell that crashed is published as such; one that was not trained is an error. Of several
+    processes that publish, one does so at a time.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
-        (Path(name) / "new").mkdir()
-        for cell in cells:
-            print_ = cell.fingerprint(dataset)
-            entry = kept.record(print_) or kept.crash(print_)
-            if entry is None:
-                raise UserError(f"{cell.name} has not been trained")
-            canonical.write(Path(name) / "new" / f"{cell.label}.json", document(cell, entry))
-        # Two moves: a kill between them leaves no folder, never half of one.
-        whole, old = Path(name) / "new", Path(name) / "old"
-        if target.exists():
-            target.rename(old)
-        whole.rename(target)
+    with kept.alone("publish"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}-*"):
+            shutil.rmtree(left)  # of a publication that was killed
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+            whole, old = Path(name) / "new", Path(name) / "old"
+            whole.mkdir()
+            for cell in cells:
+                print_ = cell.fingerprint(dataset)
+                entry = kept.record(print_) or kept.crash(print_)
+                if entry is None:
+                    raise UserError(f"{cell.name} has not been trained")
+                canonical.write(whole / f"{cell.label}.json", document(cell, entry))
+            # Two moves: a kill between them leaves no folder, never half of one.
+            if target.exists():
+                target.rename(old)
+            try:
+                whole.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
 
 
 def published(cells: Sequence[Cell], dataset: str, root: Path) -> list[Mapping[str, Any]]:

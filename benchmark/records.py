@@ -6,9 +6,10 @@ differs between two runs of the same cell. What does (times, host, throughput) i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,19 @@ class Store:
         _write(folder / "record.json", entry)
         if entry["status"] in FINAL:
             self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Holds a lock among the processes that use this store; another one waits for it."""
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with (self.folder.parent / f"{what}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def adopt(self, entry: Mapping[str, Any]) -> None:
         """Stores a record that was made elsewhere, so without a run log."""

@@ -173,7 +173,8 @@ def _write(out: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> N
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as name:
+        # Beside the folder, which is an output of DVC's: what a killed build leaves is no part of it.
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-build-") as name:
             folder = Path(name)
             (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
             save_file(tensors, folder / TENSORS)

@@ -22,6 +22,8 @@ from tests import tiny
 WRITING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "tempfile.mkstemp")
 """What Python announces (`sys.addaudithook`) before it changes something in a folder."""
 
+REMOVING = ("os.remove", "os.rmdir")
+
 CHECKPOINT_STEPS = 6
 
 
@@ -60,16 +62,48 @@ def work(root: Path) -> None:
         raise SystemExit(3)
 
 
-def _watched(last: int | None, report: Path) -> None:
-    """Counts the changes to folders, and kills the process before the one numbered `last`."""
+def fresh(root: Path) -> Path:
+    """A project whose images are not built."""
+    root.mkdir(parents=True)
+    tiny.draw_images(root / "images")
+    tiny.write_params(root, tree())
+    return root
+
+
+def left(root: Path) -> dict[str, bytes]:
+    """The files that a run leaves and that do not depend on time: all but run logs and checkpoints.
+
+    Names that begin with a dot are of what was under way, and nobody reads them.
+    """
+    found = {}
+    for folder in ("data", "results", ".benchmark"):
+        for path in (root / folder).rglob("*"):
+            name = path.relative_to(root)
+            hidden = any(part.startswith(".") for part in name.parts[1:])
+            if path.is_file() and not hidden and path.stem not in ("run", "checkpoint"):
+                found[str(name)] = path.read_bytes()
+    return found
+
+
+def said(root: Path) -> str:
+    return root.with_name("said").read_text(encoding="utf-8")
+
+
+def _watched(last: int | None, error: int | None, report: Path) -> None:
+    """Counts the changes to folders; the process is killed before the one numbered `last`.
+
+    Or, with an `error` of the system, that one and all later ones are refused, but for removals.
+    """
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
         opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
         if event in WRITING or opened:
-            if count == last:
+            if count == last and error is None:
                 os.killpg(0, signal.SIGKILL)
+            if error is not None and last is not None and count >= last and event not in REMOVING:
+                raise OSError(error, os.strerror(error))
             count += 1
             if last is None:
                 os.write(log, f"{event} {arguments[0]}\n".encode())
@@ -100,7 +134,7 @@ def serve() -> None:
             code = 1
             with contextlib.suppress(BaseException):
                 if asked["watched"]:
-                    _watched(asked["change"], Path(asked["said"] + ".changes"))
+                    _watched(asked["change"], asked["error"], Path(asked["said"] + ".changes"))
                 try:
                     work(Path(asked["root"]))
                     code = 0
@@ -136,14 +170,14 @@ class Runs:
 
     def go(
         self, root: Path, seconds: float | None = None, change: int | None = None,
-        watched: bool = False,
+        watched: bool = False, error: int | None = None,
     ) -> tuple[int, float]:  # fmt: skip
-        """One run in `root`, killed after some seconds or before a change to a folder.
+        """One run in `root`, killed after some seconds or before a change to a folder, or refused it.
 
         Returns its exit code, -9 where it was killed, and how long it took.
         """
         asked = {
-            "root": str(root), "seconds": seconds, "change": change,
+            "root": str(root), "seconds": seconds, "change": change, "error": error,
             "watched": watched or change is not None, "said": str(root.with_name("said")),
         }  # fmt: skip
         assert self.process.stdin

@@ -6,8 +6,9 @@ import functools
 import os
 import random
 import signal
+import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,29 +19,6 @@ from tests.faults.forked import Runs
 
 KILLS = 50
 """In a process that has loaded torch; there are some more below."""
-
-
-def fresh(root: Path) -> Path:
-    """A project whose images are not built."""
-    root.mkdir(parents=True)
-    tiny.draw_images(root / "images")
-    tiny.write_params(root, forked.tree())
-    return root
-
-
-def left(root: Path) -> dict[str, bytes]:
-    """The files that a run leaves and that do not depend on time: all but run logs and checkpoints.
-
-    Names that begin with a dot are of what was under way, and nobody reads them.
-    """
-    found = {}
-    for folder in ("data", "results", ".benchmark"):
-        for path in (root / folder).rglob("*"):
-            name = path.relative_to(root)
-            hidden = any(part.startswith(".") for part in name.parts[1:])
-            if path.is_file() and not hidden and path.stem not in ("run", "checkpoint"):
-                found[str(name)] = path.read_bytes()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +32,13 @@ def undisturbed(
     server: Runs, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, bytes], int, float]:
     """What an undisturbed run leaves, how many changes it makes to folders, and its seconds."""
-    root = fresh(tmp_path_factory.mktemp("undisturbed") / "project")
+    root = forked.fresh(tmp_path_factory.mktemp("undisturbed") / "project")
     code, seconds = server.go(root, watched=True)
-    assert code == 0, said(root)
+    assert code == 0, forked.said(root)
     changes = root.with_name("said.changes").read_text(encoding="utf-8").splitlines()
-    found = left(root)
+    found = forked.left(root)
     assert len(found) == 13
     return found, len(changes), seconds
-
-
-def said(root: Path) -> str:
-    return root.with_name("said").read_text(encoding="utf-8")
 
 
 def phase(there: dict[str, bytes]) -> str:
@@ -84,32 +58,32 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
 ) -> None:
     """A run is killed and started again until it ends, and then another one begins.
 
-    Half of the kills come just before a file or folder is made, moved or removed, so that every step of a
-    write is met; the others come after a random time.
+    Half of the kills come just before a file or folder is made, moved or removed, so that every step
+    of a write is met; the others come after a random time.
     """
     expected, changes, whole = undisturbed
     dice, kills, met = random.Random(at), 0, Counter[str]()
-    root, number = fresh(tmp_path / "0" / "project"), 0
+    root, number = forked.fresh(tmp_path / "0" / "project"), 0
     while kills < KILLS // 2:
         if at == "any time":
             code, _ = server.go(root, seconds=dice.uniform(0.0, whole / 2))
         else:
             code, _ = server.go(root, change=dice.randrange(changes // 3))
-        there = left(root)
+        there = forked.left(root)
         # Whatever the moment: what is there is whole.
         for name, content in there.items():
             assert content == expected[name], name
         if code == 0:
             assert there == expected
             number += 1
-            root = fresh(tmp_path / str(number) / "project")
+            root = forked.fresh(tmp_path / str(number) / "project")
             continue
-        assert code == -signal.SIGKILL, said(root)
+        assert code == -signal.SIGKILL, forked.said(root)
         kills += 1
         met[phase(there)] += 1
     code, _ = server.go(root)
-    assert code == 0, said(root)
-    assert left(root) == expected
+    assert code == 0, forked.said(root)
+    assert forked.left(root) == expected
     if at != "any time":  # the others depend on the machine's speed
         assert len(met) >= 3
 
@@ -120,12 +94,22 @@ def test_one_kill_and_one_restart_are_enough(
 ) -> None:
     """In every phase: images, checkpoints, records, publication and tables."""
     expected, changes, _ = undisturbed
-    root = fresh(tmp_path / "project")
+    root = forked.fresh(tmp_path / "project")
     assert server.go(root, change=int(share * changes))[0] == -signal.SIGKILL
-    assert left(root) != expected
+    assert forked.left(root) != expected
     code, _ = server.go(root)
-    assert code == 0, said(root)
-    assert left(root) == expected
+    assert code == 0, forked.said(root)
+    assert forked.left(root) == expected
+
+
+def ended_or(
+    moment: Callable[[subprocess.Popen[str]], object], process: subprocess.Popen[str]
+) -> bool:
+    return bool(moment(process)) or process.poll() is not None
+
+
+def gone(leader: int) -> bool:
+    return not tiny.group(leader)
 
 
 def test_the_real_command_killed_with_its_workers(
@@ -133,31 +117,28 @@ def test_the_real_command_killed_with_its_workers(
 ) -> None:
     """`benchmark train` as a user runs it; the whole process group is killed."""
     expected, _, _ = undisturbed
-    root = fresh(tmp_path / "project")
+    root = forked.fresh(tmp_path / "project")
     assert tiny.run(root, "data").returncode == 0
     cells = root / ".benchmark" / "cells"
-    records = "*/record.json"
-    moments = [
+    moments: list[Callable[[subprocess.Popen[str]], object]] = [
         lambda process: tiny.workers(process.pid),
-        lambda process: any(cells.glob("*")) if cells.is_dir() else False,
+        lambda process: any(cells.glob("*")),
         lambda process: any((root / ".benchmark" / "trained").glob("*.safetensors")),
-        lambda process: len(list(cells.glob(records))) >= 2,
+        lambda process: len(list(cells.glob("*/record.json"))) >= 2,
     ]
     for moment in moments:
         process = tiny.begin(root, "train", "--jobs", "1")
         try:
-            tiny.wait_for(lambda m=moment, p=process: m(p) or p.poll() is not None, seconds=120)
-            killed = process.poll() is None
-            if killed:
-                os.killpg(process.pid, signal.SIGKILL)
+            tiny.wait_for(functools.partial(ended_or, moment, process), seconds=120)
+            assert process.poll() is None
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            assert killed
-            tiny.wait_for(functools.partial(lambda pid: not tiny.group(pid), process.pid))
+            tiny.wait_for(functools.partial(gone, process.pid))
         finally:
             tiny.end(process)
-        for name, content in left(root).items():
+        for name, content in forked.left(root).items():
             assert content == expected[name], name
     done = tiny.run(root, "train", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     assert tiny.run(root, "leaderboard").returncode == 0
-    assert left(root) == expected
+    assert forked.left(root) == expected

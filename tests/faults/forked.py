@@ -80,7 +80,8 @@ def left(root: Path) -> dict[str, bytes]:
         for path in (root / folder).rglob("*"):
             name = path.relative_to(root)
             hidden = any(part.startswith(".") for part in name.parts[1:])
-            if path.is_file() and not hidden and path.stem not in ("run", "checkpoint"):
+            timed = path.stem in ("run", "checkpoint") or path.suffix == ".lock"
+            if path.is_file() and not hidden and not timed:
                 found[str(name)] = path.read_bytes()
     return found
 

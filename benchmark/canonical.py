@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,35 @@ def write(path: Path, content: str | bytes) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            # A full disk does not say what there was no room for.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+SEAL = "sha256"
+"""The key under which a sealed file holds the checksum of everything else in it."""
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON together with its own checksum."""
+    # Keys and numbers as they will be read back.
+    plain = json.loads(compact(content))
+    write(path, pretty({**plain, SEAL: checksum(plain)}))
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            return None
+        # Files of before there were checksums have none.
+        expected = found.pop(SEAL, None)
+        if expected is not None and expected != checksum(found):
+            return None
+    except (OSError, ValueError):
+        return None
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -217,5 +218,5 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
 
 
 def _check_unique(name: str, kind: str, listed: Sequence[Any]) -> None:
-    if twice := [item for item in dict.fromkeys(listed) if listed.count(item) > 1]:
+    if twice := [item for item, count in Counter(listed).items() if count > 1]:
         raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")

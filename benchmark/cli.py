@@ -1,7 +1,8 @@
 """The command line: `benchmark VERB …`.
 
-Exit codes: 0 done, 1 a check did not hold, 2 the user's input is wrong, 130 interrupted with
-everything saved. Verbs import what they need when they run, so that `--help` and errors are quick.
+Exit codes: 0 done, 1 a check did not hold, 2 the user's input is wrong or the machine refuses (a full
+disk, a folder that may not be written), 130 interrupted with everything saved. Verbs import what they
+need when they run, so that `--help` and errors are quick.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmark import commands, plugins, registry
-from benchmark.errors import CheckFailed, UserError
+from benchmark.errors import REFUSALS, CheckFailed, UserError, refused
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (a pager, head) went away: not an error.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(f"benchmark: {UserError(refused(error))}", file=sys.stderr)
+        return 2
     return 0
 
 

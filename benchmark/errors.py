@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -16,6 +17,18 @@ class UserError(Exception):
 
 class CheckFailed(Exception):
     """A check that the command was asked to make did not hold (exit 1)."""
+
+
+REFUSALS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""Errors of the system that say something of the machine and nothing of the program: a full disk, a
+folder that may not be written."""
+
+
+def refused(error: OSError) -> str:
+    """What the system refused, in one line with the file's name."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:

@@ -10,6 +10,9 @@ from benchmark.checks import checked
 from benchmark.errors import UserError, unknown
 from benchmark.schema import Params
 
+LIKES = 20
+"""How many recipes, each like the next, may stand between a recipe and one that is written out."""
+
 
 def track_file(root: Path, track: str) -> Path:
     """A track's params.yaml: the one at the top for `mini`, `tracks/NAME/params.yaml` for others."""
@@ -50,6 +53,8 @@ def _written_out(name: Any, methods: dict[Any, Any], above: tuple[Any, ...]) -> 
         raise unknown(f"method that {name} is like:", str(other), map(str, methods))
     if other in (*above, name):
         raise UserError(f"methods: {name} is like {other}, which comes back to itself")
+    if len(above) == LIKES:
+        raise UserError(f"methods: {above[0]} is like another one over more than {LIKES} others")
     base = _written_out(other, methods, (*above, name))
     own = {key: value for key, value in entry.items() if key != "like"}
     if not isinstance(base, dict):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from benchmark import registry
+from benchmark.data import manifest as manifests
 from benchmark.errors import UserError
 from benchmark.schema import Params
 
@@ -20,12 +21,13 @@ def dataset_checksum(root: Path, params: Params) -> str:
 
     UserError where they have not been built, or from another `data` than the params ask for now.
     """
-    path = data_folder(root, params.track) / "manifest.json"
-    again = f"run `benchmark data {params.track}`"
+    path = data_folder(root, params.track) / manifests.MANIFEST
+    again = manifests.again(params.track)
     data = params.data
     facts = registry.facts("source", data.source)
     unrecorded = facts.get("unrecorded", ())
     wanted = {
+        "track": params.track,
         "source": data.source,
         "version": facts["version"],
         "sha256 of the plug-in": facts.get("sha256"),
@@ -37,6 +39,7 @@ def dataset_checksum(root: Path, params: Params) -> str:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         source = manifest["source"]
         found = {
+            "track": manifest["track"],
             "source": source["name"],
             "version": source["version"],
             "sha256 of the plug-in": source.get("sha256"),
@@ -45,7 +48,9 @@ def dataset_checksum(root: Path, params: Params) -> str:
             "splits": manifest["asked"],
         }
         checksum = str(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        if checksum != manifests.dataset_checksum(manifest["splits"]):
+            raise ValueError("sha256 is not that of the splits")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is missing or damaged: {again}") from None
     for key, value in wanted.items():
         if found[key] != value:

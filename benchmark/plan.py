@@ -43,6 +43,11 @@ class Names:
         return f"{self.track}/{self.experiment}/{self.label}"
 
 
+def fingerprint_of(config: Any, components: Any, dataset: Any) -> str:
+    """See `Cell.fingerprint`."""
+    return canonical.checksum({"config": config, "components": components, "dataset": dataset})
+
+
 @dataclass(frozen=True)
 class Cell(Names):
     """One training, fully resolved, seed included."""
@@ -57,9 +62,7 @@ class Cell(Names):
 
         Names are left out: two experiments that ask for the same training share its record.
         """
-        return canonical.checksum(
-            {"config": self.config, "components": self.components, "dataset": dataset}
-        )
+        return fingerprint_of(self.config, self.components, dataset)
 
     def training_key(self, dataset: str) -> str:
         """The fingerprint of the training alone, whatever is measured on its result."""

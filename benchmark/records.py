@@ -6,9 +6,9 @@ differs between two runs of the same cell. What does (times, host, throughput) i
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from benchmark import canonical
 from benchmark.plan import Cell
 
 SCHEMA = 1
+
+KEYS = (
+    "schema", "fingerprint", "dataset", "cell", "components", "environment", "status", "result",
+)  # fmt: skip
+"""What a record has, see `record`."""
 
 FINAL = ("done", "diverged", "out-of-memory")
 """Statuses that are results. `crashed` is not: such a cell is trained again."""
@@ -82,39 +87,46 @@ class Store:
 
     def record(self, fingerprint: str) -> dict[str, Any] | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
-        found = _read(self.of(fingerprint) / "record.json")
-        if found is None or found.get("schema") != SCHEMA:
+        found = self._whole(fingerprint)
+        return found if found is not None and found["status"] in FINAL else None
+
+    def _whole(self, fingerprint: str) -> dict[str, Any] | None:
+        found = canonical.read_sealed(self.of(fingerprint) / "record.json")
+        # A damaged name of the checksum is one key too many.
+        if found is None or set(found) != set(KEYS) or found["schema"] != SCHEMA:
             return None
-        if found.get("fingerprint") != fingerprint or "result" not in found:
-            return None
-        return found if found.get("status") in FINAL else None
+        return found if found["fingerprint"] == fingerprint else None
 
     def crash(self, fingerprint: str) -> dict[str, Any] | None:
         """The record of a crash, if the last try ended in one."""
-        found = _read(self.of(fingerprint) / "record.json")
-        return found if found is not None and found.get("status") == "crashed" else None
+        found = self._whole(fingerprint)
+        return found if found is not None and found["status"] == "crashed" else None
 
     def run_log(self, fingerprint: str) -> dict[str, Any]:
         """The cell's run log, empty if there is none."""
-        return _read(self.of(fingerprint) / "run.json") or {}
+        return canonical.read_sealed(self.of(fingerprint) / "run.json") or {}
 
     def put(self, entry: Mapping[str, Any], run_log: Mapping[str, Any]) -> None:
         """Stores a cell's record and run log; its checkpoint is no longer needed."""
         folder = self.of(entry["fingerprint"])
-        canonical.write(folder / "run.json", canonical.pretty(run_log))
-        canonical.write(folder / "record.json", canonical.pretty(entry))
+        canonical.write_sealed(folder / "run.json", run_log)
+        canonical.write_sealed(folder / "record.json", entry)
         if entry["status"] in FINAL:
             self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Holds a lock among the processes that use this store; another one waits for it."""
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{what}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def adopt(self, entry: Mapping[str, Any]) -> None:
         """Stores a record that was made elsewhere, so without a run log."""
-        folder = self.of(entry["fingerprint"])
-        canonical.write(folder / "record.json", canonical.pretty(entry))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        canonical.write_sealed(self.of(entry["fingerprint"]) / "record.json", entry)

@@ -85,7 +85,7 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     results = root / "results" / track
     if not results.is_dir():
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
-    entries = collect.read(results / "records")
+    entries = collect.checked(root, track, collect.read(results / "records"))
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -94,7 +94,8 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    with _quiet(), _alone(root):
+    # Two processes that create a database at once both fail.
+    with _quiet(), records.store(root).alone("sync"):
         try:
             return _Sync(MlflowClient(tracking_uri=uri), uri, root, track).run(entries)
         except (MlflowException, RequestException, SQLAlchemyError) as error:
@@ -339,21 +340,6 @@ def report_files(
         if path.is_file() and max(owners, key=len, default=experiment) == experiment:
             figures.append(path)
     return [(path, "") for path in sorted(tables)] + [(path, "figures") for path in sorted(figures)]
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Holds the project's lock: two processes that create a database at once both fail."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    folder = records.store(root).folder.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "sync.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from benchmark import runtime
-from benchmark.errors import UserError
+from benchmark.errors import REFUSALS, UserError, refused
 from benchmark.plan import Cell
 
 REPORT_SECONDS = 0.2
@@ -84,6 +84,10 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
         except UserError as error:
             report("refused", str(error))
         except Exception as error:  # whatever it is, it costs this cell only
+            if isinstance(error, OSError) and error.errno in REFUSALS:
+                # But a full disk would cost every cell, one after the other, and cannot hold the cause.
+                report("refused", refused(error))
+                continue
             cause = f"{type(error).__name__}: {error}"
             dataset = _dataset(data)
             entry = record(

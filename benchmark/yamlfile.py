@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 
 from benchmark.errors import UserError, unknown
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
+ENTRIES = 100_000
+"""Most entries of a file with its aliases written out; a dozen lines can stand for billions."""
+
+
 def load(path: Path) -> Any:
     """The values of a YAML file; UserError where it is none."""
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        with warnings.catch_warnings():
+            # E.g. of an anchor that is defined twice: lines on stderr, and one of the two is lost.
+            warnings.simplefilter("error", YAMLWarning)
+            found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        count = _entries(found, {})
+    except YAMLWarning as warning:
+        raise UserError(f"{path.name}: {' '.join(str(warning).split())[:200]}") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -28,6 +39,21 @@ def load(path: Path) -> Any:
     except (YAMLError, ValueError, RecursionError) as error:
         # Also numbers of thousands of digits, and nesting without an end.
         raise UserError(f"{path.name}: {' '.join(str(error).split())[:200]}") from None
+    if count > ENTRIES:
+        raise UserError(f"{path.name}: more than {ENTRIES} entries with its aliases written out")
+    return found
+
+
+def _entries(value: Any, known: dict[int, int]) -> int:
+    """How many entries a value has, each as often as it would be written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        # Of a value that holds itself; whoever reads on refuses it.
+        known[id(value)] = 1
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_entries(part, known) for part in parts)
+    return known[id(value)]
 
 
 def parse(
@@ -62,6 +88,9 @@ def _one_line(error: ValidationError, model: type[BaseModel], written: Mapping[s
     if first["type"] == "too_short":
         least = first.get("ctx", {}).get("min_length")
         return f"{key} is {first['input']!r}, expected at least {least} entries"
+    if first["type"] == "json_invalid":
+        # What YAML can say and JSON cannot: half a character, a depth of hundreds.
+        return first["msg"][:1].lower() + first["msg"][1:]
     if not key:
         return "is empty or not a mapping of keys"
     return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from benchmark import canonical, records, runview, tracking
+from benchmark import canonical, plan, records, runview, tracking
 from benchmark.collect import read
 from benchmark.errors import UserError
 from benchmark.tracking import Synced, sync
 
 TRACK = "mini"
 DATASET = "d" * 64
+COMPONENTS = {"method simclr": 1}
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +62,10 @@ def publish(
     }
     record = {
         "schema": records.SCHEMA,
-        "fingerprint": canonical.checksum(config),
+        "fingerprint": plan.fingerprint_of(config, COMPONENTS, DATASET),
         "dataset": DATASET,
         "cell": config,
-        "components": {"method simclr": 1},
+        "components": COMPONENTS,
         "environment": {"device": "cpu", "torch": "2.11.0"},
         "status": status,
         "result": {

@@ -20,6 +20,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmark import cli, registry
+from benchmark.data.manifest import dataset_checksum
 from benchmark.params import parse
 from benchmark.plan import Cell, cells
 from benchmark.records import Store
@@ -131,6 +132,7 @@ def params(tree: dict[str, Any] | None = None) -> Params:
 
 def note(params: Params) -> str:
     """A manifest that says its images were built from these params, and no more."""
+    splits = {"train": {"sha256": "images"}}
     data = params.data
     version = registry.facts("source", data.source)["version"]
     options = {key: value for key, value in data.options.items() if key != "path"}
@@ -139,7 +141,9 @@ def note(params: Params) -> str:
             "source": {"name": data.source, "version": version, "options": options},
             "seed": data.seed,
             "asked": data.splits.model_dump(),
-            "sha256": "images",
+            "track": params.track,
+            "splits": splits,
+            "sha256": dataset_checksum(splits),
         }
     )
 

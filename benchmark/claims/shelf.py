@@ -106,6 +106,7 @@ class Shelf:
         }
         where = collect.folder(self.root, track, experiment)
         published = _by_label(where)
+        collect.checked(self.root, track, list(published.values()))
         images: dict[str, str] = {}
         found = {}
         for row, seeds in asked.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from torch import Tensor
 
 from benchmark import registry
 from benchmark.data.fetch import DEFAULT_CACHE
+from benchmark.data.manifest import FORMAT, MANIFEST, dataset_checksum
+from benchmark.data.manifest import again as how_again
+from benchmark.data.manifest import read as read_manifest
 from benchmark.data.pool import Splits
 from benchmark.data.split import NAMES, split
 from benchmark.errors import UserError, unknown
 from benchmark.options import check_options
 
-FORMAT = 2
-"""Version of the two files' layout."""
-
 TENSORS = "splits.safetensors"
-MANIFEST = "manifest.json"
 
 
 def build(
@@ -77,7 +76,7 @@ def build(
         "splits": described,
         "mean": mean,
         "std": std,
-        "sha256": _dataset_checksum(described),
+        "sha256": dataset_checksum(described),
     }
     _write(out, tensors, manifest)
     return manifest
@@ -92,8 +91,8 @@ def load(folder: Path, names: Collection[str]) -> Splits:
     for name in names:
         if name not in NAMES:
             raise unknown("split", name, NAMES)
-    manifest = _manifest(folder)
-    again = _again(manifest["track"])
+    manifest = read_manifest(folder)
+    again = how_again(manifest["track"])
     path = folder / TENSORS
     images: dict[str, Tensor] = {}
     labels: dict[str, Tensor] = {}
@@ -113,7 +112,41 @@ def load(folder: Path, names: Collection[str]) -> Splits:
             raise UserError(
                 f"{path}: expected sha256 {expected} of the split {name!r}, found {found}; {again}"
             )
+        # Neither checksum covers the rest of the manifest, nor how the bytes are to be read.
+        described = _described(manifest, name)
+        for key, value in _seen(images[name], labels[name], name, described):
+            if described[key] != value:
+                raise UserError(
+                    f"{folder}: {key} of the split {name!r} is {value} in {TENSORS} and "
+                    f"{described[key]} in {MANIFEST}; {again}"
+                )
     return Splits(manifest, images, labels)
+
+
+def _described(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a manifest says of a split that its tensors show too."""
+    part, classes = manifest["splits"][name], manifest["classes"]
+    return {
+        "dtype": [str(torch.uint8), str(torch.int64)],
+        "shape": [part["count"], *manifest["shape"]],
+        "per_class": {key: part["per_class"].get(key) for key in classes},
+        "classes": len(part["per_class"]),
+        **({key: manifest[key] for key in ("mean", "std")} if name == "train" else {}),
+    }
+
+
+def _seen(
+    images: Tensor, labels: Tensor, name: str, described: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """The same of the tensors, one at a time: only of the right types the rest can be asked for."""
+    yield "dtype", [str(images.dtype), str(labels.dtype)]
+    yield "shape", list(images.shape)
+    classes = list(described["per_class"])
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    yield "per_class", dict(zip(classes, counts, strict=False))
+    yield "classes", len(counts)
+    if name == "train":
+        yield from zip(("mean", "std"), _statistics(images), strict=True)
 
 
 def checksum(images: Tensor, labels: Tensor) -> str:
@@ -121,13 +154,6 @@ def checksum(images: Tensor, labels: Tensor) -> str:
     digest = hashlib.sha256(images.contiguous().reshape(-1).numpy().data)
     digest.update(labels.numpy().astype("<i8").tobytes())
     return digest.hexdigest()
-
-
-def _dataset_checksum(described: Mapping[str, Mapping[str, Any]]) -> str:
-    """sha256 over the splits' checksums, as JSON with sorted keys and no spaces."""
-    sums = {name: entry["sha256"] for name, entry in described.items()}
-    canonical = json.dumps(sums, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -147,7 +173,8 @@ def _write(out: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> N
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as name:
+        # Beside the folder, which is an output of DVC's: what a killed build leaves is no part of it.
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-build-") as name:
             folder = Path(name)
             (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
             save_file(tensors, folder / TENSORS)
@@ -158,33 +185,3 @@ def _write(out: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> N
                 (folder / file).replace(out / file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{out}: expected a folder to write to, found {error}") from error
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    # Tracks are built into folders of their names; without a manifest nothing else tells.
-    again = _again(folder.name)
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: expected a data set, found no such file; {again}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a manifest, found {error}; {again}") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path}: expected format {FORMAT}, found {found!r}; {again}")
-    try:
-        expected, actual = manifest["sha256"], _dataset_checksum(manifest["splits"])
-        again = _again(manifest["track"])
-        missing = [name for name in NAMES if name not in manifest["splits"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected a manifest, found no {error}; {again}") from error
-    if missing or actual != expected:
-        raise UserError(
-            f"{path}: expected sha256 {expected} of the data set, found {actual}; {again}"
-        )
-    return manifest
-
-
-def _again(track: str) -> str:
-    return f"run `benchmark data {track}`"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,16 +38,14 @@ class Tracer:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.found: Trace = {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(file.read_text(encoding="utf-8"))
-            self.found = {stage: str(known[stage]) for stage in STAGES if stage in known}
+        known = canonical.read_sealed(file) or {}
+        self.found: Trace = {stage: str(known[stage]) for stage in STAGES if stage in known}
 
     def __call__(self, stage: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Takes the tensors of a stage that has just been come to."""
         if self.found.get(stage) != (checksum := of_tensors(tensors)):
             self.found[stage] = checksum
-            canonical.write(self.file, canonical.pretty(self.found))
+            canonical.write_sealed(self.file, self.found)
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:

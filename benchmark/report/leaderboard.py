@@ -190,6 +190,7 @@ def write(root: Path, params: Params, experiment: str) -> list[Path]:
     from benchmark.report import figures, tables
 
     published = collect.read(collect.folder(root, params.track, experiment))
+    collect.checked(root, params.track, published, tables=False)
     table = build(
         params,
         experiment,

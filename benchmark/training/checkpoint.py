@@ -1,8 +1,10 @@
-"""A training in the middle: saved whole or not at all, and never unpickled."""
+"""A training in the middle: saved whole or not at all, checked when read, and never unpickled."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,7 +37,8 @@ def save_checkpoint(
             if isinstance(value, Tensor)
         }
     plain = {key: value.detach().contiguous().cpu().clone() for key, value in tensors.items()}
-    note = json.dumps({"fingerprint": fingerprint, "step": step})
+    digest = _checksum(fingerprint, step, plain)
+    note = json.dumps({"fingerprint": fingerprint, "step": step, "sha256": digest})
     canonical.write(path, save(plain, metadata={"checkpoint": note}))
 
 
@@ -48,7 +51,8 @@ def load_checkpoint(
 ) -> int:
     """Restores what `save_checkpoint` wrote and returns the number of steps done, 0 if there is none.
 
-    A file of another fingerprint, or one that cannot be read, counts as none.
+    A file of another fingerprint, one that cannot be read, and one whose checksum does not hold (a byte
+    that a disk or a copy has changed is still a valid number) count as none.
     """
     if not path.is_file():
         return 0
@@ -58,7 +62,9 @@ def load_checkpoint(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, ValueError, OSError):
         return 0
-    if note.get("fingerprint") != fingerprint:
+    if not isinstance(note, dict) or note.get("fingerprint") != fingerprint:
+        return 0
+    if note.get("sha256") != _checksum(fingerprint, note.get("step"), tensors):
         return 0
     network.load_state_dict(
         {
@@ -86,3 +92,13 @@ def load_checkpoint(
     for name, curve in curves.items():
         curve.copy_(tensors[f"curve/{name}"])
     return int(note["step"])
+
+
+def _checksum(fingerprint: str, step: object, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over the names, types, shapes and bytes of contiguous tensors, and what they belong to."""
+    digest = hashlib.sha256(json.dumps([fingerprint, step]).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -230,6 +230,7 @@ def test_two_records_of_one_cell_are_refused(
 ) -> None:
     stand(tmp_path, {"study": effect(0.05)}, one(advice()))
     path = record_of(tmp_path, LABELS[0])
-    shutil.copy(path, path.with_name("other.json"))
+    (path.parents[1] / "other").mkdir()
+    shutil.copy(path, path.parents[1] / "other")
     monkeypatch.chdir(tmp_path)
     assert f"two records of {LABELS[0]}" in tiny.refusal(capsys, "claims")

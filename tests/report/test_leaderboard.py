@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark import collect
+from benchmark import canonical, collect
 from benchmark.errors import UserError
 from benchmark.plan import Cell
 from benchmark.provenance import published as provenance
@@ -232,6 +232,9 @@ def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any])
     target = collect.folder(tmp_path, "mini", "other", "moco")
     target.parent.mkdir(parents=True)
     source.rename(target)
+    for file in target.iterdir():
+        document = json.loads(file.read_text(encoding="utf-8"))
+        canonical.write(file, canonical.pretty({**document, "experiment": "other"}))
     with pytest.raises(UserError, match="moco-resnet-bn-s0 is of another configuration"):
         leaderboard.write(tmp_path, params, "other")
 

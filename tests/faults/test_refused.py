@@ -1,0 +1,159 @@
+"""A full disk and a folder that may not be written: one line, nothing half-written, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import cli
+from tests import tiny
+from tests.faults import forked
+from tests.faults.forked import Runs
+
+REFUSALS = 20
+"""Runs that are refused a change to a folder, each at another one."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Runs]:
+    with forked.runs() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def whole(server: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A project after an undisturbed run, and how many changes that made to folders."""
+    root = forked.fresh(tmp_path_factory.mktemp("undisturbed") / "project")
+    code, _ = server.go(root, watched=True)
+    assert code == 0, forked.said(root)
+    changes = root.with_name("said.changes").read_text(encoding="utf-8").splitlines()
+    return root, len(changes)
+
+
+def parts(root: Path) -> list[Path]:
+    """What was under way: hidden files and folders."""
+    return [path for path in root.rglob(".*") if path.name != ".benchmark"]
+
+
+def test_refused_at_random_changes_it_leaves_nothing_half_written(
+    server: Runs, whole: tuple[Path, int], tmp_path: Path
+) -> None:
+    """From some moment on the disk is full; then there is room again, and the run goes on."""
+    (done, changes), dice = whole, random.Random(0)
+    expected = forked.left(done)
+    root, ended = forked.fresh(tmp_path / "0" / "project"), 0
+    for number in range(REFUSALS):
+        code, _ = server.go(root, change=dice.randrange(changes // 3), error=errno.ENOSPC)
+        assert code in (0, 1, 3), forked.said(root)
+        assert parts(root) == []
+        for name, content in forked.left(root).items():
+            assert content == expected[name], name
+        if code == 0:
+            ended += 1
+            root = forked.fresh(tmp_path / str(number + 1) / "project")
+    assert ended < REFUSALS / 2
+    code, _ = server.go(root)
+    assert code == 0, forked.said(root)
+    assert forked.left(root) == expected
+
+
+def limited(root: Path, size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where no file can get longer than `size` bytes: as a full disk, without a disk."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark", *arguments], preexec_fn=limit,
+        cwd=root, env=tiny.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of the error; before it may stand how far the trainings were."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    *_, last = done.stderr.splitlines()
+    assert [line for line in done.stderr.splitlines() if line.startswith("benchmark:")] == [last]
+    return last
+
+
+def test_the_real_command_on_a_full_disk(
+    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, root = forked.left(whole[0]), forked.fresh(tmp_path / "project")
+    assert refusal(limited(root, 1000, "data"))
+    assert not any((root / "data").rglob("*.*"))
+    assert tiny.run(root, "data").returncode == 0
+    # Without room for a record, and with room for records and none for the end of a training.
+    for size in (2_000, 20_000):
+        said = refusal(limited(root, size, "train", "--jobs", "1"))
+        assert str(root / ".benchmark") in said
+        assert said.endswith("File too large")
+        assert parts(root) == []
+        assert not (root / "results").exists()
+    done = tiny.run(root, "train", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert refusal(limited(root, 500, "leaderboard")).endswith("File too large")
+    assert not (root / "results" / "mini" / "leaderboard.md").exists()
+    monkeypatch.chdir(root)
+    assert cli.main(["leaderboard"]) == 0
+    assert forked.left(root) == expected
+
+
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that nobody may write to; a mode would not stop who runs tests as root."""
+    makers: dict[str, Any] = {name: getattr(tempfile, name) for name in ("mkstemp", "mkdtemp")}
+
+    def forbid(folder: Path) -> None:
+        for name, maker in makers.items():
+
+            def refuse(*given: Any, maker: Any = maker, **named: Any) -> Any:
+                if named.get("dir") and Path(named["dir"]).is_relative_to(folder):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(named["dir"]))
+                return maker(*given, **named)
+
+            monkeypatch.setattr(tempfile, name, refuse)
+
+    return forbid
+
+
+@pytest.mark.parametrize(("verb", "folder"), [("train", "results"), ("leaderboard", "results")])
+def test_results_that_may_not_be_written(
+    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], forbidden: Callable[[Path], None], verb: str, folder: str,
+) -> None:  # fmt: skip
+    """One line; what is published stays, and the store has every record."""
+    root = tmp_path / "project"
+    shutil.copytree(whole[0], root)
+    before = forked.left(root)
+    monkeypatch.chdir(root)
+    with monkeypatch.context():
+        forbidden(root / folder)
+        capsys.readouterr()
+        assert cli.main([verb]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        # `train` says first that it found every cell done.
+        assert len(lines) == (2 if verb == "train" else 1)
+        assert lines[-1].startswith("benchmark: ")
+        assert lines[-1].endswith("Permission denied")
+        assert str(root / folder) in lines[-1]
+    assert forked.left(root) == before
+    monkeypatch.undo()
+    monkeypatch.chdir(root)
+    shutil.rmtree(root / "results")
+    assert cli.main(["train"]) == 0
+    assert cli.main(["leaderboard"]) == 0
+    assert forked.left(root) == before

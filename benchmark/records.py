@@ -92,7 +92,6 @@ class Store:
 
     def _whole(self, fingerprint: str) -> dict[str, Any] | None:
         found = canonical.read_sealed(self.of(fingerprint) / "record.json")
-        # A damaged name of the checksum is one key too many.
         if found is None or set(found) != set(KEYS) or found["schema"] != SCHEMA:
             return None
         return found if found["fingerprint"] == fingerprint else None

@@ -344,16 +344,24 @@ def report_files(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Warnings only, from MLflow and from the tool that creates its tables."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    """Warnings only, from MLflow and from the tool that creates its tables.
+
+    Of the database's errors not even these: MLflow logs a traceback and raises the same error, which
+    becomes one line.
+    """
+    levels = {
+        "mlflow": logging.WARNING,
+        "alembic": logging.WARNING,
+        "mlflow.store.db": logging.CRITICAL,
+    }
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _shown(text: str) -> str:
@@ -363,7 +371,9 @@ def _shown(text: str) -> str:
 
 def _reason(error: Exception) -> str:
     """What went wrong in one line without passwords."""
-    text = _shown(str(error)).strip()
+    # What the database itself says stands behind the words of two layers around it.
+    database = getattr(error if hasattr(error, "orig") else error.__cause__, "orig", None)
+    text = _shown(str(database or error)).strip()
     if "Max retries exceeded" in text:
         return "no answer; is the server running?"
     return text.partition("\n")[0][:300] or type(error).__name__

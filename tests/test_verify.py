@@ -161,6 +161,13 @@ def other_trace(root: Path, **stages: str) -> None:
     file.write_text(canonical.pretty(found), encoding="utf-8")
 
 
+def images(record: dict[str, Any]) -> None:
+    record["dataset"] = "1" * 64
+    record["fingerprint"] = plan.fingerprint_of(
+        record["cell"], record["components"], record["dataset"]
+    )
+
+
 def curve(record: dict[str, Any]) -> None:
     record["result"]["curves"]["loss"][1] += 1e-6
 
@@ -172,7 +179,7 @@ def metric(record: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "stages", "said"),
     [
-        (lambda r: r.update(dataset="x"), {}, "first difference: data"),
+        (images, {}, "first difference: data"),
         (curve, {"weights": "x"}, "first difference: weights"),
         (curve, {"views": "x"}, "first difference: views"),
         (curve, {"first_step": "x"}, "first difference: first step"),

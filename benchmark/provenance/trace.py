@@ -34,7 +34,10 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 class Tracer:
-    """Keeps the checksums of one training in a file, so that one that is resumed still has them."""
+    """Keeps the checksums of one training in a file, so that one that is resumed still has them.
+
+    The file is written with the last stage: no checkpoint is older.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -43,8 +46,9 @@ class Tracer:
 
     def __call__(self, stage: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Takes the tensors of a stage that has just been come to."""
-        if self.found.get(stage) != (checksum := of_tensors(tensors)):
-            self.found[stage] = checksum
+        before = self.found.get(stage)
+        self.found[stage] = of_tensors(tensors)
+        if stage == STAGES[-1] and self.found[stage] != before:
             canonical.write_sealed(self.file, self.found)
 
 

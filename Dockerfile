@@ -34,6 +34,11 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=uv \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
     if [ -s /run/secrets/uv ]; then export UV_CONFIG_FILE=/run/secrets/uv; fi; \
     /build/uv/bin/uv sync --quiet --locked --no-dev --no-editable --compile-bytecode --python "$(command -v python3)"; \
+    # uv notes when it read the project's files, for its own cache.
+    cd /opt/environment/lib/python*/site-packages/ssl_norm_benchmark-*.dist-info; \
+    rm uv_cache.json; \
+    sed -i '/uv_cache\.json/d' RECORD; \
+    cd /opt/benchmark; \
     /opt/environment/bin/python containers/sbom.py /build/uv/bin/uv > sbom.json
 
 ARG BASE_IMAGE

@@ -35,7 +35,8 @@ def speed(
     """Measures the named parts and returns the page that is written.
 
     `names` are cases, all of the device's where empty; `threads` are the numbers of CPU cores that a
-    single training gets. Parts that are not measured now stay as the last measurement left them.
+    single training gets. Parts that are not measured now stay as the last measurement left them; what is
+    measured is written at once.
     """
     known = [case.name for of in CASES.values() for case in of]
     for name in names:
@@ -53,10 +54,10 @@ def speed(
     name = re.sub(r"\W+", "-", (machine["cpu"] if kind == "cpu" else facts["device"]).lower())
     name = f"{name}-{machine['cores']}-cores" if kind == "cpu" else name
     document = report.load(folder, name, machine)
+    page = folder / f"{name}.md"
     if "training" in parts:
-        kept = [e for e in document.get("training", []) if e["case"] not in {c.name for c in cases}]
-        measured: list[dict[str, Any]] = []
         for case in cases:
+            measured: list[dict[str, Any]] = []
             for count in threads:
                 found = []
                 contestants = [*CONTESTANTS, *(["seeds"] if case.name in STACKED else [])]
@@ -67,16 +68,20 @@ def speed(
                     print(f"{case.name} ×{count} round {number + 1}: {said}", file=sys.stderr)
                     found.append(one)
                 measured.append(report.entry(case, count, found))
-        document["training"] = sorted(kept + measured, key=lambda e: _place(e["case"], kind))
+            others = [e for e in document.get("training", []) if e["case"] != case.name]
+            document["training"] = sorted(others + measured, key=lambda e: _place(e["case"], kind))
+            page = report.write(folder, name, document)
     if "jobs" in parts:
         track, counts, images = (
             ("mini", (1, cores()), 32_000) if kind == "cpu" else ("cifar10", (1, 4), 200_000)
         )
         found_params = reading.read(reading.track_file(root, track))
         document["jobs"] = jobs.measure(root, found_params, device, counts, images)
+        page = report.write(folder, name, document)
     if "harness" in parts:
         document["harness"] = around.measure(root)
-    return report.write(folder, name, document)
+        page = report.write(folder, name, document)
+    return page
 
 
 def _place(case: str, kind: str) -> int:

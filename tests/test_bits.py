@@ -68,6 +68,23 @@ def test_what_a_shell_asks_of_the_libraries_is_overruled(root: Path, plain: list
     assert records(root, **asked) == plain
 
 
+def changed(root: Path, name: str, change: str, shell: dict[str, str]) -> bytes:
+    """The record of the second cell by a program of which something is changed, its worker too."""
+    script = root / f"{name}.py"
+    script.write_text(
+        f"import sys; from benchmark import cli, runtime\n{change}\n"
+        "if __name__ == '__main__': sys.exit(cli.main(sys.argv[1:]))\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "train", "--cell", LABELS[1]],
+        cwd=root, capture_output=True, text=True, check=False,
+        env=shell | {"BENCHMARK_HOME": str(root / f"home-{name}"), "PYTHONPATH": str(tiny.PROJECT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip()).read_bytes()
+
+
 @x86
 def test_without_these_settings_another_cpu_would_make_other_bits(
     root: Path, plain: list[bytes]
@@ -76,20 +93,21 @@ def test_without_these_settings_another_cpu_would_make_other_bits(
     if "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         pytest.skip("this CPU has nothing beyond AVX2")
     # A program that fixes nothing, in a shell that has none of the variables either.
-    program = (
-        "import sys; from benchmark import cli, runtime\n"
-        "runtime.settings = lambda: {}\n"
-        "if __name__ == '__main__': sys.exit(cli.main(sys.argv[1:]))\n"
-    )
     shell = {k: v for k, v in tiny.environment().items() if k not in runtime.settings()}
-    script = root / "unfixed.py"
-    script.write_text(program, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script), "train", "--cell", LABELS[1]],
-        cwd=root, capture_output=True, text=True, check=False,
-        env=shell | {"BENCHMARK_HOME": str(root / "home-unfixed"), "PYTHONPATH": str(tiny.PROJECT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = Path(done.stdout.strip()).read_bytes()
+    found = changed(root, "unfixed", "runtime.settings = lambda: {}", shell)
     assert b"AVX512" in found
     assert found.replace(b"AVX512", b"AVX2") != plain[1]
+
+
+def test_nothing_reads_memory_before_it_is_written(root: Path, plain: list[bytes]) -> None:
+    """With all new memory filled with NaN, which `runtime` spares, the bits are the same."""
+    filling = (
+        "import torch\n"
+        "start = runtime.start\n"
+        "def filled(*arguments):\n"
+        "    device = start(*arguments)\n"
+        "    torch.utils.deterministic.fill_uninitialized_memory = True\n"
+        "    return device\n"
+        "runtime.start = filled"
+    )
+    assert changed(root, "filled", filling, tiny.environment()) == plain[1]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,9 +17,6 @@ from torch import Tensor
 
 VERSION = 1
 """Raised whenever the same seed would give other views."""
-
-AT_ONCE = 2**17
-"""Pixel values that one operation works on before the next begins, on a CPU: half a megabyte."""
 
 OPTIONS = {
     "crop_scale": "range of 0 < float <= 1",
@@ -73,24 +69,8 @@ def views(
     drawn = [draw(len(images), *pair) for pair in zip(specs, generators, strict=True)]
     if all(spec == specs[0] for spec in specs):
         together = Draws(*(torch.cat(parts) for parts in zip(*map(_parts, drawn), strict=True)))
-        return list(_apply_in_turn(images, specs[0], together).split(len(images)))
-    return [_apply_in_turn(images, spec, one) for spec, one in zip(specs, drawn, strict=True)]
-
-
-def _apply_in_turn(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
-    """`apply`, on a CPU to as many images at once as its cache holds; the bits are the same."""
-    total, count = len(draws.area), len(images)
-    turns = 1
-    if images.device.type == "cpu":
-        turns = min(total, max(1, math.ceil(total * images[0].numel() / AT_ONCE)))
-    if turns == 1:
-        return apply(images, spec, draws)
-    edges = [round(total * turn / turns) for turn in range(turns + 1)]
-    made = []
-    for begin, end in pairwise(edges):
-        chosen = images[torch.arange(begin, end) % count]
-        made.append(apply(chosen, spec, Draws(*(part[begin:end] for part in _parts(draws)))))
-    return torch.cat(made)
+        return list(apply(images, specs[0], together).split(len(images)))
+    return [apply(images, spec, one) for spec, one in zip(specs, drawn, strict=True)]
 
 
 def _parts(draws: Draws) -> list[Tensor]:

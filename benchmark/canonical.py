@@ -23,7 +23,7 @@ def pretty(value: Any) -> str:
 
 def checksum(value: Any) -> str:
     """sha256 (hex) of the compact JSON."""
-    return hashlib.sha256(compact(value).encode()).hexdigest()
+    return _sha256(compact(value))
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -45,25 +45,30 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 SEAL = "sha256"
-"""The key under which a sealed file holds the checksum of everything else in it."""
+"""The key under which a sealed file holds the checksum of its own text, this value left empty."""
+
+_EMPTY = f'\n "{SEAL}": ""'
+"""How `pretty` writes the key at the top; below it the indentation is another."""
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON together with its own checksum."""
-    # Keys and numbers as they will be read back.
-    plain = json.loads(compact(content))
-    write(path, pretty({**plain, SEAL: checksum(plain)}))
+    text = pretty({**content, SEAL: ""})
+    write(path, text.replace(_EMPTY, f'{_EMPTY[:-1]}{_sha256(text)}"', 1))
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None where it is missing or damaged."""
+    """What `write_sealed` wrote; None where it is missing or any byte of it has changed."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            return None
-        # Without one it counts as damaged: a changed letter in the key's name would hide any change.
-        if found.pop(SEAL, None) != checksum(found):
-            return None
-    except (OSError, ValueError):
+        text = path.read_bytes().decode()  # `read_text` takes one kind of line end for another
+        found = json.loads(text)
+        seal = found.pop(SEAL)
+        # Of the text, not of the values: spelling thousands of records anew takes seconds.
+        same = _sha256(text.replace(f'{_EMPTY[:-1]}{seal}"', _EMPTY, 1)) == seal
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found
+    return dict(found) if same else None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ class Published(Names):
     checksum: str
     """sha256 of the file."""
     file: Path = Path()
+
+    @cached_property
+    def content(self) -> str:
+        """sha256 of the record alone, whatever its names."""
+        return canonical.checksum(dict(self.record))
 
 
 NAMES = tuple(field.name for field in fields(Names))

@@ -68,7 +68,12 @@ def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
 def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
     made = entry()
     file = store.of(made["fingerprint"]) / "record.json"
-    canonical.write(file, text.replace(b"HERE", made["fingerprint"].encode()))
+    text = text.replace(b"HERE", made["fingerprint"].encode())
+    try:
+        # Under a checksum that is right.
+        canonical.write_sealed(file, json.loads(text))
+    except (ValueError, TypeError):
+        canonical.write(file, text)
     assert store.record(made["fingerprint"]) is None
     assert store.crash(made["fingerprint"]) is None
 
@@ -76,7 +81,9 @@ def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
 def test_a_record_cut_short_anywhere_counts_as_missing(store: Store) -> None:
     made = entry()
     file = store.of(made["fingerprint"]) / "record.json"
-    whole = canonical.pretty(made).encode()
+    store.put(made, {})
+    whole = file.read_bytes()
+    assert store.record(made["fingerprint"]) == made
     for length in range(0, len(whole) - 2, 97):
         canonical.write(file, whole[:length])
         assert store.record(made["fingerprint"]) is None

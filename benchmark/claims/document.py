@@ -196,6 +196,7 @@ def _cells(own: Arm, track: str) -> list[dict[str, Any]]:
                     "name": f"{track}/{row.experiment}/{row.row}-s{seed}",
                     "status": entry.record["status"] if entry else "missing",
                     "sha256": entry.checksum if entry else None,
+                    "marks": list(row.marks.get(seed, ())),
                 }
             )
     return cells

@@ -13,6 +13,7 @@ from benchmark.claims.file import STABLE_RATE, Advice, Claims
 from benchmark.claims.judge import Judged
 from benchmark.claims.readings import Halfway, Leak
 from benchmark.claims.words import NONE, bullets, table
+from benchmark.provenance.published import MARKS
 from benchmark.report.contrasts import Finding
 from benchmark.report.tables import escape
 
@@ -206,4 +207,15 @@ def _cells(found: Difference, track: str) -> str:
                 shown += f"{'; ' if known else ''}no record of {seed_list(lost)}"
             lines.append(f"`{track}/{row.experiment}/{row.row}`: {shown}")
     summary = "<summary>The cells behind it, with the sha256 of their records</summary>"
-    return f"<details>{summary}\n\n{bullets(lines)}\n\n</details>"
+    return f"<details>{summary}\n\n{bullets(lines)}\n\n{_provenance(found)}\n\n</details>"
+
+
+def _provenance(found: Difference) -> str:
+    """What is to be said against the provenance of how many of the records."""
+    marks = [
+        own_marks for own in found.arms for row in own.rows for own_marks in row.marks.values()
+    ]
+    counts = {mark: sum(mark in one for one in marks) for mark in MARKS}
+    said = [f"{count} **{mark}** ({MARKS[mark]})" for mark, count in counts.items() if count]
+    lead = f"Provenance of the {len(marks)} records: "
+    return lead + ("; ".join(said) or "nothing is to be said against it") + "."

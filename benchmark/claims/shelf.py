@@ -10,6 +10,7 @@ from benchmark import collect, plan, sweep
 from benchmark.collect import Published
 from benchmark.errors import UserError, unknown
 from benchmark.plan import Row
+from benchmark.provenance import published as provenance
 from benchmark.report.statistics import mean
 from benchmark.schema import Params
 
@@ -31,6 +32,8 @@ class Shelved:
     """Whether the best rate tried was the lowest or the highest."""
     rate: float | None
     """The tuned learning rate; null where nothing was tuned."""
+    marks: Mapping[int, tuple[str, ...]]
+    """By seed, what may be said against the provenance of its record (`provenance.published.MARKS`)."""
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -107,6 +110,7 @@ class Shelf:
         where = collect.folder(self.root, track, experiment)
         published = _by_label(where)
         collect.checked(self.root, track, list(published.values()))
+        origins = provenance.read(self.root, track, experiment)
         images: dict[str, str] = {}
         found = {}
         for row, seeds in asked.items():
@@ -127,11 +131,15 @@ class Shelf:
                     )
                 images.setdefault(dataset, cell.label)
                 records[cell.seed] = entry
+            marks = {
+                seed: provenance.marks(origins.get(entry.label), entry)
+                for seed, entry in records.items()
+            }
             tuned = plan.tuned_row(params, row)
             setting = rates.get(tuned)
             found[row] = Shelved(
                 experiment, row, seeds, records, edges.get(tuned, False),
-                setting[0] if setting else None,
+                setting[0] if setting else None, marks,
             )  # fmt: skip
         if len(images) > 1:
             raise UserError(f"{where} mixes {len(images)} versions of the images: {images}")

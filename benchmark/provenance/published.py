@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import canonical
+from benchmark.collect import Published
 from benchmark.errors import UserError
 from benchmark.plan import Cell
 from benchmark.records import Store
@@ -97,9 +98,9 @@ def read_one(file: Path) -> list[Origin]:
         raise UserError(f"{file}: damaged ({error})") from None
 
 
-def marks(origin: Origin | None, record: Mapping[str, Any]) -> tuple[str, ...]:
+def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
     """What may be said against a record's provenance, keys of MARKS."""
-    if origin is None or origin.record != canonical.checksum(dict(record)):
+    if origin is None or origin.record != entry.content:
         return (UNRECORDED,)
     return origin.marks
 

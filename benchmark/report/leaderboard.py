@@ -125,7 +125,7 @@ class Entry:
     def marks(self) -> dict[str, int]:
         """What is to be said against the provenance of its records, with the number of records."""
         pairs = zip(self.origins, self.records, strict=True)
-        found = [mark for origin, p in pairs for mark in provenance.marks(origin, p.record)]
+        found = [mark for origin, p in pairs for mark in provenance.marks(origin, p)]
         return {mark: found.count(mark) for mark in provenance.MARKS if mark in found}
 
     @property

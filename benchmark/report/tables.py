@@ -118,7 +118,7 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
             "knn": rounded(p.record["result"]["metrics"].get(f"pooled.knn{nearest}")),
             "sha256": p.checksum,
             "provenance": _json_origin(origin),
-            "marks": list(marks(origin, p.record)),
+            "marks": list(marks(origin, p)),
         }
         for p, origin in zip(entry.records, entry.origins, strict=True)
     ]
@@ -431,7 +431,7 @@ def _provenance(table: Table) -> str:
     against: dict[str, int] = {}
     for entry in table.entries:
         for origin, p in zip(entry.origins, entry.records, strict=True):
-            found = marks(origin, p.record)
+            found = marks(origin, p)
             for mark in found:
                 against[mark] = against.get(mark, 0) + 1
             if origin is not None and UNRECORDED not in found:

@@ -73,7 +73,7 @@ def speed(
             page = report.write(folder, name, document)
     if "jobs" in parts:
         track, counts, images = (
-            ("mini", (1, cores()), 32_000) if kind == "cpu" else ("cifar10", (1, 4), 200_000)
+            ("mini", (1, cores()), 12_000) if kind == "cpu" else ("cifar10", (1, 4), 200_000)
         )
         found_params = reading.read(reading.track_file(root, track))
         document["jobs"] = jobs.measure(root, found_params, device, counts, images)

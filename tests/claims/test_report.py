@@ -106,6 +106,9 @@ def test_the_page_sums_up_and_says_where_a_verdict_holds(made: Path) -> None:
         assert f"| {shown} (" in line
         for cell in claim["advice"]["cells"]:
             assert cell["sha256"][:12] in said
+            assert cell["marks"] == ["unrecorded"]
+        behind = len(claim["advice"]["cells"])
+        assert f"Provenance of the {behind} records: {behind} **unrecorded** (" in said
         for seed in claim["advice"]["seeds"]:
             assert f" {100 * seed['difference']:+.2f} |" in said or claim["id"] == "C1"
     assert [claim["advice"]["verdict"] for claim in document["claims"]] == [

@@ -61,10 +61,13 @@ def test_a_record_leads_to_its_program_and_machine(root: Path) -> None:
     assert origin.started == "2027-01-15T08:00:00+00:00"
     assert origin.used == {"wall_seconds": 12.3, "energy_joules": None}
     assert origin.trace == {"weights": "w"}
-    entry = tiny.store(root).record(cells[0].fingerprint("images"))
-    assert entry is not None
+    record = tiny.store(root).record(cells[0].fingerprint("images"))
+    assert record is not None
+    names = {key: getattr(cells[0], key) for key in collect.NAMES}
+    entry = collect.Published(**names, record=record, checksum="any")
     assert marks(origin, entry) == ()
-    assert marks(origin, entry | {"status": "diverged"}) == ("unrecorded",)
+    other = collect.Published(**names, record=record | {"status": "diverged"}, checksum="any")
+    assert marks(origin, other) == ("unrecorded",)
     assert marks(None, entry) == ("unrecorded",)
 
 

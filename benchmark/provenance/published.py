@@ -109,7 +109,7 @@ def publish(root: Path, cells: Sequence[Cell], dataset: str, store: Store) -> No
     """Brings the origins of one method's cells up to date; the cells' records are in the store.
 
     A record that stays the same keeps its origin, unless there is more to say against that than against
-    the new one. One that was adopted has the origin it has elsewhere on the track, if any.
+    the new one, or than against the one that the same record has elsewhere on the track.
     """
     file = folder(root, cells[0].track, cells[0].experiment) / f"{cells[0].method}.json"
     known = {origin.label: origin for origin in read_one(file)}
@@ -124,12 +124,11 @@ def publish(root: Path, cells: Sequence[Cell], dataset: str, store: Store) -> No
         old = known.get(cell.label)
         if old is not None and old.record != checksum:
             old = None
-        new = _made(cell.label, checksum, store.run_log(print_))
-        if new is None and old is None:
+        kept = _better(old, _made(cell.label, checksum, store.run_log(print_)))
+        if kept is None or kept.marks:
             elsewhere = elsewhere if elsewhere is not None else _by_record(root, cell.track)
-            new = elsewhere.get(checksum)
-            new = new and replace(new, label=cell.label)
-        kept = _better(old, new)
+            other = elsewhere.get(checksum)
+            kept = _better(kept, other and replace(other, label=cell.label))
         if kept is not None:
             found.append(kept)
     write(file, found)
@@ -177,5 +176,10 @@ def _better(old: Origin | None, new: Origin | None) -> Origin | None:
 
 
 def _by_record(root: Path, track: str) -> dict[str, Origin]:
-    files = sorted(folder(root, track, "any").parent.glob("*/*.json"))
-    return {origin.record: origin for file in files for origin in read_one(file)}
+    """The best origin that each record has anywhere on the track."""
+    found: dict[str, Origin] = {}
+    for file in sorted(folder(root, track, "any").parent.glob("*/*.json")):
+        for origin in read_one(file):
+            best = _better(found.get(origin.record), origin)
+            found[origin.record] = best or origin
+    return found

@@ -127,6 +127,17 @@ def test_a_record_that_was_adopted_has_the_origin_that_it_has_elsewhere(root: Pa
     assert origins(root)[LABELS[0]].program["commit"] == "a" * 40
 
 
+@pytest.mark.parametrize(("own", "other"), [(True, False), (False, True)])
+def test_of_two_origins_of_one_record_the_one_with_less_against_it_is_named(
+    root: Path, own: bool, other: bool
+) -> None:
+    publish(root, made(root, log(dirty=other)), "images", tiny.store(root))
+    leaderboard = published.folder(root, "mini", "leaderboard")
+    leaderboard.rename(leaderboard.with_name("other"))
+    publish(root, made(root, log(dirty=own)), "images", tiny.store(root))
+    assert [origin.marks for origin in origins(root).values()] == [(), ()]
+
+
 def test_a_record_of_which_nothing_is_known_has_none(root: Path) -> None:
     publish(root, made(root, {}), "images", tiny.store(root))
     assert origins(root) == {}

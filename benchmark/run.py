@@ -98,12 +98,13 @@ def _result(
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
 
     method = initial()
-    trace = Tracer(store.trace(cell.training_key(splits.manifest["sha256"])))
-    trace("weights", sorted(method.state_dict().items()))
     status, log = "done", {}
     curves: Mapping[str, Tensor] = UNTRAINED
     spec = cell.config["evaluation"]
     judged = spec["judge"] == "test"  # a trial of a sweep is scored by its nearest neighbours alone
+    key = cell.training_key(splits.manifest["sha256"])
+    trace = Tracer(store.trace(key) if judged else None)
+    trace("weights", sorted(method.state_dict().items()))
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in method.backbone.parameters()),
         "steps": 0,
@@ -123,7 +124,6 @@ def _result(
                 method.evaluated, on_device["train"], on_device["validation"],
                 spec["neighbours"][0], spec["temperature"], standardise,
             )  # fmt: skip
-            key = cell.training_key(splits.manifest["sha256"])
             final = store.trained(key), key
         trained = train(
             method, dict(cell.config), *on_device["train"], standardise, device,

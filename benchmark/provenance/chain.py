@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark import canonical, collect
+from benchmark import collect
 from benchmark.errors import CheckFailed, UserError
 from benchmark.plan import Cell
 from benchmark.provenance import published
@@ -39,7 +39,7 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
         yield f"dataset      sha256 {entry.record['dataset']}"
         yield f"components   {_facts(entry.record['components'])}"
         yield f"environment  {_facts(entry.record['environment'])}"
-        if origin is not None and origin.record != canonical.checksum(dict(entry.record)):
+        if origin is not None and origin.record != entry.content:
             wrong.append("the provenance is of another record")
     else:
         yield f"record       {file.relative_to(root)} is not here: `dvc repro` makes it"

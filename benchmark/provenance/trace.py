@@ -36,19 +36,19 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 class Tracer:
     """Keeps the checksums of one training in a file, so that one that is resumed still has them.
 
-    The file is written with the last stage: no checkpoint is older.
+    The file is written with the last stage: no checkpoint is older. Without a file nothing is kept.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self.file = file
-        known = canonical.read_sealed(file) or {}
+        known = (canonical.read_sealed(file) if file else None) or {}
         self.found: Trace = {stage: str(known[stage]) for stage in STAGES if stage in known}
 
     def __call__(self, stage: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Takes the tensors of a stage that has just been come to."""
         before = self.found.get(stage)
         self.found[stage] = of_tensors(tensors)
-        if stage == STAGES[-1] and self.found[stage] != before:
+        if self.file and stage == STAGES[-1] and self.found[stage] != before:
             canonical.write_sealed(self.file, self.found)
 
 

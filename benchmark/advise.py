@@ -1,4 +1,4 @@
-"""What the published records advise for a method, a family and a batch, and how far they reach."""
+"""What the published records advise for a method, a backbone and a batch, and how far they reach."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ ALSO = 3
 """Further experiments that are summed up in a line each."""
 
 
-def question(params: Params, method: str, family: str, batch: int | None) -> Question:
+def question(params: Params, method: str, backbone: str, batch: int | None) -> Question:
     """The question with its names checked; without a batch it is the recipe's own.
 
-    Raises UserError for a method or a family that neither the track nor the benchmark has.
+    Raises UserError for a method or a backbone that neither the track nor the benchmark has.
     """
     methods = {*registry.catalogue("method"), *params.methods}
     if method not in methods:
         raise unknown("method", method, methods)
-    families = {*registry.catalogue("family"), *params.families} - {PIXELS}
-    if family not in families:
-        raise unknown("family", family, families)
+    backbones = {*registry.catalogue("backbone"), *params.backbones} - {PIXELS}
+    if backbone not in backbones:
+        raise unknown("backbone", backbone, backbones)
     if batch is not None and batch < 2:
         raise UserError(f"--batch is {batch}, expected a number from 2")
     component = plan.component(params, method) if method in params.methods else method
-    return Question(method, component, family, batch or batch_of(params, method))
+    return Question(method, component, backbone, batch or batch_of(params, method))
 
 
-def advise(shelf: Shelf, method: str, family: str, batch: int | None = None) -> list[str]:
+def advise(shelf: Shelf, method: str, backbone: str, batch: int | None = None) -> list[str]:
     """The advice in lines of text: schemes tied for best, schemes to avoid, the evidence, its reach.
 
     Schemes are compared within the recipe and experiment that come nearest to the question; others
@@ -47,13 +47,13 @@ def advise(shelf: Shelf, method: str, family: str, batch: int | None = None) -> 
     configuration than the params ask for.
     """
     params = shelf.params
-    asked = question(params, method, family, batch)
-    said = [f"{method} on {family}, batch {asked.batch}, track {params.track}"]
+    asked = question(params, method, backbone, batch)
+    said = [f"{method} on {backbone}, batch {asked.batch}, track {params.track}"]
     if not registry.facts("method", asked.method)["views"]:
         return [*said, f"{method} is a control that is not trained: there is nothing to advise."]
 
     def about(row: Row) -> bool:
-        return row.family == family and plan.component(params, row.method) == asked.method
+        return row.backbone == backbone and plan.component(params, row.method) == asked.method
 
     found, skipped = gather(shelf, about, asked)
     if not found:
@@ -121,7 +121,7 @@ def _rates(params: Params, evidence: Evidence) -> str:
     if not evidence.tuned:
         return "the recipe's rate for every scheme"
     recipe = params.methods[evidence.recipe]
-    other = recipe.tuned_as if isinstance(recipe, MethodParams) else None
+    other = recipe.learning_rates_from if isinstance(recipe, MethodParams) else None
     return "rates tuned for each scheme" + (f" of {other}" if other else "")
 
 
@@ -152,35 +152,35 @@ def _reach(
     recipe = params.methods[evidence.recipe]
     if isinstance(recipe, MethodParams):
         yield (
-            f"A training on {params.track} ({params.title}) has {recipe.images // evidence.batch:,} "
+            f"A training on {params.track} ({params.title}) has {recipe.images_seen // evidence.batch:,} "
             "steps; longer ones, larger networks or other images may order the schemes otherwise."
         )
 
 
 def _nothing(params: Params, asked: Question, skipped: Sequence[str]) -> str:
-    where = f"{asked.method} on {asked.family}"
+    where = f"{asked.method} on {asked.backbone}"
     if skipped:
         return f"{where} is in {', '.join(skipped)}, without complete records"
     return f"no experiment of track {params.track} has {where}"
 
 
 def _nearest(shelf: Shelf, asked: Question) -> str:
-    """The same method in another family, else the method that is built most alike."""
+    """The same method in another backbone, else the method that is built most alike."""
     params = shelf.params
 
     def elsewhere(row: Row) -> bool:
-        return row.family != asked.family and plan.component(params, row.method) == asked.method
+        return row.backbone != asked.backbone and plan.component(params, row.method) == asked.method
 
     def others(row: Row) -> bool:
         component = plan.component(params, row.method)
-        return row.family == asked.family and component not in (asked.method, *CONTROLS)
+        return row.backbone == asked.backbone and component not in (asked.method, *CONTROLS)
 
     for wanted in (elsewhere, others):
         found, _ = gather(shelf, wanted, asked)
         if found:
             best = max(found, key=lambda evidence: _likeness(params, asked, evidence))
             where = f"in experiment {best.experiment}"
-            return f"The nearest with records is {best.recipe} on {best.family}, {where}."
+            return f"The nearest with records is {best.recipe} on {best.backbone}, {where}."
     return "Nothing near it has records either."
 
 

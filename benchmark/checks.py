@@ -12,7 +12,15 @@ from benchmark.errors import UserError, unknown
 from benchmark.norms.presets import PRESETS
 from benchmark.options import check_options
 from benchmark.plugins import NAME
-from benchmark.schema import PIXELS, SECTIONS, Control, Experiment, MethodParams, Params
+from benchmark.schema import (
+    PIXELS,
+    SECTIONS,
+    BackboneParams,
+    Control,
+    Experiment,
+    MethodParams,
+    Params,
+)
 
 VIEWS_FILE = Path(__file__).parent / "data" / "views.py"
 
@@ -30,9 +38,7 @@ def checked(params: Params) -> Params:
     """The same params with every option's value as its component describes it; else a UserError."""
     _check_names(params)
     source = params.data.source
-    options = check_options(
-        f"source {source}", params.data.options, registry.facts("source", source)["options"]
-    )
+    options = registry.check("source", source, f"source {source}", params.data.options)
     # A preset that no experiment asks for need not fit this track.
     asked = {
         name for experiment in params.experiments.values() for name in experiment.every("schemes")
@@ -44,15 +50,11 @@ def checked(params: Params) -> Params:
         update={
             "training": training.model_copy(update={"teacher": teacher}),
             "data": params.data.model_copy(update={"options": options}),
-            "families": {
-                name: check_options(
-                    f"family {name}", options, registry.facts("family", name)["options"]
-                )
-                for name, options in params.families.items()
+            "backbones": {
+                name: _backbone(name, entry, params) for name, entry in params.backbones.items()
             },
             "optimizers": {
-                family: _optimizer(family, optimizer, params)
-                for family, optimizer in params.optimizers.items()
+                name: _optimizer(name, optimizer) for name, optimizer in params.optimizers.items()
             },
             "views": {
                 name: check_options(f"views: {name}", view, view_options())
@@ -64,9 +66,6 @@ def checked(params: Params) -> Params:
             },
         }
     )
-    for family in params.families:
-        if family not in params.optimizers:
-            raise UserError(f"optimizers: family {family!r} has none")
     for name, experiment in params.experiments.items():
         _check_experiment(name, experiment, params)
     if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
@@ -82,7 +81,7 @@ def checked(params: Params) -> Params:
 def _check_names(params: Params) -> None:
     """Names become parts of the names of cells and files."""
     given = {"track": [params.track]}
-    for kind in ("families", "schemes", "methods", "experiments"):
+    for kind in ("backbones", "schemes", "methods", "experiments"):
         given[kind] = list(getattr(params, kind))
     for kind, names in given.items():
         for name in names:
@@ -90,28 +89,33 @@ def _check_names(params: Params) -> None:
                 raise UserError(
                     f"{kind}: {name!r} is no name, expected letters, digits and - _ . between them"
                 )
-    if PIXELS in params.families:
-        raise UserError(f"families: {PIXELS} is what a control without a network has")
+    if PIXELS in params.backbones:
+        raise UserError(f"backbones: {PIXELS} is what a control without a network has")
 
 
-def _optimizer(family: str, optimizer: dict[str, Any], params: Params) -> dict[str, Any]:
-    name = optimizer.get("name")
-    if family not in params.families:
-        raise unknown("family in optimizers", family, params.families)
-    if name is None:
-        raise UserError(f"optimizers: {family} has no name")
+def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParams:
+    if entry.optimizer not in params.optimizers:
+        raise unknown(f"optimizer of backbone {name}", entry.optimizer, params.optimizers)
+    where = f"backbone {name}: {entry.model}" if name != entry.model else f"backbone {name}"
+    arguments = registry.check("backbone", entry.model, where, entry.arguments)
+    return entry.model_copy(update={"arguments": arguments})
+
+
+def _optimizer(entry: str, optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's options; `name` is its component, where the entry is not called after it."""
+    name = str(optimizer.get("name", entry))
     given = {key: value for key, value in optimizer.items() if key != "name"}
-    described = registry.facts("optimizer", str(name))["options"]
-    return {"name": name, **check_options(f"optimizers: {family}: {name}", given, described)}
+    where = f"optimizers: {entry}" + (f": {name}" if name != entry else "")
+    return {"name": name, **registry.check("optimizer", name, where, given)}
 
 
 def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]:
     """A scheme with the norm of each section that it names; `heads` are all but the backbone.
 
-    Beside norms it may set some of a teacher's policy and some options of a family.
+    Beside norms it may set some of a teacher's policy and some options of a backbone.
     """
     where = f"scheme {name}"
-    others = {"teacher", *params.families}
+    others = {"teacher", *(entry.model for entry in params.backbones.values())}
     beside = {key: value for key, value in scheme.items() if key in others}
     sections = {key: value for key, value in scheme.items() if key not in others}
     if "norm" in sections:
@@ -125,13 +129,12 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
         if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
             raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
         given = {key: value for key, value in spec.items() if key != "norm"}
-        options = registry.facts("norm", spec["norm"])["options"]
         found[section] = {
             "norm": spec["norm"],
-            **check_options(f"{where}: {spec['norm']}", given, options),
+            **registry.check("norm", spec["norm"], f"{where}: {spec['norm']}", given),
         }
     for key, value in beside.items():
-        described = TEACHER if key == "teacher" else registry.facts("family", key)["options"]
+        described = TEACHER if key == "teacher" else registry.facts("backbone", key)["options"]
         if not isinstance(value, dict):
             raise UserError(f"schemes: {name}.{key} is {value!r}, expected options")
         for option in value:
@@ -145,11 +148,15 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
 def _method(name: str, method: MethodParams | Control, params: Params) -> MethodParams | Control:
     component = method.method or name
     if component != name and name in registry.catalogue("method"):
-        raise UserError(f"methods: {name} is a method, so it cannot be like {component}")
+        raise UserError(f"methods: {name} is a method, so it cannot extend {component}")
     facts = registry.facts("method", component)
-    options = check_options(f"method {name}", method.options, facts["options"])
+    options = registry.check("method", component, f"method {name}", method.options)
     if (facts["views"] > 0) != isinstance(method, MethodParams):
-        wanted = "images, views, rate and weight_decay" if facts["views"] else "options alone"
+        wanted = (
+            "images_seen, views, learning_rate and weight_decay"
+            if facts["views"]
+            else "options alone"
+        )
         raise UserError(f"methods: {name} needs {wanted}")
     method = method.model_copy(update={"options": options})
     if not isinstance(method, MethodParams):
@@ -159,27 +166,29 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
     for view in method.views:
         if view not in params.views:
             raise unknown(f"view of method {name}", view, params.views)
-    for field in ("rate", "weight_decay"):
-        for family, value in getattr(method, field).items():
-            if family not in params.families:
-                raise unknown(f"family in methods.{name}.{field}", family, params.families)
-            if value < 0 or (field == "rate" and value == 0):
-                least = "> 0" if field == "rate" else ">= 0"
-                raise UserError(f"methods: {name}.{field}.{family} is {value}, expected {least}")
-    batch = method.batch or params.training.batch
-    if method.images < batch:
+    for field in ("learning_rate", "weight_decay", "weight_decay_end"):
+        for backbone, value in getattr(method, field).items():
+            if backbone not in params.backbones:
+                raise unknown(f"backbone in methods.{name}.{field}", backbone, params.backbones)
+            if value < 0 or (field == "learning_rate" and value == 0):
+                least = "> 0" if field == "learning_rate" else ">= 0"
+                raise UserError(f"methods: {name}.{field}.{backbone} is {value}, expected {least}")
+    batch = method.batch_size or params.training.batch_size
+    if method.images_seen < batch:
         raise UserError(
-            f"methods: {name}.images is {method.images}, less than one batch of {batch}"
+            f"methods: {name}.images_seen is {method.images_seen}, less than one batch of {batch}"
         )
-    if method.tuned_as is not None and not isinstance(
-        params.methods.get(method.tuned_as), MethodParams
+    if method.learning_rates_from is not None and not isinstance(
+        params.methods.get(method.learning_rates_from), MethodParams
     ):
         trained = [key for key, entry in params.methods.items() if isinstance(entry, MethodParams)]
-        raise unknown(f"recipe of methods.{name}.tuned_as", method.tuned_as, trained)
-    other = params.methods.get(method.tuned_as or "")
-    if isinstance(other, MethodParams) and other.tuned_as is not None:
+        raise unknown(
+            f"recipe of methods.{name}.learning_rates_from", method.learning_rates_from, trained
+        )
+    other = params.methods.get(method.learning_rates_from or "")
+    if isinstance(other, MethodParams) and other.learning_rates_from is not None:
         raise UserError(
-            f"methods: {name} is tuned as {method.tuned_as}, which has no rates of its own"
+            f"methods: {name} is tuned as {method.learning_rates_from}, which has no rates of its own"
         )
     return method
 
@@ -187,7 +196,7 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
     for grid in experiment.grids:
         _check_unique(name, "seeds", experiment.seeds_of(grid))
-        for kind in ("methods", "families", "schemes"):
+        for kind in ("methods", "backbones", "schemes"):
             listed, known = getattr(grid, kind), getattr(params, kind)
             _check_unique(name, kind, listed)
             for item in listed:
@@ -196,23 +205,23 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
                     raise unknown(f"{kind} of experiment {name}:", item, allowed)
         for method in grid.methods:
             recipe = params.methods[method]
-            for family in grid.families:
+            for backbone in grid.backbones:
                 if isinstance(recipe, MethodParams) and not (
-                    family in recipe.rate and family in recipe.weight_decay
+                    backbone in recipe.learning_rate and backbone in recipe.weight_decay
                 ):
                     raise UserError(
-                        f"methods: {method} has no rate and weight_decay for {family!r}"
+                        f"methods: {method} has no learning_rate and weight_decay for {backbone!r}"
                     )
     splits = params.data.splits
-    calibration = params.evaluation.calibration_batch
+    calibration = params.evaluation.precise_bn_batch_size
     if isinstance(splits.train, int) and calibration > splits.train:
         raise UserError(
-            f"evaluation: calibration_batch {calibration} is larger than the training split "
+            f"evaluation: precise_bn_batch_size {calibration} is larger than the training split "
             f"of {splits.train} images"
         )
-    if isinstance(splits.train, int) and params.training.batch > splits.train:
+    if isinstance(splits.train, int) and params.training.batch_size > splits.train:
         raise UserError(
-            f"training: batch {params.training.batch} is larger than the training split "
+            f"training: batch_size {params.training.batch_size} is larger than the training split "
             f"of {splits.train} images"
         )
 

@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _track(advise)
     advise.add_argument("--method", required=True, metavar="M", help="a method, or a recipe")
-    advise.add_argument("--family", required=True, metavar="F", help="e.g. resnet or vit")
+    advise.add_argument("--backbone", required=True, metavar="F", help="e.g. resnet or vit")
     advise.add_argument("--batch", type=int, metavar="N", help="default: the recipe's")
 
     sync = _verb(verbs, "sync", commands.sync, "bring MLflow up to date with the records")

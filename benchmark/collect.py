@@ -126,7 +126,7 @@ def read_one(file: Path) -> Published:
             record["fingerprint"],
             fingerprint_of(record["cell"], record["components"], record["dataset"]),
         )
-        label = f"{names.method}-{names.family}-{names.scheme}-s{names.seed}"
+        label = f"{names.method}-{names.backbone}-{names.scheme}-s{names.seed}"
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not a record ({error})") from None
     if actual != expected:

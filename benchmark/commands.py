@@ -77,7 +77,7 @@ def plan(arguments: argparse.Namespace) -> None:
     }
     cells = _chosen(arguments, found, defaults | tuned)
     untuned = {row for row in defaults if planning.tuned_row(found, row) not in tuned}
-    if found.experiments[arguments.experiment].rates == "default":
+    if found.experiments[arguments.experiment].learning_rates == "default":
         untuned = set()
     try:
         dataset: str | None = dataset_checksum(arguments.root, found)
@@ -99,7 +99,7 @@ def plan(arguments: argparse.Namespace) -> None:
     if dataset is None:
         print(f"the images are not built yet: `benchmark data {found.track}`")
     if untuned:
-        trials = found.sweep.rates * len(found.sweep.seeds)
+        trials = found.sweep.learning_rates * len(found.sweep.seeds)
         print(
             f"{len(untuned)} rows have no tuned learning rate yet, some {trials} trials each: "
             f"`{planning.sweep_command(found.track, arguments.experiment)}`"
@@ -237,7 +237,7 @@ def advise(arguments: argparse.Namespace) -> None:
     from benchmark.claims.shelf import Shelf
 
     shelf = Shelf(arguments.root, read_params(arguments))
-    lines = advising.advise(shelf, arguments.method, arguments.family, arguments.batch)
+    lines = advising.advise(shelf, arguments.method, arguments.backbone, arguments.batch)
     print("\n".join(lines))
 
 

@@ -11,7 +11,7 @@ from benchmark.collect import Published
 _VIEW = "mlflow.sharedViewState."
 """Prefix of the tags in which MLflow's pages keep saved views (the menu *Views*)."""
 
-_WHAT = ("method", "family", "scheme")
+_WHAT = ("method", "backbone", "scheme")
 _NAME = "attributes.`Run Name`"
 _ACCURACIES = ("knn20", "knn20_reestimated", "linear")
 
@@ -29,7 +29,7 @@ def description(identifier: str, track: str, experiment: str, cells: Sequence[Pu
 [means over seeds]({page}means)
 
 **Which normalization suits which self-supervised method?** Track `{track}`, experiment \
-`{experiment}`. One run is one training: a method, a backbone family, a normalization scheme and a \
+`{experiment}`. One run is one training: a method, a backbone, a normalization scheme and a \
 seed, in this order in its name (`{example}`). The run `leaderboard`, if there is one, holds the \
 tables and figures.
 
@@ -49,7 +49,7 @@ docs/diagnostics.md explains each |
 | `usage/…` | time and memory on the machine that trained it; not part of the result |
 
 **To compare schemes**, open one of the tables above and narrow it: \
-`tags.method = "simclr" and tags.family = "resnet"`. For curves switch to the chart view, or tick \
+`tags.method = "simclr" and tags.backbone = "resnet"`. For curves switch to the chart view, or tick \
 runs and press *Compare*. Seeds differ by chance: trust a difference between two schemes only \
 where it is larger than that between seeds.
 

@@ -144,7 +144,7 @@ def _check(
     for cell in cells:
         training = cell.config["training"] or {}
         shape = [training.get(key) for key in ("batch", "view_batching", "teacher")]
-        shape += [cell.config[key] for key in ("method", "family", "norms")]
+        shape += [cell.config[key] for key in ("method", "backbone", "norms")]
         distinct[str(shape)] = cell.as_json()
     ours, theirs = context.Pipe()
     process = context.Process(

@@ -24,7 +24,7 @@ def table(
     States: `done`; `stale`, where a record is published under the name but of another fingerprint;
     `missing`; `untuned`, where the row is one of `untuned` and so its learning rate, part of the
     fingerprint, is not known; `unknown` before the images are built. The seconds come from the run
-    logs of this machine: the cell's own, or the median of those of the same method and family; null
+    logs of this machine: the cell's own, or the median of those of the same method and backbone; null
     without any.
     """
     entries = []
@@ -32,18 +32,18 @@ def table(
     for cell in cells:
         print_ = cell.fingerprint(dataset) if dataset else None
         state, seconds = "unknown", None
-        if Row(cell.method, cell.family, cell.scheme) in untuned:
+        if Row(cell.method, cell.backbone, cell.scheme) in untuned:
             state, print_ = "untuned", None
         elif print_ is not None:
             state = "done" if store.record(print_) else _published(cell, print_, root)
             if state == "done" and (log := store.run_log(print_)):
                 seconds = float(log["wall_seconds"])
-                spent.setdefault((cell.method, cell.family), []).append(seconds)
+                spent.setdefault((cell.method, cell.backbone), []).append(seconds)
         entries.append(
             {"cell": cell.name, "fingerprint": print_, "state": state, "seconds": seconds}
         )
     for entry, cell in zip(entries, cells, strict=True):
-        if entry["seconds"] is None and (similar := spent.get((cell.method, cell.family))):
+        if entry["seconds"] is None and (similar := spent.get((cell.method, cell.backbone))):
             entry["seconds"] = median(similar)
     return entries
 

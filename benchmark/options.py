@@ -23,9 +23,17 @@ _RANGE = re.compile(
 
 
 def check_options(
-    where: str, given: Mapping[str, Any], described: Mapping[str, Any]
+    where: str,
+    given: Mapping[str, Any],
+    described: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`given`, if it has exactly the described options with values they allow; else UserError."""
+    """`given` and the `defaults` of what it lacks, in the order described.
+
+    Raises UserError for an option that is not described, for one that is missing and has no default, and
+    for a value that is not allowed.
+    """
+    given = {**(defaults or {}), **given}
     for key in given:
         if key not in described:
             raise unknown(f"option of {where}", key, described)

@@ -10,8 +10,11 @@ from benchmark.checks import checked
 from benchmark.errors import UserError, unknown
 from benchmark.schema import Params
 
-LIKES = 20
-"""How many recipes, each like the next, may stand between a recipe and one that is written out."""
+EXTENSIONS = 20
+"""How many recipes, each extending the next, may lead from a recipe to one that is written out."""
+
+BEFORE = ("families",)
+"""Keys that only a `params.yaml` of version 1 has."""
 
 
 def track_file(root: Path, track: str) -> Path:
@@ -32,12 +35,17 @@ def read(path: Path) -> Params:
 
 def parse(raw: Any, where: str) -> Params:
     """Checks loaded YAML: types and keys, then the names and options of components."""
-    # `like` is written out before the types are checked, as `method` and what that one holds.
-    return checked(yamlfile.parse(Params, _with_likes(raw), where, {"method": "like"}))
+    if isinstance(raw, dict) and any(key in raw for key in BEFORE):
+        raise UserError(
+            f"{where} has the keys of version 1 ({', '.join(k for k in BEFORE if k in raw)}): rename "
+            "them as docs/migration.md lists, or start from this version's params.yaml"
+        )
+    # `extends` is resolved before the types are checked, as `method` and what that recipe holds.
+    return checked(yamlfile.parse(Params, _extended(raw), where, {"method": "extends"}))
 
 
-def _with_likes(raw: Any) -> Any:
-    """The same params with each `methods` entry that is `like` another one written out."""
+def _extended(raw: Any) -> Any:
+    """The same params with each `methods` entry that extends another one written out."""
     methods = raw.get("methods") if isinstance(raw, dict) else None
     if not isinstance(methods, dict):
         return raw
@@ -46,17 +54,17 @@ def _with_likes(raw: Any) -> Any:
 
 def _written_out(name: Any, methods: dict[Any, Any], above: tuple[Any, ...]) -> Any:
     entry = methods[name]
-    if not isinstance(entry, dict) or "like" not in entry:
+    if not isinstance(entry, dict) or "extends" not in entry:
         return entry
-    other = entry["like"]
+    other = entry["extends"]
     if not isinstance(other, str) or other not in methods:
-        raise unknown(f"method that {name} is like:", str(other), map(str, methods))
+        raise unknown(f"method that {name} extends:", str(other), map(str, methods))
     if other in (*above, name):
-        raise UserError(f"methods: {name} is like {other}, which comes back to itself")
-    if len(above) == LIKES:
-        raise UserError(f"methods: {above[0]} is like another one over more than {LIKES} others")
+        raise UserError(f"methods: {name} extends {other}, which extends {name}")
+    if len(above) == EXTENSIONS:
+        raise UserError(f"methods: {above[0]} extends a chain of more than {EXTENSIONS} recipes")
     base = _written_out(other, methods, (*above, name))
-    own = {key: value for key, value in entry.items() if key != "like"}
+    own = {key: value for key, value in entry.items() if key != "extends"}
     if not isinstance(base, dict):
         return own
     return {"method": other, **_merged(base, own)}

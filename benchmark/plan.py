@@ -31,7 +31,7 @@ class Names:
     track: str
     experiment: str
     method: str
-    family: str
+    backbone: str
     scheme: str
     seed: int
     label: str
@@ -88,17 +88,17 @@ class Row:
     """One line of a table: what its seeds have in common."""
 
     method: str
-    family: str
+    backbone: str
     scheme: str
 
     def __str__(self) -> str:
-        return f"{self.method}-{self.family}-{self.scheme}"
+        return f"{self.method}-{self.backbone}-{self.scheme}"
 
 
 def rows(params: Params, experiment: str) -> list[Row]:
     """The rows of an experiment in the order of its lists.
 
-    A control without a network of its own (raw pixels) has one row, family `pixels`, scheme `none`.
+    A control without a network of its own (raw pixels) has one row, backbone `pixels`, scheme `none`.
     """
     return list(seeds(params, experiment))
 
@@ -116,8 +116,8 @@ def seeds(params: Params, experiment: str) -> dict[Row, tuple[int, ...]]:
                 found.append((Row(method, PIXELS, "none"), own[:1]))
                 continue
             found += [
-                (Row(method, family, scheme), own)
-                for family in grid.families
+                (Row(method, backbone, scheme), own)
+                for backbone in grid.backbones
                 for scheme in grid.schemes
             ]
     for row, count in Counter(row for row, _ in found).items():
@@ -136,17 +136,19 @@ def facts(params: Params, recipe: str) -> Mapping[str, Any]:
     return registry.facts("method", component(params, recipe))
 
 
+def model(params: Params, backbone: str) -> str:
+    """The component of a backbone; `pixels` is its own."""
+    return PIXELS if backbone == PIXELS else params.backbones[backbone].model
+
+
+def models(params: Params) -> set[str]:
+    """The components of all backbones of the track."""
+    return {entry.model for entry in params.backbones.values()}
+
+
 def is_trained(params: Params, recipe: str) -> bool:
     """Whether there is anything to train, and so a learning rate."""
     return bool(facts(params, recipe)["views"])
-
-
-def is_normalized(params: Params, scheme: str) -> bool:
-    """Whether the backbone has norms that normalize under this scheme."""
-    spec = params.schemes[scheme].get("backbone")
-    if spec is None:
-        raise UserError(f"scheme {scheme} has no norm for the backbone")
-    return bool(registry.facts("norm", spec["norm"])["normalizes"])
 
 
 def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
@@ -164,8 +166,8 @@ def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
             )
         if key == "teacher" and not declared["teacher"]:
             raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
-        if key in params.families and key != row.family:
-            raise UserError(f"{where} has options of {key}, and the family is {row.family}")
+        if key in models(params) and key != model(params, row.backbone):
+            raise UserError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
     found = {}
     for section in declared["sections"]:
         spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
@@ -180,13 +182,13 @@ def default_setting(params: Params, row: Row) -> tuple[float, float]:
     recipe = params.methods[row.method]
     if not isinstance(recipe, MethodParams):
         raise ValueError(f"{row.method} is not trained")
-    return recipe.rate[row.family], recipe.weight_decay[row.family]
+    return recipe.learning_rate[row.backbone], recipe.weight_decay[row.backbone]
 
 
 def tuned_row(params: Params, row: Row) -> Row:
     """The row whose sweep gives a row its rates: itself, where its recipe names no other."""
     recipe = params.methods[row.method]
-    other = recipe.tuned_as if isinstance(recipe, MethodParams) else None
+    other = recipe.learning_rates_from if isinstance(recipe, MethodParams) else None
     return replace(row, method=other) if other else row
 
 
@@ -212,7 +214,7 @@ def cells_of(
     setting = None
     if is_trained(params, row.method):
         setting = default_setting(params, row)
-        if params.experiments[experiment].rates == "tuned":
+        if params.experiments[experiment].learning_rates == "tuned":
             tuned = tuned_row(params, row)
             if rates is None or tuned not in rates:
                 raise UserError(
@@ -254,41 +256,51 @@ def resolve(
 ) -> Cell:
     """One cell; `setting` is its learning rate and weight decay, `judge` the split that scores it."""
     declared, recipe = facts(params, row.method), params.methods[row.method]
-    method = component(params, row.method)
+    method, built = component(params, row.method), model(params, row.backbone)
     used = registry.versions("method", method) | {"evaluation": part_version("evaluation")}
     if judge == "test":
         used["diagnostics"] = part_version("diagnostics")
     scheme = params.schemes.get(row.scheme, {})
-    used |= registry.versions("family", row.family)
+    used |= registry.versions("backbone", built)
     norms: dict[str, Any] = {}
     if declared["sections"]:
         specs = section_norms(params, row)
         for section in declared["sections"]:
-            norms[section] = specs[section]
-            used |= registry.versions("norm", specs[section]["norm"])
+            name, options = specs[section]["norm"], dict(specs[section])
+            norms[section] = {"norm": name, **registry.essential("norm", name, _named(options))}
+            used |= registry.versions("norm", name)
     training = None
     if isinstance(recipe, MethodParams) and setting is not None:
-        optimizer = params.optimizers[row.family]
+        optimizer = params.optimizers[params.backbones[row.backbone].optimizer]
         used |= registry.versions("optimizer", optimizer["name"])
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
-            **params.training.model_dump(),
-            **({"batch": recipe.batch} if recipe.batch else {}),
-            "images": recipe.images,
-            "rate": setting[0],
+            **params.training.model_dump(exclude={"teacher", "clip_grad_norm"}),
+            **({"batch_size": recipe.batch_size} if recipe.batch_size else {}),
+            "view_batching": recipe.view_batching or declared.get("view_batching", "separate"),
+            "images_seen": recipe.images_seen,
+            "learning_rate": setting[0],
             "weight_decay": setting[1],
-            "optimizer": optimizer,
+            "optimizer": {
+                "name": optimizer["name"],
+                **registry.essential("optimizer", optimizer["name"], _named(optimizer)),
+            },
             "views": [params.views[view] for view in recipe.views],
         }
-        del training["teacher"]
+        # What is not done has no key, so that what may be done later changes no fingerprint of today.
+        if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
+            training["clip_grad_norm"] = clip
+        if row.backbone in recipe.weight_decay_end:
+            training["weight_decay_end"] = recipe.weight_decay_end[row.backbone]
         if declared["teacher"]:
             training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
+    given = params.backbones.get(row.backbone)
+    arguments = given.arguments if given else {}
     config = {
-        "method": {"name": method, **recipe.options},
-        "family": {
-            "name": row.family,
-            **params.families.get(row.family, {}),
-            **scheme.get(row.family, {}),
+        "method": {"name": method, **registry.essential("method", method, recipe.options)},
+        "backbone": {
+            "model": built,
+            **registry.essential("backbone", built, arguments | scheme.get(built, {})),
         },
         "norms": norms,
         "training": training,
@@ -298,9 +310,14 @@ def resolve(
     # Plain JSON values, so that a cell is the same before and after it has been sent or stored.
     config = json.loads(canonical.compact(config))
     return Cell(
-        track=params.track, experiment=experiment, method=row.method, family=row.family,
+        track=params.track, experiment=experiment, method=row.method, backbone=row.backbone,
         scheme=row.scheme, seed=seed, label=label, config=config, components=used,
     )  # fmt: skip
+
+
+def _named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an entry that also names its component."""
+    return {key: value for key, value in options.items() if key not in ("name", "norm")}
 
 
 @functools.cache

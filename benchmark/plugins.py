@@ -34,10 +34,10 @@ GROUP = "benchmark.components"
 """Entry points of this group name a module with a COMPONENT each."""
 
 REQUIRED: dict[str, dict[str, str]] = {
-    "norm": {"batch_dependent": "bool", "normalizes": "bool"},
+    "norm": {"batch_dependent": "bool"},
     "method": {"title": "str", "views": "int >= 0", "sections": "sections", "teacher": "bool"},
     "source": {},
-    "family": {"normalized": "bool"},
+    "backbone": {"normalized": "bool"},
     "optimizer": {},
 }
 """The facts that each kind of component states, beside `COMMON`."""
@@ -46,12 +46,13 @@ COMMON = {"name": "name", "version": "int >= 1", "options": "options"}
 
 OPTIONAL: dict[str, dict[str, Any]] = {
     "norm": {"activates": "bool", "branch": ["skipinit"]},
-    "method": {},
+    "method": {"view_batching": ["separate", "joint"]},
     "source": {"unrecorded": "list of str"},
-    "family": {},
+    "backbone": {},
     "optimizer": {},
 }
-"""Facts that a component may leave out, beside `kind` (a plug-in's own must say it) and `example`."""
+"""Facts that a component may leave out, beside `kind` (a plug-in's own must say it), `example` and
+`defaults` (of options, which then need not be given)."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names become parts of file names."""
@@ -173,7 +174,15 @@ def check_facts(where: str, kind: str, facts: Mapping[str, Any]) -> None:
     if kind not in list(REQUIRED):
         raise unknown(f"kind of {where}", kind, REQUIRED)
     required = COMMON | REQUIRED[kind]
-    described = required | OPTIONAL[kind] | {"kind": list(REQUIRED), "example": "example"}
+    described = (
+        required
+        | OPTIONAL[kind]
+        | {
+            "kind": list(REQUIRED),
+            "example": "example",
+            "defaults": "defaults",
+        }
+    )
     for key in facts:
         if key not in described:
             raise unknown(f"fact of {where}", key, described)
@@ -196,10 +205,13 @@ def _check_fact(where: str, value: Any, description: Any, facts: Mapping[str, An
             raise UserError(f"{where} is {value!r}, expected some of {', '.join(SECTIONS)}")
         if "backbone" not in value and (value or facts["views"]):
             raise UserError(f"{where} is {value!r}: what is trained has a backbone")
-    elif description == "example":
+    elif description in ("example", "defaults"):
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a value of each option by its name")
-        check_options(where, value, facts["options"])
+        options = facts["options"]
+        if description == "defaults":
+            options = {key: text for key, text in options.items() if key in value}
+        check_options(where, value, options)
     elif description == "options":
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a description of each by its name")

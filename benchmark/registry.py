@@ -1,4 +1,4 @@
-"""Finds components (methods, norms, families, sources) as files, without importing them.
+"""Finds components (methods, norms, backbones, sources) as files, without importing them.
 
 A component file states its facts as a module-level literal (`COMPONENT = {...}`), which is read
 with `ast`, so that `plan`, `--help` and error messages need not wait for torch. Adding a component
@@ -17,11 +17,12 @@ from typing import Any
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
 from benchmark.literals import literal
+from benchmark.options import check_options
 
 FOLDERS = {
     "method": "methods",
     "norm": "norms",
-    "family": "backbones",
+    "backbone": "backbones",
     "source": "data/sources",
     "optimizer": "training/optimizers",
 }
@@ -84,6 +85,31 @@ def facts(kind: str, name: str) -> dict[str, Any]:
         # Who forgets the plug-in that the params speak of gets this line.
         raise UserError(f"{unknown(kind, name, known)}; a plug-in's needs `--plugin FILE`")
     return known[name]
+
+
+def check(kind: str, name: str, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a component, checked, with its defaults; see `options.check_options`."""
+    found = facts(kind, name)
+    return check_options(where, given, found["options"], found.get("defaults"))
+
+
+def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those at the component's default.
+
+    A cell's configuration holds these alone, so that an option that is added later, with what was done
+    before as its default, changes no fingerprint.
+    """
+    defaults = facts(kind, name).get("defaults", {})
+    return {
+        key: value
+        for key, value in options.items()
+        if key not in defaults or value != defaults[key]
+    }
+
+
+def build(kind: str, name: str, *positional: Any, **options: Any) -> Any:
+    """What the component's `build` makes of the given options and the defaults of the others."""
+    return load(kind, name).build(*positional, **facts(kind, name).get("defaults", {}) | options)
 
 
 def versions(kind: str, name: str) -> dict[str, int | str]:

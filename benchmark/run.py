@@ -25,10 +25,8 @@ from benchmark.provenance.program import program
 from benchmark.provenance.trace import Tracer
 from benchmark.records import Store
 from benchmark.training import network
+from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.loop import MARKS, Trained, train
-
-POINTS = 50
-"""Points of a recorded curve: means over equal stretches of the training."""
 
 UNTRAINED = {name: torch.empty(0) for name in ("loss", "gradient_norm")}
 """The curves of what was not trained."""
@@ -122,7 +120,8 @@ def _result(
         if judged:
             watch = watcher(
                 method.evaluated, on_device["train"], on_device["validation"],
-                spec["neighbours"][0], spec["temperature"], standardise,
+                spec["knn_k"][0], spec["knn_temperature"],
+                spec["precise_bn_batch_size"], standardise,
             )  # fmt: skip
             final = store.trained(key), key
         trained = train(
@@ -162,16 +161,17 @@ def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[
 
 
 def thinned(trained: Trained) -> dict[str, list[float | None]]:
-    """Each curve as means over at most POINTS stretches, with the `step` that ends each stretch.
+    """Each curve as means over equal stretches, with the `step` that ends each stretch.
 
     Values that are not finite, or not defined, are null.
     """
-    length = len(trained.curves["loss"])
-    ends = sorted({round((k + 1) * length / POINTS) for k in range(POINTS)} - {0})
+    ends = stretches(len(trained.curves["loss"]))
     starts = [0, *ends[:-1]]
     curves: dict[str, list[float | None]] = {"step": [float(end) for end in ends]}
     for name, curve in trained.curves.items():
-        means = [float(curve[a:b].double().mean()) for a, b in zip(starts, ends, strict=True)]
+        # An update is measured once in each stretch, the rest is measured at every step.
+        average = torch.nanmean if name.startswith(UPDATE) else torch.mean
+        means = [float(average(curve[a:b].double())) for a, b in zip(starts, ends, strict=True)]
         curves[name] = [value if abs(value) < float("inf") else None for value in means]
     return curves
 
@@ -186,7 +186,7 @@ def _training_log(cell: Cell, trained: Trained, seconds: float) -> dict[str, Any
     done = len(trained.curves["loss"]) - trained.resumed_at
     log: dict[str, Any] = {
         "training_seconds": seconds,
-        "images_per_second": done * cell.config["training"]["batch"] / max(seconds, 1e-9),
+        "images_per_second": done * cell.config["training"]["batch_size"] / max(seconds, 1e-9),
         "resumed_at_step": trained.resumed_at,
     }
     if torch.cuda.is_available():

@@ -83,7 +83,7 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
         "track": entry.track,
         "experiment": entry.experiment,
         "method": entry.method,
-        "family": entry.family,
+        "backbone": entry.backbone,
         "scheme": entry.scheme,
         "seed": str(entry.seed),
         "status": status,
@@ -172,7 +172,7 @@ def parameters(entry: Published) -> dict[str, str]:
     config, result = entry.record["cell"], entry.record["result"]
     training = dict(config.get("training") or {})
     views = training.pop("views", [])
-    flat = {"method": entry.method, "family": entry.family, "scheme": entry.scheme}
+    flat = {"method": entry.method, "backbone": entry.backbone, "scheme": entry.scheme}
     flat["seed"] = str(entry.seed)
     for section, norm in config.get("norms", {}).items():
         options = [f"{key}={value}" for key, value in norm.items() if key != "norm"]
@@ -180,7 +180,7 @@ def parameters(entry: Published) -> dict[str, str]:
     flat |= _flat("method", config.get("method", {})) | _flat("training", training)
     for place, view in enumerate(views, start=1):
         flat |= _flat(f"views.{place}", view)
-    flat |= _flat("family", config.get("family", {}))
+    flat |= _flat("backbone", config.get("backbone", {}))
     flat |= _flat("evaluation", config.get("evaluation", {}))
     sizes = {"training.steps": result.get("steps"), "backbone.weights": result.get("parameters")}
     flat |= {key: str(value) for key, value in sizes.items() if value is not None}
@@ -250,7 +250,7 @@ def curves(record: Mapping[str, Any]) -> Iterator[Point]:
 
 
 def _cell_note(entry: Published, status: str, cause: object) -> str:
-    trained = f"`{entry.method}` on a `{entry.family}` backbone, scheme `{entry.scheme}`"
+    trained = f"`{entry.method}` on a `{entry.backbone}` backbone, scheme `{entry.scheme}`"
     note = f"{trained}, seed {entry.seed}."
     if status != "done":
         note += f" **{status}**" + (f": {cause}" if cause else "")

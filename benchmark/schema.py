@@ -33,15 +33,14 @@ class Data(Model):
 class Training(Model):
     """What every trained cell of the track has in common."""
 
-    batch: int = Field(ge=2)
-    warmup: float = Field(ge=0, lt=1)
+    batch_size: int = Field(ge=2)
+    warmup_fraction: float = Field(ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly."""
-    clip: float | None = Field(gt=0)
-    """Largest gradient norm, or null for none."""
+    clip_grad_norm: float | None = Field(gt=0)
+    """Largest gradient norm, or null for none; a recipe may have another."""
     precision: Literal["float32", "bfloat16"]
     weight_decay_on: Literal["weights", "all"]
     """`weights`: parameters of two or more dimensions, whatever norm stands around them."""
-    view_batching: Literal["separate", "together"]
     teacher: dict[str, Any]
     """How a teacher's norms get their statistics, where a scheme says nothing else."""
 
@@ -49,33 +48,43 @@ class Training(Model):
 class Evaluation(Model):
     """How embeddings are judged."""
 
-    neighbours: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    temperature: float = Field(gt=0)
-    penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=3)
+    knn_k: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """Numbers of nearest neighbours; the first one ranks the rows and tunes learning rates."""
+    knn_temperature: float = Field(gt=0)
+    probe_c: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=3)
     """Inverse L2 strengths (scikit-learn's C) of the linear probe."""
-    calibration_batch: int = Field(ge=2)
+    precise_bn_batch_size: int = Field(ge=2)
     """Batch in which BN statistics are re-estimated."""
 
 
 class MethodParams(Model):
     """One method's recipe on this track.
 
-    `like: NAME` takes everything from another entry but for what stands beside it: a recipe that
-    differs in one setting. It is resolved before these types are checked.
+    `extends: NAME` takes everything from another entry except for the keys given beside it: a recipe
+    that differs in one setting. It is resolved before these types are checked.
     """
 
     method: str | None = None
     """The method, where the entry is not called after it."""
-    images: int = Field(ge=1)
+    images_seen: int = Field(ge=1)
     """Training images seen, repetitions counted and views not."""
     views: tuple[str, ...]
     """The name of a view for each view the method takes."""
-    rate: dict[str, float]
+    view_batching: Literal["separate", "joint"] | None = None
+    """Whether the views of an image are forward passes, and so BN batches, of their own, or one of all;
+    by default what the paper's code does, as the method declares."""
+    learning_rate: dict[str, float]
+    """Peak learning rate by backbone."""
     weight_decay: dict[str, float]
-    batch: int | None = Field(default=None, ge=2)
-    """A batch of its own, where it is not the track's."""
-    tuned_as: str | None = None
-    """The recipe whose tuned rates it takes instead of a sweep of its own."""
+    """By backbone; the weight decay at the start where `weight_decay_end` has one too."""
+    weight_decay_end: dict[str, float] = Field(default_factory=dict)
+    """By backbone: where the weight decay arrives at the end, along a half cosine; constant if not given."""
+    clip_grad_norm: float | None = Field(default=None, gt=0)
+    """Largest gradient norm, where it is not the track's."""
+    batch_size: int | None = Field(default=None, ge=2)
+    """A batch size of its own, where it is not the track's."""
+    learning_rates_from: str | None = None
+    """The recipe whose tuned learning rates it takes instead of a sweep of its own."""
     options: dict[str, Any]
 
 
@@ -94,10 +103,10 @@ def _kind(given: Any) -> str:
 
 
 class Grid(Model):
-    """Rows: every method in every family under every scheme."""
+    """Rows: every method in every backbone under every scheme."""
 
     methods: tuple[str, ...] = Field(min_length=1)
-    families: tuple[str, ...] = Field(min_length=1)
+    backbones: tuple[str, ...] = Field(min_length=1)
     schemes: tuple[str, ...] = Field(min_length=1)
 
 
@@ -107,20 +116,30 @@ class Further(Grid):
     seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
 
 
+class BackboneParams(Model):
+    """One backbone of this track."""
+
+    model: str
+    """The component that builds it."""
+    optimizer: str
+    """The name of an entry under `optimizers`."""
+    arguments: dict[str, Any]
+
+
 class Experiment(Grid):
     """Rows, each trained with every seed."""
 
     also: tuple[Further, ...] = ()
     """Further rows, for a question that one grid does not hold."""
     seeds: tuple[int, ...] = Field(min_length=1)
-    rates: Literal["default", "tuned"]
+    learning_rates: Literal["default", "tuned"]
 
     @property
     def grids(self) -> tuple[Grid, ...]:
         """All of its grids."""
         return (self, *self.also)
 
-    def every(self, kind: Literal["methods", "families", "schemes"]) -> tuple[str, ...]:
+    def every(self, kind: Literal["methods", "backbones", "schemes"]) -> tuple[str, ...]:
         """The names that its grids list, each once."""
         return tuple(dict.fromkeys(name for grid in self.grids for name in getattr(grid, kind)))
 
@@ -134,11 +153,12 @@ class Sweep(Model):
 
     seeds: tuple[int, ...] = Field(min_length=1)
     factor: float = Field(gt=1)
-    rates: int = Field(ge=3)
-    """Trials of each row before any extension, the recipe's rate in their middle (an even number has
+    learning_rates: int = Field(ge=3)
+    """Rates tried for each row before any extension, the recipe's in their middle (an even number has
     one more below it)."""
     extensions: int = Field(ge=0)
-    """How many further rates are tried while the best one lies at an edge."""
+    """How many further rates are tried while the best one of a row is at an edge, for that row and every
+    other scheme of its method and backbone."""
 
 
 class Params(Model):
@@ -147,13 +167,14 @@ class Params(Model):
     track: str
     title: str
     data: Data
-    families: dict[str, dict[str, Any]]
+    backbones: dict[str, BackboneParams]
+    """Backbones by a name of the user's."""
     schemes: dict[str, dict[str, Any]]
     """Schemes beside the presets. `{norm: bn}` stands for BN in every section until it is checked."""
     views: dict[str, dict[str, Any]]
     training: Training
     optimizers: dict[str, dict[str, Any]]
-    """The optimizer of each family."""
+    """Optimizers by name, each with its options."""
     evaluation: Evaluation
     methods: dict[
         str,
@@ -167,6 +188,6 @@ class Params(Model):
 
 
 PIXELS = "pixels"
-"""The family of what has no network."""
+"""The backbone, and its component, of what has no network."""
 
 SECTIONS = ("backbone", "projector", "predictor", "decoder")

@@ -1,11 +1,11 @@
 """Tunes the learning rate of every row of an experiment, on the validation split.
 
 The same trials for every scheme: rates a fixed factor apart with the recipe's rate in the middle,
-each with every seed of the sweep, at the cells' own length. A best rate at the edge is followed by
-one more beyond it, a bounded number of times; where it stays at the edge the row says so. Rows whose
-scheme does not normalize also choose between the recipe's weight decay and none, since weight decay
-decides whether they collapse. The table of trials is kept under version control and is its own
-cache: a trial whose fingerprint stands in it is not trained again.
+each with every seed of the sweep, at the cells' own length. The chosen rate is the best of a smooth fit
+(`benchmark.ratefit`) of the metric that ranks and judges rows. Where it is at an edge, one more rate
+beyond it is tried for every scheme of the method and backbone, a bounded number of times; where it stays
+at the edge the row says so. The table of trials is kept under version control and is its own cache: a
+trial whose fingerprint is in it is not trained again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from benchmark import canonical, plan
 from benchmark.errors import UserError
 from benchmark.plan import Cell, Row
+from benchmark.ratefit import Fit, fit
 from benchmark.records import FINAL
+from benchmark.report.statistics import mean
 from benchmark.schema import Params
 
 Setting = tuple[float, float]
@@ -50,8 +52,8 @@ Train = Callable[[Sequence[Cell]], Mapping[str, Result]]
 
 
 def metric(params: Params) -> str:
-    """The metric that judges a trial."""
-    return f"pooled.knn{params.evaluation.neighbours[0]}"
+    """The metric that judges a trial: the one that judges claims, with re-estimated statistics."""
+    return f"pooled_reestimated.knn{params.evaluation.knn_k[0]}"
 
 
 def tunable(params: Params, experiment: str) -> list[Row]:
@@ -63,21 +65,25 @@ def tunable(params: Params, experiment: str) -> list[Row]:
     ]
 
 
+def rate_at(params: Params, row: Row, place: float) -> float:
+    """The learning rate at a power of the sweep's factor; the recipe's own at 0.
+
+    Three significant digits: a rate that people can type again.
+    """
+    rate, _ = plan.default_setting(params, row)
+    return float(f"{rate * params.sweep.factor**place:.3g}") if place else rate
+
+
 def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
     """Every trial of a row at the given powers of the sweep's factor."""
-    rate, decay = plan.default_setting(params, row)
-    decays = [decay] if plan.is_normalized(params, row.scheme) else sorted({0.0, decay})
+    _, decay = plan.default_setting(params, row)
     made = []
     for exponent in exponents:
-        # Three significant digits: a rate that people can type again. The recipe's own stays as it is.
-        scaled = rate * params.sweep.factor**exponent
-        setting_rate = float(f"{scaled:.3g}") if exponent else rate
-        for wd in decays:
-            for seed in params.sweep.seeds:
-                label = f"{row}-lr{setting_rate:g}-wd{wd:g}-s{seed}"
-                setting = (setting_rate, wd)
-                cell = plan.resolve(params, "sweep", row, seed, setting, "validation", label)
-                made.append(Trial(row, exponent, setting, cell))
+        setting = rate_at(params, row, exponent), decay
+        for seed in params.sweep.seeds:
+            label = f"{row}-lr{setting[0]:g}-s{seed}"
+            cell = plan.resolve(params, "sweep", row, seed, setting, "validation", label)
+            made.append(Trial(row, exponent, setting, cell))
     return made
 
 
@@ -85,70 +91,79 @@ def tune(
     params: Params, experiment: str, train: Train, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """The table's rows; see `write`."""
-    reach = params.sweep.rates // 2
-    span = {
-        row: list(range(-reach, params.sweep.rates - reach)) for row in tunable(params, experiment)
-    }
+    reach = params.sweep.learning_rates // 2
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in tunable(params, experiment):
+        groups.setdefault((row.method, row.backbone), []).append(row)
+    tried = {group: list(range(-reach, params.sweep.learning_rates - reach)) for group in groups}
     results: dict[str, Result] = {}
     for turn in range(params.sweep.extensions + 1):
-        wanted = [t.cell for row, exps in span.items() for t in trials(params, row, exps)]
+        wanted = [
+            trial.cell
+            for group, rows in groups.items()
+            for row in rows
+            for trial in trials(params, row, tried[group])
+        ]
         results |= train([cell for cell in wanted if cell.label not in results])
         if turn == params.sweep.extensions:
             break
         grown = 0
-        for row, exponents in span.items():
-            best = _best(trials(params, row, exponents), results)
-            if best is None:
-                continue
-            if best.exponent == exponents[0]:
+        for group, rows in groups.items():
+            exponents = tried[group]
+            fits = [_fit(trials(params, row, exponents), results) for row in rows]
+            places = {found.place for found in fits if found and found.at_edge}
+            lower, higher = exponents[0] in places, exponents[-1] in places
+            grown += lower + higher
+            if lower:
                 exponents.insert(0, exponents[0] - 1)
-                grown += 1
-            elif best.exponent == exponents[-1]:
+            if higher:
                 exponents.append(exponents[-1] + 1)
-                grown += 1
         if not grown:
             break
-        say(f"{grown} rows have their best rate at an edge: one rate further")
-    return [_row(params, row, trials(params, row, exps), results) for row, exps in span.items()]
+        say(f"{grown} methods have their best rate at an edge: one rate further, for every scheme")
+    return [
+        _row(params, row, trials(params, row, tried[group]), results)
+        for group, rows in groups.items()
+        for row in rows
+    ]
 
 
-def _scores(made: Sequence[Trial], results: Mapping[str, Result]) -> dict[Setting, float]:
-    """Mean over seeds for each setting; a trial without a score counts as zero."""
-    by_setting: dict[Setting, list[float]] = {}
+def _fit(made: Sequence[Trial], results: Mapping[str, Result]) -> Fit | None:
+    scores: dict[int, list[float | None]] = {}
     for trial in made:
-        by_setting.setdefault(trial.setting, []).append(results[trial.cell.label].score or 0.0)
-    return {setting: sum(scores) / len(scores) for setting, scores in by_setting.items()}
-
-
-def _best(made: Sequence[Trial], results: Mapping[str, Result]) -> Trial | None:
-    """The trial with the best mean; among equals the lowest rate. None where nothing scored."""
-    scores = _scores(made, results)
-    best = max(made, key=lambda trial: (scores[trial.setting], -trial.exponent))
-    return best if scores[best.setting] > 0 else None
+        scores.setdefault(trial.exponent, []).append(results[trial.cell.label].score)
+    return fit(scores)
 
 
 def _row(
     params: Params, row: Row, made: Sequence[Trial], results: Mapping[str, Result]
 ) -> dict[str, Any]:
-    scores = _scores(made, results)
     default = plan.default_setting(params, row)
-    best = _best(made, results)
-    chosen = best.setting if best else default
-    exponents = sorted({trial.exponent for trial in made})
+    found = _fit(made, results)
+    own = [results[trial.cell.label].score for trial in made if trial.exponent == 0]
+    whole = [score for score in own if score is not None]
+    around = {}
+    for name, step in (("lower", -1), ("higher", 1)):
+        score = found.score(found.place + step) if found else None
+        around[name] = {
+            "learning_rate": rate_at(params, row, (found.place if found else 0) + step),
+            "validation": score,
+        }
     return {
         "method": row.method,
-        "family": row.family,
+        "backbone": row.backbone,
         "scheme": row.scheme,
-        "rate": chosen[0],
-        "weight_decay": chosen[1],
-        "validation": scores[chosen],
-        "default_rate": default[0],
+        "learning_rate": rate_at(params, row, found.place if found else 0),
+        "weight_decay": default[1],
+        "validation": found.score(found.place) if found else None,
+        "one_step": around,
+        "default_learning_rate": default[0],
         "default_weight_decay": default[1],
-        "default_validation": scores[default],
-        "at_edge": best is None or best.exponent in (exponents[0], exponents[-1]),
+        "default_validation": mean(whole) if whole and len(whole) == len(own) else None,
+        "at_edge": found is None or found.at_edge,
         "trials": [
             {
-                "rate": trial.setting[0],
+                "learning_rate": trial.setting[0],
                 "weight_decay": trial.setting[1],
                 "seed": trial.cell.seed,
                 "label": trial.cell.label,
@@ -200,7 +215,10 @@ def load(source: Path) -> dict[str, Any]:
 def settings(table: Mapping[str, Any]) -> dict[Row, Setting]:
     """The tuned learning rate and weight decay of every row."""
     return {
-        Row(row["method"], row["family"], row["scheme"]): (row["rate"], row["weight_decay"])
+        Row(row["method"], row["backbone"], row["scheme"]): (
+            row["learning_rate"],
+            row["weight_decay"],
+        )
         for row in table["rows"]
     }
 

@@ -93,7 +93,7 @@ def sample(cells: Sequence[Cell], count: int, draw: str) -> list[Cell]:
     )
     first_of_row: dict[tuple[str, str, str], Cell] = {}
     for cell in shuffled:
-        first_of_row.setdefault((cell.method, cell.family, cell.scheme), cell)
+        first_of_row.setdefault((cell.method, cell.backbone, cell.scheme), cell)
     chosen = list(first_of_row.values())
     rest = [cell for cell in shuffled if cell not in chosen]
     return (chosen + rest)[:count]
@@ -136,7 +136,7 @@ def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
 
     trained = bool(cell.config["training"])
     for pool in table["interval"]["pools"]:
-        if (pool["metric"], pool["family"], pool["trained"]) == ("knn", cell.family, trained):
+        if (pool["metric"], pool["backbone"], pool["trained"]) == ("knn", cell.backbone, trained):
             spread = pool["sd"] * 2**0.5
             return float(max(LEAST_TOLERANCE, t.ppf((1 + TOLERATED) / 2, pool["df"]) * spread))
     return LEAST_TOLERANCE

@@ -39,8 +39,8 @@ def standardise(images: Tensor) -> Tensor:
 def config(views: int, seed: int = 0) -> dict[str, Any]:
     """What diagnostics need to know of a cell with so many views; without any, it is not trained."""
     return {
-        "training": {"batch": BATCH, "views": [VIEWS] * views} if views else None,
-        "evaluation": {"neighbours": [5, 20], "temperature": 0.07, "judge": "test"},
+        "training": {"batch_size": BATCH, "views": [VIEWS] * views} if views else None,
+        "evaluation": {"knn_k": [5, 20], "temperature": 0.07, "judge": "test"},
         "seed": seed,
     }
 

@@ -1,4 +1,4 @@
-"""Networks small enough for tests, of every method, family and norm that the benchmark has."""
+"""Networks small enough for tests, of every method, backbone and norm that the benchmark has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ MANIFEST = {
 }
 TEACHER = {"statistics": "batch", "shuffle": True}
 NORMS = sorted(registry.catalogue("norm"))
-FAMILIES = sorted(name for name, facts in registry.catalogue("family").items() if facts["options"])
+BACKBONES = sorted(
+    name for name, facts in registry.catalogue("backbone").items() if facts["options"]
+)
 TRAINED = sorted(name for name, facts in registry.catalogue("method").items() if facts["views"])
 
 NORM_OPTIONS: dict[str, dict[str, Any]] = {
@@ -36,18 +38,18 @@ NORM_OPTIONS: dict[str, dict[str, Any]] = {
     "batch-renorm": {"r_max": 3.0, "d_max": 5.0, "start": 0, "end": 4},
     "dyt": {"alpha": 0.5},
 }
-FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
+BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
     "resnet": {
         "channels": [8, 8, 16, 16],
-        "blocks": [1, 1, 1, 1],
+        "layers": [1, 1, 1, 1],
         "stem_kernel": 3,
         "stem_stride": 1,
         "stem_pool": False,
     },
     "vit": {
-        "width": 16,
+        "embed_dim": 16,
         "depth": 2,
-        "heads": 2,
+        "num_heads": 2,
         "mlp_ratio": 2.0,
         "patch": 4,
         "placement": "pre",
@@ -103,7 +105,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
         "prototypes": 12,
         "student_temperature": 0.1,
         "teacher_temperature": 0.04,
-        "center": 0.9,
+        "center_momentum": 0.9,
         "momentum": 0.9,
         "freeze": 0.0,
     },
@@ -126,7 +128,7 @@ def norms(name: str, section: str = "backbone") -> SectionNorms:
 
 def build(
     method: str,
-    family: str,
+    backbone: str,
     norm: str,
     seed: int = 0,
     training: dict[str, Any] | None = None,
@@ -140,36 +142,36 @@ def build(
     spec = spec or {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
     config = {
         "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
-        "family": {"name": family, **options("family", family, FAMILY_OPTIONS)},
+        "backbone": {"name": backbone, **options("backbone", backbone, BACKBONE_OPTIONS)},
         "norms": dict.fromkeys(SECTIONS, spec),
-        "training": {"batch": BATCH, "view_batching": "separate", "teacher": TEACHER}
+        "training": {"batch_size": BATCH, "view_batching": "separate", "teacher": TEACHER}
         | (training or {}),
         "seed": seed,
     }
-    return network.build(Cell("t", "e", method, family, norm, seed, "l", config, {}), MANIFEST)
+    return network.build(Cell("t", "e", method, backbone, norm, seed, "l", config, {}), MANIFEST)
 
 
 @functools.cache
-def legal(method: str, family: str, norm: str) -> bool:
+def legal(method: str, backbone: str, norm: str) -> bool:
     """Whether the norm is defined at every site of that method's network.
 
     tests/norms/test_catalogue.py lists what is not, so that a norm cannot hide from a test.
     """
     try:
-        build(method, family, norm)
+        build(method, backbone, norm)
     except UserError:
         return False
     return True
 
 
 def backbones() -> list[tuple[str, str]]:
-    """Every family with every norm that is defined in it."""
-    return [(f, n) for f in FAMILIES for n in NORMS if legal("supervised", f, n)]
+    """Every backbone with every norm that is defined in it."""
+    return [(f, n) for f in BACKBONES for n in NORMS if legal("supervised", f, n)]
 
 
-def backbone(family: str, norm: str, seed: int = 0) -> Backbone:
+def backbone(backbone: str, norm: str, seed: int = 0) -> Backbone:
     """A backbone with its initial weights."""
-    return build("supervised", family, norm, seed).backbone
+    return build("supervised", backbone, norm, seed).backbone
 
 
 def images(n: int = BATCH, seed: int = 0) -> torch.Tensor:

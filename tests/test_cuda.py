@@ -29,12 +29,12 @@ def test_views_do_not_depend_on_the_device():
 
 
 @pytest.mark.parametrize("method", small.TRAINED)
-@pytest.mark.parametrize("family", small.FAMILIES)
+@pytest.mark.parametrize("backbone", small.BACKBONES)
 @pytest.mark.parametrize("norm", small.NORMS)
-def test_a_step_has_the_loss_and_gradient_of_the_cpu(method: str, family: str, norm: str):
+def test_a_step_has_the_loss_and_gradient_of_the_cpu(method: str, backbone: str, norm: str):
     found = []
     for device in (torch.device("cpu"), GPU):
-        network = small.build(method, family, norm).to(device)
+        network = small.build(method, backbone, norm).to(device)
         batch = small.batch(method)
         views = [v.to(device) for v in batch.views]
         loss = network(batch._replace(views=views, labels=batch.labels.to(device))).loss

@@ -24,40 +24,40 @@ WRONG: list[tuple[str, Any, str]] = [
     ("methods/simclrr", {"options": {}}, "method 'simclrr'; did you mean 'simclr'"),
     ("schemes/gn", {"norm": "gnn", "groups": 8}, "norm 'gnn'; did you mean 'gn'"),
     ("schemes/bn", {"bakbone": {"norm": "bn"}}, "'bakbone'; did you mean 'backbone'"),
-    ("families/resnett", {}, "family 'resnett'; did you mean 'resnet'"),
+    ("backbones/resnett", {}, "backbone 'resnett'; did you mean 'resnet'"),
     ("optimizers/resnet/name", "sdg", "optimizer 'sdg'; did you mean 'sgd'"),
     ("data/source", "minni", "source 'minni'; did you mean 'mini'"),
     ("views/strong/jiter", 0.5, "did you mean 'jitter'"),
     ("methods/simclr/views/1", "strng", "'strng'; did you mean 'strong'"),
-    ("methods/simclr/rate/resnett", 0.1, "'resnett'; did you mean 'resnet'"),
+    ("methods/simclr/learning_rate/resnett", 0.1, "'resnett'; did you mean 'resnet'"),
     ("experiments/leaderboard/methods/0", "mocoo", "'mocoo'; did you mean 'moco'"),
-    ("methods/mine", {"like": "moco", "optionss": {}}, "did you mean 'methods.mine.options'"),
-    ("methods/simclr", {"like": "mocoo"}, "'mocoo'; did you mean 'moco'"),
-    ("methods/simclr", {"like": "simclr"}, "comes back to itself"),
-    ("methods/mine", {"like": "moco", "options": {"momentun": 0.0}}, "did you mean 'momentum'"),
+    ("methods/mine", {"extends": "moco", "optionss": {}}, "did you mean 'methods.mine.options'"),
+    ("methods/simclr", {"extends": "mocoo"}, "'mocoo'; did you mean 'moco'"),
+    ("methods/simclr", {"extends": "simclr"}, "comes back to itself"),
+    ("methods/mine", {"extends": "moco", "options": {"momentun": 0.0}}, "did you mean 'momentum'"),
     ("methods/simclr", {"lik": "moco"}, "did you mean 'methods.simclr.like'"),
-    ("methods/simclr", {"like": "moco"}, "simclr is a method, so it cannot be like moco"),
+    ("methods/simclr", {"extends": "moco"}, "simclr is a method, so it cannot be like moco"),
     ("schemes/ab c", {"norm": "bn"}, "schemes: 'ab c' is no name"),
-    ("families/pixels", {}, "pixels is what a control without a network has"),
+    ("backbones/pixels", {}, "pixels is what a control without a network has"),
     ("track", "../mini", "track: '../mini' is no name"),
     ("experiments/leaderboard/schemes/0", "rms-norm", "did you mean 'rmsnorm'"),
     ("methods/simclr/options/hidden", 10**400, "hidden is 1000"),
-    ("experiments/leaderboard/also", [{"methods": ["simclr"]}], r"also\.0\.families' is missing"),
+    ("experiments/leaderboard/also", [{"methods": ["simclr"]}], r"also\.0\.backbones' is missing"),
     (
         "experiments/leaderboard/also",
-        [{"methods": ["simclr"], "families": ["vit"], "schemes": ["bbn"]}],
+        [{"methods": ["simclr"], "backbones": ["vit"], "schemes": ["bbn"]}],
         "'bbn'; did you mean 'bn'",
     ),
-    ("experiments/leaderboard/families/0", "vitt", "'vitt'; did you mean 'vit'"),
+    ("experiments/leaderboard/backbones/0", "vitt", "'vitt'; did you mean 'vit'"),
     ("experiments/leaderboard/schemes/0", "none-plane", "did you mean 'none-plain'"),
     # wrong types
     ("training/batch", "64", r"training\.batch is '64'"),
     ("training/batch", True, r"training\.batch is True"),
     ("training/batch", 64.0, r"training\.batch is 64\.0"),
     ("methods/simclr/images", True, r"methods\.simclr\.images is True"),
-    ("methods/simclr/rate/resnet", "0.1", r"methods\.simclr\.rate\.resnet is '0\.1'"),
-    ("families/resnet/channels", 16, "channels is 16"),
-    ("families/resnet/channels/0", "a", "channels is 'a'"),
+    ("methods/simclr/learning_rate/resnet", "0.1", r"methods\.simclr\.rate\.resnet is '0\.1'"),
+    ("backbones/resnet/channels", 16, "channels is 16"),
+    ("backbones/resnet/channels/0", "a", "channels is 'a'"),
     ("schemes/gn/groups", True, "groups is True"),
     ("schemes/gn/groups", 8.0, r"groups is 8\.0"),
     ("schemes/bn", "bn", r"schemes\.bn is 'bn'"),
@@ -79,9 +79,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("evaluation/penalties", [-1.0, 1.0, 2.0], r"evaluation\.penalties"),
     ("evaluation/neighbours", [20], r"evaluation\.neighbours"),
     ("evaluation/neighbours", [0, 20], r"evaluation\.neighbours"),
-    ("evaluation/calibration_batch", 4001, r"calibration_batch.*4001"),
-    ("methods/simclr/rate/resnet", NAN, r"methods\.simclr\.rate\.resnet is nan"),
-    ("methods/simclr/rate/resnet", 0.0, r"simclr\.rate\.resnet is 0\.0"),
+    ("evaluation/precise_bn_batch_size", 4001, r"precise_bn_batch_size.*4001"),
+    ("methods/simclr/learning_rate/resnet", NAN, r"methods\.simclr\.rate\.resnet is nan"),
+    ("methods/simclr/learning_rate/resnet", 0.0, r"simclr\.rate\.resnet is 0\.0"),
     ("methods/simclr/weight_decay/vit", -1.0, r"simclr\.weight_decay\.vit is -1\.0"),
     ("methods/simclr/options/temperature", NAN, "temperature is nan"),
     ("methods/simclr/images", 10, "images is 10, less than one batch of 64"),
@@ -122,9 +122,9 @@ def keys(tree: dict[str, Any], above: str = "") -> list[str]:
     found = []
     for key, value in tree.items():
         path = f"{above}/{key}" if above else key
-        if (isinstance(value, dict) and "like" in value) or key == "also":
+        if (isinstance(value, dict) and "extends" in value) or key == "also":
             continue
-        if above not in ("families", "schemes", "views", "optimizers", "methods", "experiments"):
+        if above not in ("backbones", "schemes", "views", "optimizers", "methods", "experiments"):
             found.append(path)
         if isinstance(value, dict) and path != "schemes":
             found += keys(value, path)

@@ -78,10 +78,10 @@ def _prepare(root: Path) -> None:
     tree["experiments"] = {
         "leaderboard": {
             "methods": METHODS,
-            "families": ["resnet"],
+            "backbones": ["resnet"],
             "schemes": ["bn", "gn"],
             "seeds": [0, 1],
-            "rates": "tuned",
+            "learning_rates": "tuned",
         }
     }
     for method in set(tree["methods"]) - set(METHODS):

@@ -47,7 +47,7 @@ def test_the_grid_is_methods_by_families_by_schemes_by_seeds(real: dict[str, Any
         expected: Counter[str] = Counter()
         for grid in experiment.grids:
             for method in grid.methods:
-                rows = 1 if method == "raw-pixels" else len(grid.families) * len(grid.schemes)
+                rows = 1 if method == "raw-pixels" else len(grid.backbones) * len(grid.schemes)
                 seeds = experiment.seeds_of(grid)
                 expected[method] += rows * (1 if method == "raw-pixels" else len(seeds))
         assert Counter(cell.method for cell in cells) == expected
@@ -55,7 +55,7 @@ def test_the_grid_is_methods_by_families_by_schemes_by_seeds(real: dict[str, Any
 
 def test_further_grids_add_rows_and_none_may_come_twice() -> None:
     tree = tiny.raw()
-    more = {"methods": ["simclr"], "families": ["resnet"], "schemes": ["bn-head-only"]}
+    more = {"methods": ["simclr"], "backbones": ["resnet"], "schemes": ["bn-head-only"]}
     tree["experiments"]["leaderboard"]["also"] = [more]
     found = tiny.params(tree)
     names = [cell.label for cell in plan.cells(found, "leaderboard", tuned(found))]
@@ -70,7 +70,7 @@ def test_further_grids_may_have_seeds_of_their_own() -> None:
     tree = tiny.raw()
     more = {
         "methods": ["simclr"],
-        "families": ["resnet"],
+        "backbones": ["resnet"],
         "schemes": ["bn-head-only"],
         "seeds": [7],
     }
@@ -86,7 +86,7 @@ def test_further_grids_may_have_seeds_of_their_own() -> None:
 
 def test_a_recipe_may_have_a_batch_of_its_own() -> None:
     tree = tiny.raw()
-    tree["methods"]["small"] = {"like": "simclr", "batch": 4}
+    tree["methods"]["small"] = {"extends": "simclr", "batch_size": 4}
     tree["experiments"]["leaderboard"]["methods"] += ["small"]
     found = tiny.params(tree)
     cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
@@ -102,21 +102,30 @@ def test_a_recipe_may_have_a_batch_of_its_own() -> None:
 
 def test_a_recipe_can_take_the_rates_that_another_was_tuned_to() -> None:
     tree = tiny.raw()
-    tree["methods"]["longer"] = {"like": "simclr", "images": 64, "tuned_as": "simclr"}
-    tree["experiments"]["leaderboard"] |= {"methods": ["simclr", "longer"], "rates": "tuned"}
+    tree["methods"]["longer"] = {
+        "extends": "simclr",
+        "images_seen": 64,
+        "learning_rates_from": "simclr",
+    }
+    tree["experiments"]["leaderboard"] |= {
+        "methods": ["simclr", "longer"],
+        "learning_rates": "tuned",
+    }
     found = tiny.params(tree)
     rows = sweep.tunable(found, "leaderboard")
     assert {row.method for row in rows} == {"simclr"}
     cells = plan.cells(found, "leaderboard", dict.fromkeys(rows, (0.0123, 0.00456)))
     (longer,) = [cell for cell in cells if cell.label == "longer-resnet-bn-s0"]
-    assert longer.config["training"]["rate"] == 0.0123
+    assert longer.config["training"]["learning_rate"] == 0.0123
     assert longer.config["training"]["images"] == 64
     alone = tiny.changed(tree, "experiments/leaderboard/methods", ["longer"])
     with pytest.raises(UserError, match="no rate for simclr-resnet-bn"):
         plan.cells(tiny.params(alone), "leaderboard", {})
-    with pytest.raises(UserError, match=r"unknown recipe of methods\.longer\.tuned_as 'simclrr'"):
+    with pytest.raises(
+        UserError, match=r"unknown recipe of methods\.longer\.learning_rates_from 'simclrr'"
+    ):
         tiny.params(tiny.changed(tree, "methods/longer/tuned_as", "simclrr"))
-    tree["methods"]["longest"] = {"like": "longer", "tuned_as": "longer"}
+    tree["methods"]["longest"] = {"extends": "longer", "learning_rates_from": "longer"}
     with pytest.raises(UserError, match="longer, which has no rates of its own"):
         tiny.params(tree)
 
@@ -140,8 +149,8 @@ def test_the_key_of_a_training_leaves_out_what_is_measured_on_it() -> None:
 
 def test_a_recipe_like_another_differs_in_what_it_names_alone() -> None:
     tree = tiny.raw()
-    tree["methods"]["hot"] = {"like": "simclr", "options": {"temperature": 0.7}}
-    tree["methods"]["hot-short"] = {"like": "hot", "images": 64}
+    tree["methods"]["hot"] = {"extends": "simclr", "options": {"temperature": 0.7}}
+    tree["methods"]["hot-short"] = {"extends": "hot", "images_seen": 64}
     tree["experiments"]["leaderboard"]["methods"] += ["hot", "hot-short"]
     found = tiny.params(tree)
     cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
@@ -195,7 +204,7 @@ def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None
         if cell.method == "raw-pixels":
             assert training is None
         else:
-            assert (training["rate"], training["weight_decay"]) == (0.0123, 0.00456)
+            assert (training["learning_rate"], training["weight_decay"]) == (0.0123, 0.00456)
     with pytest.raises(UserError, match="no rate for simclr-resnet-bn: run `dvc repro"):
         plan.cells(found, "leaderboard", {})
 
@@ -216,7 +225,7 @@ def test_a_scheme_gives_each_section_its_norm() -> None:
         ),
         (
             {"norm": "bn", "vit": {"placement": "post"}},
-            "scheme bn has options of vit, and the family is resnet",
+            "scheme bn has options of vit, and the backbone is resnet",
         ),
         (
             {"backbone": {"norm": "bn"}, "heads": {"norm": "bn"}, "predictor": {"norm": "ln"}},
@@ -236,18 +245,18 @@ def test_a_scheme_sets_a_teachers_policy_and_a_familys_options() -> None:
     tree = tiny.raw()
     scheme = {"norm": "bn", "teacher": {"statistics": "eman"}, "vit": {"placement": "post"}}
     tree["schemes"]["special"] = scheme
-    grid = {"methods": ["byol"], "families": ["vit"], "schemes": ["special"], "seeds": [0]}
-    tree["experiments"]["special"] = {**grid, "rates": "default"}
+    grid = {"methods": ["byol"], "backbones": ["vit"], "schemes": ["special"], "seeds": [0]}
+    tree["experiments"]["special"] = {**grid, "learning_rates": "default"}
     (cell,) = plan.cells(tiny.params(tree), "special", None)
     assert cell.config["training"]["teacher"] == {"statistics": "eman", "shuffle": True}
-    assert cell.config["family"]["placement"] == "post"
-    assert cell.config["family"]["final_norm"] == "before-pool"
+    assert cell.config["backbone"]["placement"] == "post"
+    assert cell.config["backbone"]["final_norm"] == "before-pool"
 
 
 def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
     tree = tiny.raw()
-    grid = {"methods": ["byol"], "families": ["vit"], "schemes": list(PRESETS), "seeds": [0]}
-    tree["experiments"]["presets"] = {**grid, "rates": "default"}
+    grid = {"methods": ["byol"], "backbones": ["vit"], "schemes": list(PRESETS), "seeds": [0]}
+    tree["experiments"]["presets"] = {**grid, "learning_rates": "default"}
     cells = plan.cells(tiny.params(tree), "presets", None)
     assert len({cell.fingerprint("images") for cell in cells}) == len(PRESETS)
 
@@ -268,18 +277,18 @@ def test_every_preset_builds_with_the_networks_of_a_track(track: str) -> None:
         "splits": {"train": {"count": 45_000}},
     }
     refused: dict[tuple[str, str], str] = {}
-    for family in ("resnet", "vit"):
+    for backbone in ("resnet", "vit"):
         for scheme, preset in PRESETS.items():
-            if "vit" in preset and family != "vit":
+            if "vit" in preset and backbone != "vit":
                 continue
-            grid = {"methods": ["moco"], "families": [family], "schemes": [scheme], "seeds": [0]}
-            tree["experiments"] = {"presets": {**grid, "rates": "default"}}
+            grid = {"methods": ["moco"], "backbones": [backbone], "schemes": [scheme], "seeds": [0]}
+            tree["experiments"] = {"presets": {**grid, "learning_rates": "default"}}
             (cell,) = plan.cells(parse(tree, "params.yaml"), "presets", None)
             try:
                 with torch.device("meta"):
                     network.build(cell, manifest)
             except UserError as error:
-                refused[family, scheme] = str(error)
+                refused[backbone, scheme] = str(error)
     assert sorted(refused) == [
         *(("resnet", scheme) for scheme in ("frn", "in")),
         *(("vit", s) for s in ("evonorm-s0", "frn", "frn-backbone", "in", "in-backbone")),
@@ -333,7 +342,7 @@ def test_fingerprint_changes_with_every_field_of_the_configuration() -> None:
 
 def test_fingerprint_changes_with_every_component_version_and_with_the_images() -> None:
     cell = tiny.cell("simclr-resnet-bn-s0")
-    wanted = {"method simclr", "family resnet", "norm bn", "optimizer sgd"}
+    wanted = {"method simclr", "backbone resnet", "norm bn", "optimizer sgd"}
     assert set(cell.components) == wanted | {"training", "views", "evaluation", "diagnostics"}
     seen = {cell.fingerprint("images"), cell.fingerprint("other images")}
     for name, version in cell.components.items():
@@ -383,7 +392,7 @@ def outcome(found: Params, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def train(cells: Any) -> dict[str, Result]:
         trained.extend((cell.label, cell.fingerprint("images")) for cell in cells)
         # A best rate at the upper edge, so that extensions show.
-        return {c.label: Result("done", c.config["training"]["rate"] / 1e6) for c in cells}
+        return {c.label: Result("done", c.config["training"]["learning_rate"] / 1e6) for c in cells}
 
     built: list[Any] = []
     manifest = {"splits": {}, "sha256": ""}
@@ -406,7 +415,7 @@ def outcome(found: Params, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_every_key_is_read(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Smaller grids, but with every method and family: each key is tried on all of them.
+    # Smaller grids, but with every method and backbone: each key is tried on all of them.
     real = copy.deepcopy(real)
     for experiment in real["experiments"].values():
         for grid in (experiment, *experiment.get("also", [])):

@@ -26,7 +26,6 @@ FACTS: dict[str, Any] = {
     "options": {"by": "float > 0"},
     "example": {"by": 2.0},
     "batch_dependent": False,
-    "normalizes": False,
 }
 BODY = """
 from dataclasses import dataclass
@@ -168,7 +167,7 @@ def test_facts_of_a_plug_in_are_read_without_running_it(here: Path) -> None:
         ("COMPONENT = []\n", "mine.py: states no COMPONENT"),
         ("COMPONENT = 3\n", "mine.py: states no COMPONENT"),
         ("COMPONENT = make()\n", "mine.py: COMPONENT is not a literal"),
-        (without("kind"), "lacks 'kind' (one of norm, method, source, family, optimizer)"),
+        (without("kind"), "lacks 'kind' (one of norm, method, source, backbone, optimizer)"),
         (without(kind="nrom"), "unknown kind of plug-in"),
         (without(kind="nrom"), "did you mean 'norm'"),
         (without(kind=["norm"]), "unknown kind of plug-in"),
@@ -305,7 +304,7 @@ def test_images_of_another_source_file_are_refused(
     splits = {"train": 40, "validation": 10, "test": 10}
     tree = tiny.raw()
     tree["data"] |= {"source": "counting", "options": {}, "splits": splits}
-    tree["training"]["batch"] = tree["evaluation"]["calibration_batch"] = 4
+    tree["training"]["batch_size"] = tree["evaluation"]["precise_bn_batch_size"] = 4
     tiny.write_params(here, tree)
     write(here / "counting.py", facts, body)
     assert cli.main(["data", "--plugin", "counting.py"]) == 0

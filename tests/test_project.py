@@ -55,14 +55,14 @@ def test_a_lock_was_made_from_the_parameters_and_files_of_today(lock):
 
 
 def published(table: str) -> dict[tuple[str, str, str], str]:
-    """The kNN accuracy of each method, family and scheme as a published table shows it."""
-    shown, family = {}, ""
+    """The kNN accuracy of each method, backbone and scheme as a published table shows it."""
+    shown, backbone = {}, ""
     for line in (ROOT / "results" / "mini" / table).read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
-            family = line.removeprefix("## ").lower()
+            backbone = line.removeprefix("## ").lower()
         cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
         if len(cells) > 4 and re.match(r"\d+\.\d", cells[3]):
-            shown[cells[1], family, cells[2]] = cells[3].split()[0]
+            shown[cells[1], backbone, cells[2]] = cells[3].split()[0]
     return shown
 
 
@@ -75,10 +75,10 @@ def test_the_readme_shows_the_published_numbers():
         if len(cells) != 7 or not re.fullmatch(r"\d+\.\d", cells[1]):
             continue
         method = cells[0].split("`")[1]
-        for place, (family, scheme) in enumerate(
-            (family, scheme) for family in ("resnet", "vit") for scheme in ("bn", "ln", "gn")
+        for place, (backbone, scheme) in enumerate(
+            (backbone, scheme) for backbone in ("resnet", "vit") for scheme in ("bn", "ln", "gn")
         ):
-            assert cells[1 + place] == table[method, family, scheme], (method, family, scheme)
+            assert cells[1 + place] == table[method, backbone, scheme], (method, backbone, scheme)
             shown += 1
     assert shown == 6 * 6, "the README's table has six methods by six columns"
     assert f"{table['raw-pixels', 'vit', 'none']} %" in readme
@@ -87,8 +87,8 @@ def test_the_readme_shows_the_published_numbers():
 def test_the_readme_shows_what_the_further_methods_come_to():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found: dict[str, dict[str, str]] = {}
-    for (method, family, _), accuracy in published("methods.md").items():
-        found.setdefault(method, {})[family] = accuracy
+    for (method, backbone, _), accuracy in published("methods.md").items():
+        found.setdefault(method, {})[backbone] = accuracy
     shown = re.findall(r"^\| [^|]*\(`(\w+)`\) \| (\S+) \| (\S+) \|$", readme, re.MULTILINE)
     assert len(shown) == 8
     for method, resnet, vit in shown:

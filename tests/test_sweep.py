@@ -40,7 +40,7 @@ class Training:
         found = {}
         for cell in cells:
             recipe = cell.config["training"]
-            score = self.score(recipe["rate"], recipe["weight_decay"], cell.seed)
+            score = self.score(recipe["learning_rate"], recipe["weight_decay"], cell.seed)
             found[cell.label] = Result("diverged" if score is None else "done", score)
         return found
 
@@ -51,7 +51,7 @@ def tune(
     """The table by row, and the training that it came from."""
     training = Training(score)
     table = sweep.tune(params(**changes), "leaderboard", training, lambda line: None)
-    return {Row(r["method"], r["family"], r["scheme"]): r for r in table}, training
+    return {Row(r["method"], r["backbone"], r["scheme"]): r for r in table}, training
 
 
 def near(best: float) -> Callable[[float, float, int], float]:
@@ -60,14 +60,14 @@ def near(best: float) -> Callable[[float, float, int], float]:
 
 
 def rates(row: Mapping[str, Any]) -> list[float]:
-    return sorted({trial["rate"] for trial in row["trials"]})
+    return sorted({trial["learning_rate"] for trial in row["trials"]})
 
 
 def test_the_middle_of_the_first_trials_is_the_recipe_and_needs_no_more() -> None:
     table, training = tune(near(RECIPE), extensions=5)
     assert rates(table[BN]) == [LOW, RECIPE, HIGH]
     assert len(training.calls) == 1
-    assert (table[BN]["rate"], table[BN]["at_edge"]) == (RECIPE, False)
+    assert (table[BN]["learning_rate"], table[BN]["at_edge"]) == (RECIPE, False)
     assert table[BN]["default_rate"] == RECIPE
     assert table[BN]["validation"] == table[BN]["default_validation"] == 1.0
 
@@ -80,13 +80,13 @@ def test_only_rows_that_train_are_tuned() -> None:
 def test_the_mean_over_seeds_decides() -> None:
     scores = {(LOW, 100): 0.9, (LOW, 101): 0.1, (RECIPE, 100): 0.6, (RECIPE, 101): 0.6}
     table, _ = tune(lambda rate, decay, seed: scores.get((rate, seed), 0.2), extensions=0)
-    assert table[BN]["rate"] == RECIPE
+    assert table[BN]["learning_rate"] == RECIPE
     assert table[BN]["validation"] == pytest.approx(0.6)
 
 
 def test_among_equals_the_lowest_rate_wins() -> None:
     table, _ = tune(lambda rate, decay, seed: 0.5 if rate > LOW else 0.1, extensions=0)
-    assert table[BN]["rate"] == RECIPE
+    assert table[BN]["learning_rate"] == RECIPE
 
 
 def test_a_trial_without_a_score_counts_as_zero() -> None:
@@ -96,9 +96,9 @@ def test_a_trial_without_a_score_counts_as_zero() -> None:
         return {HIGH: 0.9, RECIPE: 0.5}.get(rate, 0.1)
 
     table, _ = tune(score, extensions=0)
-    assert table[BN]["rate"] == RECIPE
+    assert table[BN]["learning_rate"] == RECIPE
     lost = [t for t in table[BN]["trials"] if t["status"] == "diverged"]
-    assert [(t["rate"], t["seed"], t["validation"]) for t in lost] == [(HIGH, 101, None)]
+    assert [(t["learning_rate"], t["seed"], t["validation"]) for t in lost] == [(HIGH, 101, None)]
 
 
 @pytest.mark.parametrize("extensions", [0, 1, 2, 4])
@@ -111,7 +111,7 @@ def test_a_best_rate_at_an_edge_is_followed_so_far_and_no_further(
     row = table[BN]
     assert len(rates(row)) == 3 + extensions
     assert len(training.calls) == 1 + extensions
-    assert row["rate"] == (rates(row)[-1] if upward else rates(row)[0])
+    assert row["learning_rate"] == (rates(row)[-1] if upward else rates(row)[0])
     assert row["at_edge"]
     assert {LOW, RECIPE, HIGH} <= set(rates(row))
 
@@ -120,7 +120,7 @@ def test_an_extension_that_brings_the_best_inside_is_not_at_an_edge() -> None:
     table, training = tune(near(HIGH), extensions=4)
     assert rates(table[BN]) == [LOW, RECIPE, HIGH, 1.0]
     assert len(training.calls) == 2
-    assert (table[BN]["rate"], table[BN]["at_edge"]) == (HIGH, False)
+    assert (table[BN]["learning_rate"], table[BN]["at_edge"]) == (HIGH, False)
 
 
 def test_no_trial_is_trained_twice() -> None:
@@ -132,7 +132,7 @@ def test_no_trial_is_trained_twice() -> None:
 def test_where_nothing_scores_the_recipe_stays_and_the_row_says_so() -> None:
     table, training = tune(lambda rate, decay, seed: None, extensions=3)
     row = table[BN]
-    assert (row["rate"], row["validation"], row["at_edge"]) == (RECIPE, 0.0, True)
+    assert (row["learning_rate"], row["validation"], row["at_edge"]) == (RECIPE, 0.0, True)
     assert len(training.calls) == 1
 
 
@@ -150,7 +150,7 @@ def test_every_row_has_the_same_trials_at_first(count: int) -> None:
     (cells,) = training.calls
     per_row: dict[str, set[tuple[float, int]]] = {}
     for cell in cells:
-        setting = (cell.config["training"]["rate"], cell.seed)
+        setting = (cell.config["training"]["learning_rate"], cell.seed)
         per_row.setdefault(cell.scheme, set()).add(setting)
     assert per_row["bn"] == per_row["none-plain"]
     assert len(per_row["bn"]) == 2 * count
@@ -158,8 +158,8 @@ def test_every_row_has_the_same_trials_at_first(count: int) -> None:
 
 
 def test_a_recipe_with_many_digits_can_be_tuned() -> None:
-    tree = tiny.changed(tiny.raw(), "methods/simclr/rate/resnet", 0.12345)
-    tree["methods"]["supervised"]["rate"]["resnet"] = 0.1
+    tree = tiny.changed(tiny.raw(), "methods/simclr/learning_rate/resnet", 0.12345)
+    tree["methods"]["supervised"]["learning_rate"]["resnet"] = 0.1
     table = sweep.tune(tiny.params(tree), "leaderboard", Training(near(0.12345)), lambda line: None)
     assert table[0]["default_validation"] > 0
 
@@ -193,7 +193,7 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         store = commands.store(root)
         for cell in cells:
             asked.append(cell.label)
-            score = near(RECIPE)(cell.config["training"]["rate"], 0, 0)
+            score = near(RECIPE)(cell.config["training"]["learning_rate"], 0, 0)
             result = {"metrics": {"pooled.knn5": score}}
             print_ = cell.fingerprint(dataset)
             store.put(records.record(cell, print_, dataset, {}, "done", result), {})
@@ -235,7 +235,10 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
     chosen = {cell.scheme: cell.config["training"] for cell in cells if cell.method == "simclr"}
     for row in table["rows"]:
         recipe = chosen[row["scheme"]]
-        assert (recipe["rate"], recipe["weight_decay"]) == (row["rate"], row["weight_decay"])
+        assert (recipe["learning_rate"], recipe["weight_decay"]) == (
+            row["learning_rate"],
+            row["weight_decay"],
+        )
 
 
 def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -> None:

@@ -50,14 +50,14 @@ def publish(
     label = f"simclr-vit-{scheme}-s{seed}"
     config = {
         "method": {"name": "simclr", "temperature": 0.2},
-        "family": {"name": "vit", "width": 64},
+        "backbone": {"name": "vit", "width": 64},
         "norms": {"backbone": {"norm": scheme}, "projector": {"norm": "gn", "groups": 8}},
         "training": {
-            "rate": 0.1,
+            "learning_rate": 0.1,
             "optimizer": {"name": "adamw", "beta1": 0.9},
             "views": [{"flip": 0.5}, {"flip": 0.0}],
         },
-        "evaluation": {"neighbours": [20, 200], "judge": "test"},
+        "evaluation": {"knn_k": [20, 200], "judge": "test"},
         "seed": seed,
     }
     record = {
@@ -84,7 +84,7 @@ def publish(
             **result,
         },
     }
-    names = {"track": TRACK, "experiment": experiment, "method": "simclr", "family": "vit"}
+    names = {"track": TRACK, "experiment": experiment, "method": "simclr", "backbone": "vit"}
     document = {**names, "scheme": scheme, "seed": seed, "label": label, "record": record}
     path = root / "results" / TRACK / "records" / experiment / "simclr" / f"{label}.json"
     canonical.write(path, canonical.pretty(document))
@@ -144,7 +144,7 @@ def test_a_run_shows_the_record(project):
         "training.optimizer": "adamw",
         "training.optimizer.beta1": "0.9",
         "views.2.flip": "0.0",
-        "evaluation.neighbours": "[20, 200]",
+        "evaluation.knn_k": "[20, 200]",
         "seed": "0",
     }
     assert expected.items() <= run.data.params.items()
@@ -152,7 +152,7 @@ def test_a_run_shows_the_record(project):
         "cell": "mini/leaderboard/simclr-vit-bn-s0",
         "fingerprint": entry["fingerprint"],
         "method": "simclr",
-        "family": "vit",
+        "backbone": "vit",
         "scheme": "bn",
         "seed": "0",
         "status": "done",

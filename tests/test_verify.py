@@ -45,7 +45,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def publish(root: Path, *lines: dict[str, Any]) -> None:
     """A table of one row; another seed may give 10 points more or less."""
-    pool = {"metric": "knn", "family": "resnet", "trained": True, "sd": 0.1 / 4.5, "df": 10}
+    pool = {"metric": "knn", "backbone": "resnet", "trained": True, "sd": 0.1 / 4.5, "df": 10}
     record = collect.read_one(
         collect.folder(root, "mini", "leaderboard", "simclr") / f"{LABEL}.json"
     ).record
@@ -133,7 +133,7 @@ def test_the_tolerance_is_for_another_kind_of_machine(
 
 
 def test_the_tolerance_is_what_another_seed_may_make_of_it() -> None:
-    pool = {"metric": "knn", "family": "resnet", "trained": True, "sd": 0.02, "df": 10}
+    pool = {"metric": "knn", "backbone": "resnet", "trained": True, "sd": 0.02, "df": 10}
     table = {"interval": {"pools": [pool]}}
     cell = tiny.cell(LABEL)
     # Two independent seeds differ by N(0, 2 s²); t with 10 degrees of freedom: 3.169 at 99.5 %.
@@ -243,15 +243,15 @@ def test_a_damaged_table_is_refused(
 
 def test_a_sample_depends_on_its_draw_alone_and_spreads_over_rows() -> None:
     tree = tiny.real()
-    tree["experiments"]["leaderboard"] |= {"rates": "default", "seeds": [0, 1, 2]}
+    tree["experiments"]["leaderboard"] |= {"learning_rates": "default", "seeds": [0, 1, 2]}
     cells = plan.cells(tiny.params(tree), "leaderboard", None)
-    rows = {(c.method, c.family, c.scheme) for c in cells}
+    rows = {(c.method, c.backbone, c.scheme) for c in cells}
     chosen = sample(cells, 5, "0")
     assert chosen == sample(list(reversed(cells)), 5, "0")
     assert sample(cells, 3, "0") == chosen[:3]
     assert sample(cells, 5, "1") != chosen
     many = sample(cells, len(rows), "0")
-    assert {(c.method, c.family, c.scheme) for c in many} == rows
+    assert {(c.method, c.backbone, c.scheme) for c in many} == rows
     assert len({c.seed for c in many}) == 3
     everything = sample(cells, 10_000, "0")
     assert sorted(c.label for c in everything) == sorted(c.label for c in cells)

@@ -21,7 +21,7 @@ def frozen(root: Path, track: str) -> tuple[str, str]:
     rules = {
         "experiment": read(track_file(root, track)).experiments["leaderboard"].model_dump(),
         "interval": {"level": interval["level"], "rule": interval["rule"]},
-        "neighbours": table["neighbours"],
+        "knn_k": table["knn_k"],
     }
     return canonical.checksum(records), canonical.checksum(rules)
 

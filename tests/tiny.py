@@ -52,14 +52,14 @@ def raw() -> dict[str, Any]:
         "splits": COUNTS,
         "seed": 0,
     }
-    found["families"]["resnet"] |= {"channels": [8, 8, 16, 16], "stem_stride": 1}
-    found["families"]["vit"] |= {"width": 16, "depth": 1, "mlp_ratio": 2, "patch": 4}
+    found["backbones"]["resnet"] |= {"channels": [8, 8, 16, 16], "stem_stride": 1}
+    found["backbones"]["vit"] |= {"embed_dim": 16, "depth": 1, "mlp_ratio": 2, "patch": 4}
     found["schemes"]["gn"]["groups"] = 4
-    found["training"]["batch"] = BATCH
+    found["training"]["batch_size"] = BATCH
     found["evaluation"] |= {
-        "neighbours": [5, 20],
-        "penalties": [0.01, 0.1, 1.0],
-        "calibration_batch": 40,
+        "knn_k": [5, 20],
+        "probe_c": [0.01, 0.1, 1.0],
+        "precise_bn_batch_size": 40,
     }
     for recipe in found["methods"].values():
         if "images" in recipe:
@@ -68,8 +68,8 @@ def raw() -> dict[str, Any]:
     found["methods"]["moco"]["options"] |= {"hidden": 16, "output": 8, "queue": BATCH}
     found["methods"]["mae"]["options"] |= {"patch": 4, "decoder_width": 16}
     found["methods"]["rotation"]["images"] = LONG * BATCH
-    found["methods"]["supervised"]["rate"]["resnet"] = 1.0e9
-    grid = {"families": ["resnet"], "seeds": [0], "rates": "default"}
+    found["methods"]["supervised"]["learning_rate"]["resnet"] = 1.0e9
+    grid = {"backbones": ["resnet"], "seeds": [0], "learning_rates": "default"}
     found["experiments"] = {
         "leaderboard": {
             "methods": ["simclr", "supervised", "raw-pixels"],

@@ -61,8 +61,11 @@ class MaskedBackbone(Backbone):
         """A light decoder: (encoding, mask) → pixels of every patch (N, P, patch² · C)."""
 
     @abstractmethod
-    def check_masking(self, patch: int) -> None:
-        """Raises UserError if the backbone cannot be trained on masked patches of that many pixels."""
+    def prepare_masking(self, patch: int) -> None:
+        """Adds what is learnt for masked images alone; called once, before the weights are initialised.
+
+        Raises UserError if the backbone cannot be trained on masked patches of that many pixels.
+        """
 
 
 def patches(images: Tensor, patch: int) -> Tensor:

@@ -14,14 +14,16 @@ from benchmark.norms.factory import SectionNorms
 
 COMPONENT = {
     "name": "resnet",
-    "version": 1,
+    "version": 2,
     "options": {
         "channels": "list of int >= 1",
-        "blocks": "list of int >= 1",
+        "layers": "list of int >= 1",
         "stem_kernel": "int >= 1",
         "stem_stride": "int >= 1",
         "stem_pool": "bool",
+        "branch_gain": [0, 1],
     },
+    "defaults": {"branch_gain": 1},
     "normalized": True,
 }
 
@@ -30,15 +32,21 @@ def build(
     shape: ImageShape,
     norms: SectionNorms,
     channels: list[int],
-    blocks: list[int],
+    layers: list[int],
     stem_kernel: int,
     stem_stride: int,
     stem_pool: bool,
+    branch_gain: int,
 ) -> TimmResNet:
-    """A ResNet of basic blocks, one stage for each entry of `channels`, each halving the map."""
-    if len(channels) != len(blocks) or len(channels) != 4:
+    """A ResNet of basic blocks, one stage for each entry of `channels`, each halving the map.
+
+    `branch_gain` is the scale with which the last norm of each residual branch starts: 1, or 0 (Goyal et
+    al. 2017, 1706.02677, §5.1; timm's default), which helps long trainings of deep networks and costs
+    short ones of shallow networks. Norms without a scale take no notice of it.
+    """
+    if len(channels) != len(layers) or len(channels) != 4:
         raise UserError(
-            f"family resnet: channels {channels} and blocks {blocks} must have four entries each"
+            f"backbone resnet: channels {channels} and layers {layers} must have four entries each"
         )
 
     net: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=tuple(channels))  # type: ignore[arg-type]  # timm's annotation lacks type[…]
@@ -51,13 +59,13 @@ def build(
     if not stem_pool:
         net.maxpool = nn.Identity()
     stages, _ = make_blocks(
-        (BasicBlock,) * 4, tuple(channels), tuple(blocks), channels[0],
+        (BasicBlock,) * 4, tuple(channels), tuple(layers), channels[0],
         act_layer=nn.ReLU, norm_layer=_to_be_placed,
     )  # fmt: skip
     for name, stage in stages:
         setattr(net, name, stage)
     _place(net, [stage for _, stage in stages], norms, shape)
-    net.init_weights(zero_init_last=True)
+    net.init_weights(zero_init_last=branch_gain == 0)
     return TimmResNet(net, shape)
 
 
@@ -108,19 +116,28 @@ class TimmResNet(MaskedBackbone):
         return {"pooled": self.net.forward_features(images).mean((2, 3))}
 
     def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
-        """The last map (N, width, h, w) of the images with zeros in the hidden patches."""
+        """The last map (N, width, h, w) of the images with a learnt patch in place of each hidden one.
+
+        Zeros, or any constant, would leave positions without variance, where the Jacobian of a norm over
+        channels is up to 1/√eps, and a batch statistic that is mostly of the mask.
+        """
         n, _, height, width = images.shape
-        grid = mask.hidden.view(n, 1, height // mask.patch, width // mask.patch)
+        rows, columns = height // mask.patch, width // mask.patch
+        grid = mask.hidden.view(n, 1, rows, columns)
         hidden = grid.repeat_interleave(mask.patch, 2).repeat_interleave(mask.patch, 3)
-        encoded: Tensor = self.net.forward_features(images.masked_fill(hidden, 0.0))
+        filled = self.mask_patch.to(images).repeat(1, 1, rows, columns)
+        masked = torch.where(hidden, filled, images).contiguous(memory_format=torch.channels_last)
+        encoded: Tensor = self.net.forward_features(masked)
         return encoded
 
     def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
         """One convolution over the map resampled to the patch grid, then a linear readout."""
         return MapDecoder(self.width, width, norms, patch, self.shape)
 
-    def check_masking(self, patch: int) -> None:
-        """Any patch that divides the image will do."""
+    def prepare_masking(self, patch: int) -> None:
+        """A patch of pixels to be learnt, which stands for every hidden one (as SimMIM's token for a
+        patch's embedding, 2111.09886, §3.2). Any size that divides the image will do."""
+        self.mask_patch = nn.Parameter(torch.zeros(1, self.shape.channels, patch, patch))
 
 
 class MapDecoder(nn.Module):

@@ -14,17 +14,23 @@ from benchmark.norms.factory import SectionNorms
 
 COMPONENT = {
     "name": "vit",
-    "version": 1,
+    "version": 2,
     "options": {
-        "width": "int >= 1",
+        "embed_dim": "int >= 1",
         "depth": "int >= 1",
-        "heads": "int >= 1",
+        "num_heads": "int >= 1",
         "mlp_ratio": "float > 0",
-        "patch": "int >= 1",
+        "patch_size": "int >= 1",
         "placement": ["pre", "res-post", "post"],
         "final_norm": ["before-pool", "after-pool", "class-token", "none"],
         "mlp_norm": "bool",
         "qk_norm": "bool",
+    },
+    "defaults": {
+        "placement": "pre",
+        "final_norm": "before-pool",
+        "mlp_norm": False,
+        "qk_norm": False,
     },
     "normalized": True,
 }
@@ -33,11 +39,11 @@ COMPONENT = {
 def build(
     shape: ImageShape,
     norms: SectionNorms,
-    width: int,
+    embed_dim: int,
     depth: int,
-    heads: int,
+    num_heads: int,
     mlp_ratio: float,
-    patch: int,
+    patch_size: int,
     placement: str,
     final_norm: str,
     mlp_norm: bool,
@@ -51,20 +57,22 @@ def build(
     `mlp_norm`: a further norm between the MLP's two layers. `qk_norm`: on queries and keys, each
     head's width.
     """
-    if shape.height % patch or shape.width % patch:
-        raise UserError(f"family vit: patch {patch} does not divide {shape.height}×{shape.width}")
-    if width % heads:
-        raise UserError(f"family vit: heads {heads} do not divide width {width}")
-    positions = 1 + shape.height * shape.width // patch**2
+    if shape.height % patch_size or shape.width % patch_size:
+        raise UserError(
+            f"backbone vit: patch_size {patch_size} does not divide {shape.height}×{shape.width}"
+        )
+    if embed_dim % num_heads:
+        raise UserError(f"backbone vit: num_heads {num_heads} do not divide embed_dim {embed_dim}")
+    positions = 1 + shape.height * shape.width // patch_size**2
     net = VisionTransformer(
-        img_size=(shape.height, shape.width), patch_size=patch, in_chans=shape.channels,
-        num_classes=0, global_pool="token", embed_dim=width, depth=depth, num_heads=heads,
+        img_size=(shape.height, shape.width), patch_size=patch_size, in_chans=shape.channels,
+        num_classes=0, global_pool="token", embed_dim=embed_dim, depth=depth, num_heads=num_heads,
         mlp_ratio=mlp_ratio, qk_norm=qk_norm, scale_mlp_norm=mlp_norm, final_norm=False,
         norm_layer=_injected(norms, positions),
         block_fn=BLOCKS[placement],
     )  # fmt: skip
     if final_norm != "none":
-        net.norm = norms.layer("tokens", width, positions if final_norm == "before-pool" else 1)
+        net.norm = norms.layer("tokens", embed_dim, positions if final_norm == "before-pool" else 1)
     _add_branches(net.blocks, norms)
     return TimmViT(net, final_norm)
 
@@ -146,7 +154,7 @@ class TimmViT(MaskedBackbone):
         """One transformer block over visible and mask tokens."""
         return TokenDecoder(self, width, norms)
 
-    def check_masking(self, patch: int) -> None:
+    def prepare_masking(self, patch: int) -> None:
         """The masked patches are the ViT's own, and the final norm has to see tokens."""
         own = int(self.net.patch_embed.patch_size[0])
         if patch != own:

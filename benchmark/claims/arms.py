@@ -17,7 +17,7 @@ ACCURACY = "knn_reestimated"
 
 @dataclass(frozen=True)
 class Bar:
-    """The accuracy from which on the networks of one family have learnt."""
+    """The accuracy from which on the networks of one backbone have learnt."""
 
     untrained: float | None
     """Mean accuracy of the best row of untrained backbones, null where it is not known."""
@@ -50,15 +50,15 @@ class Arm:
         return mean([self.values[seed] for seed in self.seeds])
 
 
-def bar(shelf: Shelf, claims: Claims, experiment: str, family: str) -> Bar:
-    """The bar of a family in an experiment, from all of its untrained rows."""
+def bar(shelf: Shelf, claims: Claims, experiment: str, backbone: str) -> Bar:
+    """The bar of a backbone in an experiment, from all of its untrained rows."""
     rows = [
         shelved
         for row, shelved in shelf.rows(experiment).items()
-        if row.family == family and plan.component(shelf.params, row.method) == "untrained"
+        if row.backbone == backbone and plan.component(shelf.params, row.method) == "untrained"
     ]
     if not rows:
-        return Bar(None, None, f"experiment {experiment} has no untrained {family}")
+        return Bar(None, None, f"experiment {experiment} has no untrained {backbone}")
     if missing := [str(shelved.row) for shelved in rows if shelved.missing]:
         return Bar(None, None, f"no record of every seed of {', '.join(missing)}")
     means = {}
@@ -67,7 +67,7 @@ def bar(shelf: Shelf, claims: Claims, experiment: str, family: str) -> Bar:
         if len(values) == len(shelved.seeds):
             means[str(shelved.row)] = mean(list(values.values()))
     if not means:
-        return Bar(None, None, f"no untrained {family} has an accuracy")
+        return Bar(None, None, f"no untrained {backbone} has an accuracy")
     best = max(means, key=lambda name: means[name])
     return Bar(means[best], means[best] + claims.learnt, best)
 
@@ -75,7 +75,7 @@ def bar(shelf: Shelf, claims: Claims, experiment: str, family: str) -> Bar:
 def row_names(advice: Advice, name: str) -> list[str]:
     """The rows of an arm: the one of that name, or those of a scheme at every learning rate."""
     if advice.metric == STABLE_RATE and advice.recipes:
-        return [f"{recipe}-{advice.family}-{name}" for recipe in advice.recipes]
+        return [f"{recipe}-{advice.backbone}-{name}" for recipe in advice.recipes]
     return [name]
 
 
@@ -89,7 +89,7 @@ def arm(
     rows = [shelf.row(advice.experiment, row) for row in row_names(advice, name)]
     common = set(rows[0].seeds).intersection(*(row.seeds for row in rows))
     own = tuple(seed for seed in rows[0].seeds if seed in (common if seeds is None else seeds))
-    least = bar(shelf, claims, advice.experiment, rows[0].row.family).least
+    least = bar(shelf, claims, advice.experiment, rows[0].row.backbone).least
     accuracies = [shelf.values(row, ACCURACY) for row in rows]
     best = {
         seed: max(found)
@@ -121,7 +121,7 @@ def _stable(
     highest: list[float] = []
     for seed in seeds:
         by_rate = {
-            float(row.records[seed].record["cell"]["training"]["rate"]): values.get(seed)
+            float(row.records[seed].record["cell"]["training"]["learning_rate"]): values.get(seed)
             for row, values in zip(rows, accuracies, strict=True)
             if seed in row.records
         }

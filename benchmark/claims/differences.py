@@ -74,7 +74,7 @@ def difference(
 
 
 def spread(shelf: Shelf, claims: Claims, advice: Advice) -> Spread:
-    """The spread within the arms of an experiment, by recipe and family, without that of the seeds.
+    """The spread within the arms of an experiment, by recipe and backbone, without that of the seeds.
 
     Pooled are the rows that were trained with all of the experiment's own seeds, did not fail and have
     learnt; rows of the very same trainings count once.
@@ -104,7 +104,7 @@ def _candidates(shelf: Shelf, advice: Advice) -> Iterator[tuple[str, str]]:
         return
     for row in rows:
         if plan.is_trained(shelf.params, row.method):
-            yield f"{row.method}-{row.family}", str(row)
+            yield f"{row.method}-{row.backbone}", str(row)
 
 
 def missing(own: Arm) -> dict[tuple[int, ...], list[str]]:
@@ -145,7 +145,8 @@ def _lacking(shelf: Shelf, claims: Claims, advice: Advice, arms: Sequence[Arm]) 
         str(row.row)
         for own in arms
         for row in own.rows
-        if row.rate is None and shelf.params.experiments[advice.experiment].rates == "tuned"
+        if row.rate is None
+        and shelf.params.experiments[advice.experiment].learning_rates == "tuned"
     ]
     if untuned:
         yield f"no learning rate was tuned for {_and(untuned)}"
@@ -159,7 +160,7 @@ def _lacking(shelf: Shelf, claims: Claims, advice: Advice, arms: Sequence[Arm]) 
     if not rates and (null := [line for own in arms for line in _null(own)]):
         yield from null
         return
-    bars = [bar(shelf, claims, advice.experiment, own.rows[0].row.family) for own in arms]
+    bars = [bar(shelf, claims, advice.experiment, own.rows[0].row.backbone) for own in arms]
     if without := dict.fromkeys(found.row for found in bars if found.least is None):
         yield f"no untrained control: {'; '.join(without)}"
         return

@@ -31,7 +31,7 @@ def json(
             "track": params.track,
             "title": params.title,
             "scale": scale(params.track),
-            "neighbours": list(params.evaluation.neighbours),
+            "knn_k": list(params.evaluation.knn_k),
             "level": claims.level,
             "comparisons": claims.comparisons,
             "margins": dict(claims.margins),
@@ -152,7 +152,7 @@ def _arm(own: Arm) -> dict[str, Any]:
         "accuracy": rounded(own.accuracy),
         "learnt": own.learnt,
         # Exact: what was swept, not what was measured.
-        "rate": own.rows[0].rate if len(own.rows) == 1 else None,
+        "learning_rate": own.rows[0].rate if len(own.rows) == 1 else None,
         "at_edge": own.at_edge,
     }
 
@@ -174,7 +174,7 @@ def _halfway(found: Halfway) -> dict[str, Any]:
         "schemes": [
             {
                 "scheme": speed.scheme,
-                "rate": speed.rate,
+                "learning_rate": speed.rate,
                 "accuracy": rounded(speed.accuracy),
                 "images": [round(count) for count in speed.images],
                 "at_most": speed.at_most,

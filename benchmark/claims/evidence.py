@@ -1,4 +1,4 @@
-"""The records that come nearest to a method, a family and a batch, and how their schemes stand."""
+"""The records that come nearest to a method, a backbone and a batch, and how their schemes stand."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Question:
     recipe: str
     """A method, or a recipe of the track."""
     method: str
-    family: str
+    backbone: str
     batch: int
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The schemes of one recipe and family in one experiment."""
+    """The schemes of one recipe and backbone in one experiment."""
 
     experiment: str
     recipe: str
-    family: str
+    backbone: str
     batch: int
     differences: tuple[str, ...]
     """What sets the recipe apart from the one asked about, its batch aside."""
@@ -45,7 +45,7 @@ class Evidence:
     missing: tuple[str, ...]
     """The schemes of the others."""
     accuracy: Spread
-    """Of accuracies: within rows, pooled over the family's trained rows in the experiment."""
+    """Of accuracies: within rows, pooled over the backbone's trained rows in the experiment."""
     excess: Spread
     """The same of the swap excesses."""
 
@@ -63,7 +63,9 @@ class Standing:
 def batch_of(params: Params, recipe: str) -> int:
     """The batch of a recipe; the track's for a method that has none here."""
     entry = params.methods.get(recipe)
-    return (entry.batch if isinstance(entry, MethodParams) else None) or params.training.batch
+    return (
+        entry.batch_size if isinstance(entry, MethodParams) else None
+    ) or params.training.batch_size
 
 
 def gather(
@@ -80,21 +82,21 @@ def gather(
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in plan.rows(params, name):
             if plan.is_trained(params, row.method) and wanted(row):
-                groups.setdefault((row.method, row.family), []).append(row)
+                groups.setdefault((row.method, row.backbone), []).append(row)
         if not groups:
             continue
         rows, before = shelf.rows(name), len(found)
-        for (recipe, family), group in groups.items():
+        for (recipe, backbone), group in groups.items():
             complete = tuple(rows[row] for row in group if not rows[row].missing)
             if not complete:
                 continue
-            accuracy, excess = _spreads(shelf, family, list(rows.values()))
-            tuned = experiment.rates == "tuned"
+            accuracy, excess = _spreads(shelf, backbone, list(rows.values()))
+            tuned = experiment.learning_rates == "tuned"
             found.append(
                 Evidence(
                     experiment=name,
                     recipe=recipe,
-                    family=family,
+                    backbone=backbone,
                     batch=batch_of(params, recipe),
                     differences=tuple(_differences(params, asked, recipe, tuned)),
                     tuned=tuned,
@@ -131,9 +133,9 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
         return
 
     def flat(entry: MethodParams) -> dict[str, Any]:
-        both = {"images": entry.images, "views": " and ".join(entry.views), **entry.options}
-        both["weight decay"] = entry.weight_decay.get(asked.family)
-        return both if tuned else {**both, "rate": entry.rate.get(asked.family)}
+        both = {"images": entry.images_seen, "views": " and ".join(entry.views), **entry.options}
+        both["weight decay"] = entry.weight_decay.get(asked.backbone)
+        return both if tuned else {**both, "learning rate": entry.learning_rate.get(asked.backbone)}
 
     theirs = flat(base)
     for key, value in flat(own).items():
@@ -141,12 +143,12 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
             yield f"{key} {value} instead of {theirs.get(key)}"
 
 
-def _spreads(shelf: Shelf, family: str, rows: Sequence[Shelved]) -> tuple[Spread, Spread]:
+def _spreads(shelf: Shelf, backbone: str, rows: Sequence[Shelved]) -> tuple[Spread, Spread]:
     """Those of rows whose every seed has a value: the seeds that survive others are a selection."""
     trained = [
         shelved
         for shelved in rows
-        if shelved.row.family == family and plan.is_trained(shelf.params, shelved.row.method)
+        if shelved.row.backbone == backbone and plan.is_trained(shelf.params, shelved.row.method)
     ]
     accuracies = [(s, list(shelf.values(s, ACCURACY).values())) for s in trained]
     excesses = [(s, swap_excess(s)) for s in trained]
@@ -179,7 +181,7 @@ def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
     the pooled spread: 95 % each, unadjusted. The best is one of those that finished on every seed,
     learnt (as the claims define it) and do not leak, which is a swap excess above its interval.
     """
-    least = bar(shelf, claims, evidence.experiment, evidence.family)
+    least = bar(shelf, claims, evidence.experiment, evidence.backbone)
     why: dict[str, str] = {}
     means: dict[str, float] = {}
     halves: dict[str, float] = {}

@@ -108,8 +108,8 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
         points = []
         for row in rows:
             training = row.records[row.seeds[0]].record["cell"]["training"]
-            tried.add(float(training["rate"]))
-            rate = aside * training["rate"]
+            tried.add(float(training["learning_rate"]))
+            rate = aside * training["learning_rate"]
             values = _percent(shelf.values(row, ACCURACY).values())
             if values:
                 points.append((rate, mean(values)))
@@ -197,11 +197,11 @@ def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
     chosen = judged.claim.figure
     if not isinstance(chosen, GroupsFigure):
         return
-    panel = _panel(figure, f"samples in a BN group (batch {chosen.batch})", KNN)
+    panel = _panel(figure, f"samples in a BN group (batch size {chosen.batch_size})", KNN)
     handles, lacking, points = [], [], []
 
     def values(scheme: str) -> list[float]:
-        row = shelf.row(advice.experiment, str(Row(chosen.recipe, chosen.family, scheme)))
+        row = shelf.row(advice.experiment, str(Row(chosen.recipe, chosen.backbone, scheme)))
         found = _percent(shelf.values(row, ACCURACY).values())
         if row.missing or not found:
             lacking.append(scheme)
@@ -257,7 +257,9 @@ def _arms(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
             )
     for place, (row, values) in enumerate(known):
         before, earlier = known[place - 1] if place else (row, {})
-        joined = values.keys() & earlier.keys() if before.row.family == row.row.family else set()
+        joined = (
+            values.keys() & earlier.keys() if before.row.backbone == row.row.backbone else set()
+        )
         for seed in sorted(joined):
             panel.plot([place - 1, place], [earlier[seed], values[seed]], color="#bbbbbb", lw=0.8)
         panel.plot([place] * len(values), list(values.values()), "o", color="#333333", markersize=4)
@@ -269,4 +271,4 @@ def _arms(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
 
 def _broken(row: Row) -> str:
     """A row's name in three lines."""
-    return f"{row.method}\n{row.family}\n{row.scheme}"
+    return f"{row.method}\n{row.backbone}\n{row.scheme}"

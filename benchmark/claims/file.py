@@ -52,9 +52,9 @@ class Advice(Pair):
     metric: Metric
     unit: str | None = None
     """Of the metric's values, where they are no accuracies."""
-    family: str | None = None
+    backbone: str | None = None
     recipes: tuple[str, ...] | None = Field(default=None, min_length=2)
-    """With `family`: the recipes that differ in their learning rate, for the highest stable one."""
+    """With `backbone`: the recipes that differ in their learning rate, for the highest stable one."""
     rule: Literal["better", "no-worse"]
     confirmed_by: Pair | None = None
     """A difference that must have the same sign."""
@@ -77,10 +77,10 @@ class GroupsFigure(Model):
 
     kind: Literal["groups"]
     recipe: str
-    family: str
-    batch: Annotated[int, Field(ge=2)]
+    backbone: str
+    batch_size: Annotated[int, Field(ge=2)]
     schemes: dict[str, Annotated[int, Field(ge=2)]]
-    """The samples in a group under each scheme; `batch` is the whole batch."""
+    """The samples in a group under each scheme; `batch_size` is the whole batch."""
     flat: tuple[str, ...]
     """Schemes that have no groups."""
 
@@ -161,21 +161,21 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
     elsewhere = [entry for entry in claim.beside if entry.experiment]
     pairs: list[Pair] = [advice, *(entry for entry in claim.beside if not entry.experiment)]
     if advice.metric == STABLE_RATE:
-        if advice.family is None or advice.recipes is None or advice.unit is None:
-            raise UserError(f"{where}.advice: {STABLE_RATE} needs family, recipes and unit")
+        if advice.backbone is None or advice.recipes is None or advice.unit is None:
+            raise UserError(f"{where}.advice: {STABLE_RATE} needs backbone, recipes and unit")
         if elsewhere:
             raise UserError(f"{where}.beside: {STABLE_RATE} is of one experiment")
         if advice.confirmed_by:
             raise UserError(f"{where}.advice: {STABLE_RATE} has no confirmed_by")
         names = {arm for pair in pairs for arm in (pair.plus, pair.minus)}
         wanted = [
-            f"{recipe}-{advice.family}-{scheme}"
+            f"{recipe}-{advice.backbone}-{scheme}"
             for recipe in advice.recipes
             for scheme in sorted(names)
         ]
     else:
-        if advice.family or advice.recipes or advice.unit:
-            raise UserError(f"{where}.advice: family, recipes and unit belong to {STABLE_RATE}")
+        if advice.backbone or advice.recipes or advice.unit:
+            raise UserError(f"{where}.advice: backbone, recipes and unit belong to {STABLE_RATE}")
         pairs += [advice.confirmed_by] if advice.confirmed_by else []
         wanted = [arm for pair in pairs for arm in (pair.plus, pair.minus)]
     _check_figure(where, claim, advice, params)
@@ -197,7 +197,7 @@ def _check_rows(where: str, experiment: str, names: Iterable[str], params: Param
 def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:
     experiment = params.experiments[advice.experiment]
     figure = claim.figure
-    named: dict[Literal["methods", "families", "schemes"], Mapping[str, object] | tuple[str, ...]]
+    named: dict[Literal["methods", "backbones", "schemes"], Mapping[str, object] | tuple[str, ...]]
     if isinstance(figure, RatesFigure):
         if advice.metric != STABLE_RATE:
             raise UserError(f"{where}.figure: rates need the metric {STABLE_RATE}")
@@ -205,7 +205,7 @@ def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> N
     elif isinstance(figure, GroupsFigure):
         named = {
             "methods": (figure.recipe,),
-            "families": (figure.family,),
+            "backbones": (figure.backbone,),
             "schemes": (*figure.schemes, *figure.flat),
         }
     else:

@@ -64,7 +64,7 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
     if advice.metric == "knn_reestimated":
         running = advice.model_copy(update={"metric": "knn"})
         plain = difference(shelf, claims, running, advice)
-    least = bar(shelf, claims, advice.experiment, found.plus.rows[0].row.family)
+    least = bar(shelf, claims, advice.experiment, found.plus.rows[0].row.backbone)
     beside = []
     for entry in claim.beside:
         asked = advice.beside(entry)

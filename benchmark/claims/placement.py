@@ -29,12 +29,12 @@ def placement(figure: Any, shelf: Shelf, experiment: str) -> None:
     means = {
         row: value for row, found in rows.items() if (value := _mean(shelf, found)) is not None
     }
-    recipes = list(dict.fromkeys((row.method, row.family) for row in rows))
+    recipes = list(dict.fromkeys((row.method, row.backbone) for row in rows))
     panels = figure.subplots(1, len(recipes), squeeze=False)[0]
     figure.subplots_adjust(left=0.1, right=0.985, top=0.88, bottom=0.17, wspace=0.45)
     low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
     for panel, recipe in zip(panels, recipes, strict=True):
-        own = [row for row in rows if (row.method, row.family) == recipe]
+        own = [row for row in rows if (row.method, row.backbone) == recipe]
         encoders = list(dict.fromkeys(norms[row][0] for row in own))
         heads = list(dict.fromkeys(norms[row][1] for row in own))
         panel.set_title(", ".join(recipe), loc="left", fontsize=10, fontweight="bold")

@@ -1,4 +1,4 @@
-"""The leaderboard's schemes by their ranks over method × family: a picture, never a verdict."""
+"""The leaderboard's schemes by their ranks over method × backbone: a picture, never a verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIGURE = "figures/claims/ranks.svg"
 
 
 def ranking(folder: Path) -> Ranks | None:
-    """Ranks by kNN accuracy in `folder`/leaderboard.json, each method and family a block.
+    """Ranks by kNN accuracy in `folder`/leaderboard.json, each method and backbone a block.
 
     Controls and rows of which a seed failed are left out. None without a leaderboard, and where it
     has fewer than three schemes or blocks. Raises UserError for a file that is no leaderboard.
@@ -26,7 +26,7 @@ def ranking(folder: Path) -> Ranks | None:
     try:
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
             if row["complete"] and not row["control"]:
-                block = blocks.setdefault((row["method"], row["family"]), {})
+                block = blocks.setdefault((row["method"], row["backbone"]), {})
                 block[str(row["scheme"])] = float(row["knn"]["mean"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a leaderboard ({error})") from None
@@ -38,7 +38,7 @@ def section(ranks: Ranks) -> list[str]:
     groups = "; ".join(", ".join(group) for group in ranks.groups)
     return [
         "## Ranks of the leaderboard's schemes",
-        f"Average ranks (1 is the best) over {ranks.blocks} pairs of method and family. Friedman's test "
+        f"Average ranks (1 is the best) over {ranks.blocks} pairs of method and backbone. Friedman's test "
         f"gives p = {ranks.p:.3f}; ranks further apart than {ranks.critical:.2f} differ by Nemenyi's. "
         f"Not told apart: {escape(groups)}. This is descriptive and decides no verdict.",
         table(

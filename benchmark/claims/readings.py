@@ -70,7 +70,7 @@ def shuffled_twin(shelf: Shelf, experiment: str, row: Row) -> Shelved | None:
         (
             shelved
             for other, shelved in shelf.rows(experiment).items()
-            if (other.method, other.family) == (row.method, row.family)
+            if (other.method, other.backbone) == (row.method, row.backbone)
             and schemes.get(other.scheme) == wanted
         ),
         None,
@@ -151,7 +151,7 @@ def halfway(
         speeds.append(
             Speed(
                 scheme=scheme,
-                rate=float(training["rate"]),
+                rate=float(training["learning_rate"]),
                 accuracy=mean(list(shelf.values(row, ACCURACY).values())),
                 images=tuple(share * training["images"] for share in shares if share is not None),
                 at_most=any(

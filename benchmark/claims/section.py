@@ -82,7 +82,8 @@ def _finding(found: Finding, judged: Judged, advice: Advice, claims: Claims) -> 
 def _apart(own: Arm) -> float:
     """The widest step between the rates of an arm that has every record, in decades."""
     rates = sorted(
-        float(row.records[own.seeds[0]].record["cell"]["training"]["rate"]) for row in own.rows
+        float(row.records[own.seeds[0]].record["cell"]["training"]["learning_rate"])
+        for row in own.rows
     )
     return max(math.log10(b / a) for a, b in itertools.pairwise(rates))
 

@@ -91,7 +91,7 @@ class Shelf:
             curve = result["curves"].get("pretext", [])[-LAST:]
             kept = [value for value in curve if value is not None]
             return mean(kept) if kept and len(kept) == len(curve) else None
-        near = self.params.evaluation.neighbours[0]
+        near = self.params.evaluation.knn_k[0]
         keys = {"knn": f"pooled.knn{near}", "knn_reestimated": f"pooled_reestimated.knn{near}"}
         if metric not in keys:
             raise unknown("metric", metric, (*keys, "pretext"))
@@ -104,7 +104,7 @@ class Shelf:
         table = sweep.load(sweep.path(self.root, track, experiment))
         rates = sweep.settings(table)
         edges = {
-            Row(line["method"], line["family"], line["scheme"]): bool(line["at_edge"])
+            Row(line["method"], line["backbone"], line["scheme"]): bool(line["at_edge"])
             for line in table["rows"]
         }
         where = collect.folder(self.root, track, experiment)

@@ -27,7 +27,7 @@ OPTIONS = {
     "contrast": "float >= 0",
     "saturation": "float >= 0",
     "hue": "0 <= float <= 0.5",
-    "gray": "0 <= float <= 1",
+    "grayscale": "0 <= float <= 1",
     "blur": "0 <= float <= 1",
     "solarize": "0 <= float <= 1",
 }
@@ -102,7 +102,7 @@ def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
         jittered=chance(spec["jitter"]),
         order=torch.rand(n, 4, generator=generator).argsort(1),
         factors=torch.rand(n, 4, generator=generator),
-        grayed=chance(spec["gray"]),
+        grayed=chance(spec["grayscale"]),
         blurred=chance(spec["blur"]),
         solarized=chance(spec["solarize"]),
         sigma=0.1 + 1.9 * torch.rand(n, generator=generator),
@@ -115,7 +115,7 @@ def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
     strengths = [spec["brightness"], spec["contrast"], spec["saturation"], spec["hue"]]
     if spec["jitter"]:
         x = color_jitter(x, strengths, draws.factors, draws.order, draws.jittered)
-    if spec["gray"] and x.shape[1] == 3:
+    if spec["grayscale"] and x.shape[1] == 3:
         x = _where(draws.grayed, _luma(x).expand_as(x), x)
     if spec["blur"]:
         x = _where(draws.blurred, gaussian_blur(x, draws.sigma), x)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.diagnostics import collapse, leakage
-from benchmark.diagnostics.frozen import grouping, kept, training_mode
+from benchmark.diagnostics.frozen import grouping, training_mode
 from benchmark.diagnostics.held_out import HeldOut, batches, by_image
 from benchmark.diagnostics.three_way import KEYS, three_way
-from benchmark.evaluation.features import CHUNK, in_parts
+from benchmark.evaluation.features import CHUNK, in_parts, preserve_state
 from benchmark.methods.base import MaskedMethod, Method
 from benchmark.randomness import keyed
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same weights would get other diagnostics."""
 
 VIEWED = 500
@@ -31,10 +31,18 @@ BATCHES = 8
 REDRAWS = 3
 """How often they are dealt."""
 
-SWAPPED = 5
-"""Batches of the swap gap: at 64 images each, 320 queries."""
+SWAPPED = 16
+"""Batches of the swap gap, at most: at 64 images each, 1,024 queries."""
 
-LEAKAGE = ("swap_gap", "swap_gap_initial", "same_group", "same_group_chance", "masked_patch_change")
+LEAKAGE = (
+    "pretext_same_group",
+    "pretext_regrouped",
+    "swap_gap",
+    "swap_gap_initial",
+    "same_group",
+    "same_group_chance",
+    "masked_patch_change",
+)
 
 Measures = dict[str, Any]
 
@@ -56,19 +64,19 @@ def diagnose(
     judged = splits[spec["judge"]]
     leaks: Measures = dict.fromkeys(LEAKAGE)
     shares: Measures = dict.fromkeys(KEYS)
-    with kept(method):
+    with preserve_state(method):
         method.eval()
         held_out = None
         if training:
             held_out = HeldOut(judged[0], training["views"], standardise, seed)
         sections = _sections(method, judged[0], standardise, held_out)
-        if held_out and len(judged[0]) >= 2 * training["batch"]:
+        if held_out and len(judged[0]) >= 2 * training["batch_size"]:
             training_mode(method)
-            found, leaks = _leakage(method, held_out, training["batch"], initial)
+            found, leaks = _leakage(method, held_out, training["batch_size"], initial)
             sections = {name: sections[name] | found[name] for name in sections}
         if training:
             shares = three_way(
-                method.evaluated, splits["train"], judged, training["batch"], spec, standardise, seed
+                method.evaluated, splits["train"], judged, training["batch_size"], spec, standardise, seed
             )  # fmt: skip
     return {"sections": sections, "leakage": leaks, "three_way": shares}
 
@@ -126,7 +134,7 @@ def _leakage(
 
     @torch.no_grad()
     def embedded(index: Tensor) -> dict[str, Tensor]:
-        with kept(method):
+        with preserve_state(method):
             return _embeddings(networks, x[index])
 
     z = by_image(embedded, dealt)
@@ -144,18 +152,20 @@ def _leakage(
     if group is not None:
         batched = torch.cat([own[order] for own, order in zip(z[last], dealt, strict=True)])
         leaks["same_group"], leaks["same_group_chance"] = leakage.same_group(batched, group)
-    leaks["swap_gap"] = _swap_gap(method, held_out, batch)
-    if leaks["swap_gap"] is not None:
+    if (accuracies := _pretext(method, held_out, batch)) is not None:
+        leaks["pretext_same_group"], leaks["pretext_regrouped"] = accuracies
+        leaks["swap_gap"] = accuracies[0] - accuracies[1]
         untrained = initial()
         training_mode(untrained)
-        leaks["swap_gap_initial"] = _swap_gap(untrained, held_out, batch)
+        if (accuracies := _pretext(untrained, held_out, batch)) is not None:
+            leaks["swap_gap_initial"] = accuracies[0] - accuracies[1]
     if isinstance(method, MaskedMethod):
         leaks["masked_patch_change"] = _masked_patch_change(method, x, dealt, seed)
     return sections, leaks
 
 
-def _swap_gap(method: Method, held_out: HeldOut, batch: int) -> float | None:
-    """Null without positives, or where their target's network has fewer than two groups."""
+def _pretext(method: Method, held_out: HeldOut, batch: int) -> tuple[float, float] | None:
+    """See `leakage.pretext_accuracies`; null without positives, or where their target's network has fewer than two groups."""
     pair = method.pair() if len(held_out.specs) > 1 else None
     if pair is None or grouping(pair.second, batch) is None:
         return None
@@ -169,7 +179,10 @@ def _swap_gap(method: Method, held_out: HeldOut, batch: int) -> float | None:
         if count
     ]
     earlier = views[2] if queued else views[1][:0]
-    return leakage.swap_gap(pair, views[0], views[1], earlier, held_out.seed)
+    return leakage.pretext_accuracies(
+        pair, views[0], views[1], earlier, held_out.seed,
+        joint=method.context.view_batching == "joint",
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -179,7 +192,7 @@ def _masked_patch_change(method: MaskedMethod, x: Tensor, dealt: Tensor, seed: i
     def losses(index: Tensor) -> dict[str, Tensor]:
         place = index.to(masks.hidden.device)
         own = masks._replace(hidden=masks.hidden[place], visible=masks.visible[place])
-        with kept(method):
+        with preserve_state(method):
             return {"loss": method.errors(x[index], own)}
 
     return leakage.relative_change(by_image(losses, dealt)["loss"])

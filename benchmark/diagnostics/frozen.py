@@ -8,28 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmark.evaluation.features import batch_norms
+from benchmark.evaluation.features import batch_norms, preserve_state
 from benchmark.methods.base import Method
 from benchmark.norms.history import HistoryBatchNorm
-
-
-@contextlib.contextmanager
-def kept(network: nn.Module) -> Iterator[None]:
-    """Afterwards the network's buffers and modes are what they were before.
-
-    Each forward pass in training mode stands in a block of its own, so that running statistics are not
-    updated from one to the next. A gradient is taken inside the block.
-    """
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def training_mode(method: Method) -> None:
@@ -48,7 +29,7 @@ def training_mode(method: Method) -> None:
 @contextlib.contextmanager
 def population_statistics(network: nn.Module) -> Iterator[None]:
     """Norms with running statistics normalize with these: evaluation mode."""
-    with kept(network):
+    with preserve_state(network):
         network.eval()
         yield
 
@@ -62,7 +43,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
     """
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
-    with kept(network):
+    with preserve_state(network):
         network.train()
         for norm in norms:
             norm.momentum = None

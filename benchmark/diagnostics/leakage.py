@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.diagnostics.collapse import ROUNDING
-from benchmark.diagnostics.frozen import kept
+from benchmark.evaluation.features import preserve_state
 from benchmark.methods.base import Pair
 from benchmark.randomness import keyed
 
@@ -58,7 +58,7 @@ def jacobian_ratios(
     found: dict[str, float | None] = {}
     for name, network in networks.items():
         inputs = x.detach().clone().requires_grad_()
-        with kept(network), torch.enable_grad():
+        with preserve_state(network), torch.enable_grad():
             z = network(inputs)
             found[name] = _jacobian_ratio(z, inputs, seed) if z.requires_grad else None
     return found
@@ -100,32 +100,45 @@ def same_group(z: Tensor, group: Tensor) -> tuple[float | None, float | None]:
 
 
 @torch.no_grad()
-def swap_gap(pair: Pair, first: Tensor, second: Tensor, earlier: Tensor, seed: int) -> float | None:
-    """Pretext accuracy with both views of an image in one BN group, minus that with groups redrawn.
+def pretext_accuracies(
+    pair: Pair, first: Tensor, second: Tensor, earlier: Tensor, seed: int, *, joint: bool = False
+) -> tuple[float, float] | None:
+    """Pretext accuracy with both views of an image in one BN group, and with groups redrawn.
+
+    Their difference is the swap gap: how much better a positive is found for sharing a group.
 
     `first` and `second` (P, B, C, H, W) are two views of P batches. The redraw permutes the second views
     before their network and back after it, as MoCo's shuffling does (1911.05722, §3.3). An image is
     found if its first view is nearer, by cosine, to its own second view than to all others: those of
     the batch or, where the task has a queue, those of `earlier` batches (K, B, C, H, W) of other
-    images. Each view passes by itself, whatever the view batching. None where an output is not finite.
+    images. With `joint` the views of a batch are one forward pass, for a task of one network whose views
+    are batched so. None where an output is not finite.
     """
+    joint = joint and pair.first is pair.second
+
+    def outputs(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        if joint:
+            query, target = _output(pair.first, torch.cat((one, other))).chunk(2)
+            return query, target
+        return _output(pair.first, one), _output(pair.second, other)
+
     queue = None
     if pair.queue:
         queue = torch.cat([_output(pair.second, part) for part in earlier])[: pair.queue]
     together, apart = [], []
     for number, (one, other) in enumerate(zip(first, second, strict=True)):
-        query = _output(pair.first, one)
-        together.append(_found(query, _output(pair.second, other), queue))
+        together.append(_found(*outputs(one, other), queue))
         for redraw in range(math.ceil(REGROUPINGS / len(first))):
             generator = keyed(seed, "diagnostics", "regrouping", number, redraw)
             order = torch.randperm(len(other), generator=generator).to(other.device)
-            target = _output(pair.second, other[order])[order.argsort()]
-            apart.append(_found(query, target, queue))
-    return _finite(sum(together) / len(together) - sum(apart) / len(apart))
+            query, target = outputs(one, other[order])
+            apart.append(_found(query, target[order.argsort()], queue))
+    found = sum(together) / len(together), sum(apart) / len(apart)
+    return found if all(map(math.isfinite, found)) else None
 
 
 def _output(network: nn.Module, x: Tensor) -> Tensor:
-    with kept(network):
+    with preserve_state(network):
         return F.normalize(network(x).double(), dim=1)
 
 

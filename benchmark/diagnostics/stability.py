@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from benchmark.training.curves import UPDATE
 
 if TYPE_CHECKING:  # pages read `halfway` from here, and start without torch
     from torch import Tensor
@@ -60,8 +62,9 @@ def spikes(curve: Tensor) -> int | None:
     return len(set(begins.cumsum(0)[excess > limit].tolist()))
 
 
-def measures(curves: Mapping[str, Tensor]) -> dict[str, int | None]:
-    """Spikes of the curves `loss` and `gradient_norm`, each (steps,), one value a step.
+def measures(curves: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Spikes of the curves `loss` and `gradient_norm`, each (steps,), one value a step, and the median
+    relative update of each section.
 
     Gradient norms are judged by their logarithm: their noise is a factor, so that the plain values
     are skewed, and ordinary batches would count as spikes.
@@ -69,7 +72,18 @@ def measures(curves: Mapping[str, Tensor]) -> dict[str, int | None]:
     return {
         "loss_spikes": spikes(curves["loss"]),
         "gradient_spikes": spikes(curves["gradient_norm"].double().log()),
+        "relative_update": {
+            name.removeprefix(UPDATE): _median(curve)
+            for name, curve in curves.items()
+            if name.startswith(UPDATE)
+        },
     }
+
+
+def _median(curve: Tensor) -> float | None:
+    """The median of the finite values of a curve, None without any."""
+    values = curve[curve.isfinite()].double()
+    return float(values.median()) if len(values) else None
 
 
 def halfway(shares: Sequence[float], knn: Sequence[float | None], target: float) -> float | None:

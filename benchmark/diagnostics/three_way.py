@@ -67,7 +67,7 @@ def three_way(
     def accuracy(bank: Split, queries: Split) -> float | None:
         if not all(bool(torch.isfinite(split[0]).all()) for split in (bank, queries)):
             return None
-        (score,) = knn_accuracy(*bank, *queries, spec["neighbours"][:1], spec["temperature"])
+        (score,) = knn_accuracy(*bank, *queries, spec["knn_k"][:1], spec["knn_temperature"])
         return score
 
     by_batch = embedded(voting, batch_statistics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,25 @@ def in_parts(
 ) -> Iterator[Tensor]:
     """Standardised float images of uint8 ones (N, C, H, W), `size` at a time."""
     return (standardise(part.float() / 255) for part in images.split(size))
+
+
+@contextlib.contextmanager
+def preserve_state(network: nn.Module) -> Iterator[None]:
+    """Afterwards the network's buffers and modes are what they were before.
+
+    Each forward pass in training mode stands in a block of its own, so that running statistics are not
+    updated from one to the next. A gradient is taken inside the block.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def evaluate(
     """
     judge = spec["judge"]
     metrics = _judge(embed_all(backbone, splits, standardise), splits, spec, "")
-    if reestimate(backbone, splits["train"][0], spec["calibration_batch"], standardise):
+    if reestimate(backbone, splits["train"][0], spec["precise_bn_batch_size"], standardise):
         features = embed_all(backbone, splits, standardise)
         return metrics | _judge(features, splits, spec, "_reestimated") | {"judge": judge}
     same = {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
@@ -64,16 +64,16 @@ def _judge(
         for split in dict.fromkeys(("validation", judge)):
             tag = _tag(split, judge)
             scores = knn_accuracy(
-                *columns["train"], *columns[split], spec["neighbours"], spec["temperature"]
+                *columns["train"], *columns[split], spec["knn_k"], spec["knn_temperature"]
             )
             metrics |= {
                 f"{prefix}.knn{k}{tag}": score
-                for k, score in zip(spec["neighbours"], scores, strict=True)
+                for k, score in zip(spec["knn_k"], scores, strict=True)
             }
         if judge == "validation":
             continue  # a trial of a sweep is scored by its nearest neighbours alone
         probe = linear_probe(
-            columns["train"], columns["validation"], columns[judge], spec["penalties"]
+            columns["train"], columns["validation"], columns[judge], spec["probe_c"]
         )
         metrics |= {
             f"{prefix}.linear": probe.accuracy,
@@ -92,7 +92,7 @@ def _keys(prefix: str, spec: Mapping[str, Any]) -> list[str]:
     """The metrics of a readout that is not finite, all of them null."""
     judge = spec["judge"]
     tags = [_tag(split, judge) for split in dict.fromkeys(("validation", judge))]
-    keys = [f"{prefix}.knn{k}{tag}" for k in spec["neighbours"] for tag in tags]
+    keys = [f"{prefix}.knn{k}{tag}" for k in spec["knn_k"] for tag in tags]
     if judge == "validation":
         return keys
     parts = ("", ".validation", ".penalty", ".penalty_at_edge")

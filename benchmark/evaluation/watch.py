@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
-from benchmark.evaluation.features import embed
+from benchmark.evaluation.features import embed, preserve_state, reestimate
 from benchmark.evaluation.knn import knn_accuracy
 
 BANK = 1000
@@ -24,19 +24,24 @@ def watcher(
     validation: tuple[Tensor, Tensor],
     neighbours: int,
     temperature: float,
+    batch: int,
     standardise: Callable[[Tensor], Tensor],
 ) -> Callable[[], float]:
     """A function that returns the backbone's accuracy now, in 0..1, and NaN if it is not finite.
 
     `train` and `validation` are uint8 images and labels; evenly spaced ones are taken, the same every
-    time. The backbone is left in evaluation mode and otherwise as it was.
+    time. Statistics of a batch are re-estimated on the images that vote, in batches of `batch`: the
+    running ones of an early moment are poor, and would look like a slow start of the norms that have
+    them. The backbone is left as it was.
     """
     bank, queries = _spaced(train, BANK), _spaced(validation, QUERIES)
 
     def watch() -> float:
-        embedded = [
-            embed(backbone, images, standardise)["pooled"] for images in (bank[0], queries[0])
-        ]
+        with preserve_state(backbone):
+            reestimate(backbone, bank[0], batch, standardise)
+            embedded = [
+                embed(backbone, images, standardise)["pooled"] for images in (bank[0], queries[0])
+            ]
         if not all(bool(torch.isfinite(z).all()) for z in embedded):
             return float("nan")
         (score,) = knn_accuracy(

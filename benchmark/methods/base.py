@@ -122,9 +122,15 @@ class Method(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called once after each optimizer step, with the progress of the batch it was made on."""
 
+    def each_target(self, teacher: nn.Module, batch: Batch) -> list[Tensor]:
+        """The teacher's outputs (N, D) for each view, batched as the student's views are."""
+        if self.context.view_batching == "joint":
+            return list(teacher(torch.cat(list(batch.views)), batch, 0).chunk(len(batch.views)))
+        return [teacher(view, batch, number) for number, view in enumerate(batch.views)]
+
     def each_view(self, network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
         """`network` of each view (N, …), in one forward pass or in one for each, as declared."""
-        if self.context.view_batching == "together":
+        if self.context.view_batching == "joint":
             return list(network(torch.cat(list(views))).chunk(len(views)))
         return [network(view) for view in views]
 

@@ -63,7 +63,7 @@ class BYOL(Method):
         """
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
-        targets = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]
+        targets = self.each_target(self.teacher, batch)
         loss = regression(first, targets[1], self.loss_norm)
         return Outcome(loss + regression(second, targets[0], self.loss_norm), None)
 

@@ -16,18 +16,19 @@ from benchmark.methods.teacher import Teacher, rising
 
 COMPONENT = {
     "name": "dino",
-    "version": 1,
+    "version": 2,
     "title": "DINO",
     "views": 2,
     "sections": ["backbone", "projector"],
     "teacher": True,
+    "view_batching": "joint",
     "options": {
         "hidden": "int >= 1",
         "bottleneck": "int >= 1",
         "prototypes": "int >= 2",
         "student_temperature": "float > 0",
         "teacher_temperature": "float > 0",
-        "center": "0 <= float <= 1",
+        "center_momentum": "0 <= float <= 1",
         "momentum": "0 <= float <= 1",
         "freeze": "0 <= float <= 1",
     },
@@ -57,7 +58,7 @@ class DINO(Method):
         prototypes: int,
         student_temperature: float,
         teacher_temperature: float,
-        center: float,
+        center_momentum: float,
         momentum: float,
         freeze: float,
     ) -> None:
@@ -69,7 +70,7 @@ class DINO(Method):
         self.prototypes = Prototypes(bottleneck, prototypes)
         self.teacher = Teacher(self.student(), context.teacher)
         self.temperatures = student_temperature, teacher_temperature
-        self.rate, self.momentum, self.freeze = center, momentum, freeze
+        self.rate, self.momentum, self.freeze = center_momentum, momentum, freeze
         self.center: Tensor
         self.register_buffer("center", torch.zeros(prototypes))
 
@@ -95,7 +96,7 @@ class DINO(Method):
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
         student, teacher = self.temperatures
         scores = self.each_view(self.student(), batch.views)
-        outputs = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]
+        outputs = self.each_target(self.teacher, batch)
         targets = [((output - self.center) / teacher).softmax(1) for output in outputs]
         losses = [
             soft_cross_entropy(scores[one] / student, targets[other])

@@ -14,14 +14,14 @@ from benchmark.norms.factory import SectionNorms
 def mlp(
     widths: Sequence[int],
     norms: SectionNorms,
-    last: Literal["bias", "none", "norm", "norm without affine"] = "bias",
+    last: Literal["bias", "none", "norm", "norm without shift", "norm without affine"] = "bias",
     activation: Callable[[], nn.Module] = lambda: nn.ReLU(inplace=True),
 ) -> nn.Sequential:
     """Linear layers of the given widths with a norm and an activation between them.
 
     A linear layer before a norm has no bias of its own: the norm, or what stands for it, brings one.
-    `last` is what the last linear layer ends in: a bias, nothing, a norm, or a norm without a
-    learnable scale and shift.
+    `last` is what the last linear layer ends in: a bias, nothing, a norm, a norm without a learnable
+    shift, or one without a learnable scale and shift.
     """
     layers: list[nn.Module] = []
     for incoming, width in itertools.pairwise(widths[:-1]):
@@ -29,5 +29,9 @@ def mlp(
         layers += norms.activated("vector", width, activation())
     layers.append(nn.Linear(widths[-2], widths[-1], bias=last == "bias"))
     if last.startswith("norm"):
-        layers.append(norms.layer("vector", widths[-1], affine=last == "norm"))
+        layers.append(
+            norms.layer(
+                "vector", widths[-1], affine=last != "norm without affine", shift=last == "norm"
+            )
+        )
     return nn.Sequential(*layers)

@@ -12,11 +12,12 @@ from benchmark.methods.losses import sigreg
 
 COMPONENT = {
     "name": "lejepa",
-    "version": 1,
+    "version": 2,
     "title": "LeJEPA",
     "views": 2,
     "sections": ["backbone", "projector"],
     "teacher": False,
+    "view_batching": "joint",
     "options": {
         "hidden": "int >= 1",
         "output": "int >= 1",

@@ -14,7 +14,7 @@ from benchmark.methods.losses import masked_reconstruction, patch_errors
 
 COMPONENT = {
     "name": "mae",
-    "version": 1,
+    "version": 2,
     "title": "MAE",
     "views": 1,
     "sections": ["backbone", "decoder"],
@@ -42,13 +42,13 @@ class MAE(MaskedMethod):
     ) -> None:
         super().__init__(backbone, context)
         if not isinstance(backbone, MaskedBackbone):
-            raise UserError("method mae needs a family that can encode a masked image")
+            raise UserError("method mae needs a backbone that can encode a masked image")
         if context.shape.height % patch or context.shape.height != context.shape.width:
             raise UserError(
                 f"method mae: patch {patch} does not divide "
                 f"{context.shape.height}×{context.shape.width}"
             )
-        backbone.check_masking(patch)
+        backbone.prepare_masking(patch)
         self.grid = context.shape.height // patch
         if not 0 < round(mask_ratio * self.grid**2) < self.grid**2:
             raise UserError(

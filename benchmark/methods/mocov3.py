@@ -63,7 +63,7 @@ class MoCoV3(Method):
         """ctr(q₁, k₂) + ctr(q₂, k₁), each 2τ · InfoNCE over the batch (algorithm 1)."""
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
-        keys = [self.teacher(view, batch, number) for number, view in enumerate(batch.views)]
+        keys = self.each_target(self.teacher, batch)
         one, found = contrast_in_batch(first, keys[1], self.temperature)
         other, found_too = contrast_in_batch(second, keys[0], self.temperature)
         return Outcome(2 * self.temperature * (one + other), (found + found_too) / 2)

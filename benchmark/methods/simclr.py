@@ -13,11 +13,12 @@ from benchmark.methods.losses import nt_xent
 
 COMPONENT = {
     "name": "simclr",
-    "version": 1,
+    "version": 2,
     "title": "SimCLR",
     "views": 2,
     "sections": ["backbone", "projector"],
     "teacher": False,
+    "view_batching": "joint",
     "options": {
         "temperature": "float > 0",
         "hidden": "int >= 1",
@@ -40,8 +41,10 @@ class SimCLR(Method):
         output_norm: bool,
     ) -> None:
         super().__init__(backbone, context)
-        # The authors' code ends the head in a norm, lightly's benchmark too, solo-learn's does not.
-        last: Literal["bias", "norm"] = "norm" if output_norm else "bias"
+        # The authors' code ends the head in a norm without shift, solo-learn's in a bias.
+        last: Literal["bias", "norm without shift"] = (
+            "norm without shift" if output_norm else "bias"
+        )
         widths = [backbone.width, hidden, output]
         self.projector = mlp(widths, context.norms["projector"], last=last)
         self.temperature = temperature

@@ -14,11 +14,12 @@ from benchmark.methods.losses import sinkhorn, soft_cross_entropy
 
 COMPONENT = {
     "name": "swav",
-    "version": 1,
+    "version": 2,
     "title": "SwAV",
     "views": 2,
     "sections": ["backbone", "projector"],
     "teacher": False,
+    "view_batching": "joint",
     "options": {
         "temperature": "float > 0",
         "hidden": "int >= 1",

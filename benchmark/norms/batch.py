@@ -15,14 +15,12 @@ COMPONENT = [
         "version": 1,
         "options": {},
         "batch_dependent": True,
-        "normalizes": True,
     },
     {
         "name": "ghost-bn",
         "version": 1,
         "options": {"groups": "int >= 1", "assignment": ["contiguous", "strided"]},
         "batch_dependent": True,
-        "normalizes": True,
     },
 ]
 

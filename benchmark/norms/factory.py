@@ -15,6 +15,10 @@ from benchmark.errors import UserError
 Shape = Literal["map", "vector", "tokens"]
 
 
+EPS = 1e-5
+"""What every norm adds to a variance, torch's default of BN and GN; timm's ViTs give LN 1e-6."""
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a norm stands: what it gets is a map (N, C, H, W), a vector (N, C) or tokens (N, T, C)."""
@@ -30,6 +34,8 @@ class Site:
     """Whether a learnable scale and shift follow; some heads end in a norm without them."""
     activated: bool = False
     """Whether an activation follows, which a norm that brings its own replaces."""
+    eps: float = EPS
+    """What is added to a variance."""
 
 
 class SectionNorms:
@@ -41,13 +47,29 @@ class SectionNorms:
     def __init__(self, section: str, spec: Mapping[str, Any]) -> None:
         self.section = section
         self.name = str(spec["norm"])
-        self.options = {key: value for key, value in spec.items() if key != "norm"}
         self.facts = registry.facts("norm", self.name)
+        given = {key: value for key, value in spec.items() if key != "norm"}
+        self.options = {**self.facts.get("defaults", {}), **given}
         self._module = registry.load("norm", self.name)
 
-    def layer(self, shape: Shape, width: int, positions: int = 1, affine: bool = True) -> nn.Module:
-        """A new layer for one site; raises UserError where the norm is not defined there."""
-        return self._build(Site(shape, width, self.section, positions, affine))
+    def layer(
+        self,
+        shape: Shape,
+        width: int,
+        positions: int = 1,
+        affine: bool = True,
+        shift: bool = True,
+    ) -> nn.Module:
+        """A new layer for one site; raises UserError where the norm is not defined there.
+
+        Without `shift` its scale is learnt and its shift stays zero.
+        """
+        layer = self._build(Site(shape, width, self.section, positions, affine))
+        if not shift:
+            for name, parameter in layer.named_parameters():
+                if name.rpartition(".")[2] == "bias":
+                    parameter.requires_grad_(False)
+        return layer
 
     def activated(
         self, shape: Shape, width: int, activation: nn.Module, positions: int = 1

@@ -12,7 +12,6 @@ COMPONENT = {
     "version": 1,
     "options": {},
     "batch_dependent": False,
-    "normalizes": True,
     "activates": True,
 }
 

@@ -10,21 +10,20 @@ from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from benchmark.norms.factory import OverTokens, Site
+from benchmark.norms.precision import KeepsPrecision
 
 COMPONENT = [
     {
         "name": "gn",
-        "version": 1,
+        "version": 2,
         "options": {"groups": "int >= 1"},
         "batch_dependent": False,
-        "normalizes": True,
     },
     {
         "name": "gn-ws",
-        "version": 1,
+        "version": 2,
         "options": {"groups": "int >= 1"},
         "batch_dependent": False,
-        "normalizes": True,
     },
 ]
 
@@ -32,16 +31,15 @@ COMPONENT = [
 def build(name: str, site: Site, groups: int) -> nn.Module:
     """GN over `groups` groups of channels; in a ViT each token is normalized by itself.
 
-    One group is over all channels and positions: on a map another norm than LN, which normalizes
-    each position alone.
+    With one group it is LN.
     """
     if site.width % groups:
         raise ValueError(f"groups {groups} do not divide {site.width} channels")
     if site.width == groups and (site.shape != "map" or site.positions == 1):
         raise ValueError(f"with {groups} groups of one channel nothing is left but the bias")
     if site.shape == "map":
-        return MapGroupNorm(groups, site.width, affine=site.affine)
-    layer = nn.GroupNorm(groups, site.width, affine=site.affine)
+        return MapGroupNorm(groups, site.width, eps=site.eps, affine=site.affine)
+    layer = GroupNorm(groups, site.width, eps=site.eps, affine=site.affine)
     return OverTokens(layer) if site.shape == "tokens" else layer
 
 
@@ -61,6 +59,10 @@ def convolution(name: str, conv: nn.Conv2d) -> nn.Conv2d:
     return made
 
 
+class GroupNorm(KeepsPrecision, nn.GroupNorm):
+    """torch's GroupNorm."""
+
+
 class MapGroupNorm(nn.GroupNorm):
     """torch's GroupNorm on maps, computed plane by plane whatever the memory format.
 
@@ -71,4 +73,4 @@ class MapGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W), channels_last."""
         y = F.group_norm(x.contiguous(), self.num_groups, self.weight, self.bias, self.eps)
-        return y.contiguous(memory_format=torch.channels_last)
+        return y.to(x.dtype).contiguous(memory_format=torch.channels_last)

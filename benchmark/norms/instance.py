@@ -11,7 +11,6 @@ COMPONENT = {
     "version": 1,
     "options": {},
     "batch_dependent": False,
-    "normalizes": True,
 }
 
 

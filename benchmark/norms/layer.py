@@ -1,23 +1,51 @@
-"""Layer normalization over the channels of each position (Ba et al. 2016, 1607.06450)."""
+"""Layer normalization (Ba et al. 2016, 1607.06450), of a sample or of each of its positions."""
 
 from __future__ import annotations
 
-from timm.layers import LayerNorm, LayerNorm2d
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.norms.factory import Site
+from benchmark.norms.group import MapGroupNorm
+from benchmark.norms.precision import KeepsPrecision
 
-COMPONENT = {
-    "name": "ln",
-    "version": 1,
-    "options": {},
-    "batch_dependent": False,
-    "normalizes": True,
-}
+COMPONENT = [
+    {
+        "name": "ln",
+        "version": 2,
+        "options": {},
+        "batch_dependent": False,
+    },
+    {
+        "name": "ln-position",
+        "version": 1,
+        "options": {},
+        "batch_dependent": False,
+    },
+]
 
 
 def build(name: str, site: Site) -> nn.Module:
-    """timm's layers: in a map each position is normalized alone (one-group GN is another norm)."""
-    kind = LayerNorm2d if site.shape == "map" else LayerNorm
-    layer: nn.Module = kind(site.width, eps=1e-6, affine=site.affine)
-    return layer
+    """LN with a scale and a shift for each channel.
+
+    On a map `ln` is over all channels and positions of a sample, as Ba et al. (§3) and the literature
+    on ResNets have it (Wu & He 2018, 1803.08494, §3.1: GN with one group). `ln-position` is over the
+    channels of each position alone, ConvNeXt's (2201.03545). On vectors and tokens they are the same:
+    each token is normalized by itself.
+    """
+    if site.shape != "map":
+        return LayerNorm(site.width, eps=site.eps, elementwise_affine=site.affine)
+    if name == "ln":
+        return MapGroupNorm(1, site.width, eps=site.eps, affine=site.affine)
+    return PositionLayerNorm(site.width, eps=site.eps, elementwise_affine=site.affine)
+
+
+class LayerNorm(KeepsPrecision, nn.LayerNorm):
+    """torch's LayerNorm over the last dimension."""
+
+
+class PositionLayerNorm(LayerNorm):
+    """LayerNorm over the channels of each position of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)

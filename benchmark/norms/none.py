@@ -17,7 +17,6 @@ COMPONENT = [
         "version": 1,
         "options": {},
         "batch_dependent": False,
-        "normalizes": False,
     },
     {
         "name": "none-skipinit",
@@ -25,7 +24,6 @@ COMPONENT = [
         "options": {},
         "batch_dependent": False,
         "branch": "skipinit",
-        "normalizes": False,
     },
 ]
 

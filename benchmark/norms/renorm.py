@@ -18,7 +18,6 @@ COMPONENT = {
         "end": "int >= 1",
     },
     "batch_dependent": True,
-    "normalizes": True,
 }
 
 

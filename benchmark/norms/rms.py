@@ -1,23 +1,60 @@
-"""Root-mean-square normalization of each position (Zhang & Sennrich 2019, 1910.07467)."""
+"""Root-mean-square normalization (Zhang & Sennrich 2019, 1910.07467), of a sample or of each position."""
 
 from __future__ import annotations
 
-from timm.layers import RmsNorm, RmsNorm2d
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from benchmark.norms.factory import Site
+from benchmark.norms.precision import KeepsPrecision
 
-COMPONENT = {
-    "name": "rmsnorm",
-    "version": 1,
-    "options": {},
-    "batch_dependent": False,
-    "normalizes": True,
-}
+COMPONENT = [
+    {
+        "name": "rmsnorm",
+        "version": 2,
+        "options": {},
+        "batch_dependent": False,
+    },
+    {
+        "name": "rmsnorm-position",
+        "version": 1,
+        "options": {},
+        "batch_dependent": False,
+    },
+]
 
 
 def build(name: str, site: Site) -> nn.Module:
-    """timm's layers: a scale and no shift, as in the paper (§3)."""
-    kind = RmsNorm2d if site.shape == "map" else RmsNorm
-    layer: nn.Module = kind(site.width, eps=1e-6, affine=site.affine)
-    return layer
+    """RMSNorm with a scale for each channel and no shift, as in the paper (§3).
+
+    `rmsnorm` on a map is over all channels and positions of a sample, `rmsnorm-position` over the
+    channels of each position, the same distinction as LN's. On vectors and tokens they are the same.
+    """
+    if site.shape != "map":
+        return RMSNorm(site.width, eps=site.eps, elementwise_affine=site.affine)
+    kind = MapRMSNorm if name == "rmsnorm" else PositionRMSNorm
+    return kind(site.width, eps=site.eps, elementwise_affine=site.affine)
+
+
+class RMSNorm(KeepsPrecision, nn.RMSNorm):
+    """torch's RMSNorm over the last dimension."""
+
+
+class PositionRMSNorm(RMSNorm):
+    """RMSNorm over the channels of each position of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class MapRMSNorm(RMSNorm):
+    """RMSNorm over all channels and positions of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        y = wide * (wide.square().mean((1, 2, 3), keepdim=True) + (self.eps or 0.0)).rsqrt()
+        if self.weight is not None:
+            y = y * self.weight.view(1, -1, 1, 1)
+        return y.to(x.dtype)

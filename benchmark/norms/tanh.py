@@ -12,7 +12,6 @@ COMPONENT = {
     "version": 1,
     "options": {"alpha": "float > 0"},
     "batch_dependent": False,
-    "normalizes": False,
 }
 
 

@@ -1,4 +1,4 @@
-"""The leaderboard as one figure: accuracy by method and scheme, a panel for each family.
+"""The leaderboard as one figure: accuracy by method and scheme, a panel for each backbone.
 
 An SVG with outlined text and fixed identifiers, so that the same records give the same bytes.
 """
@@ -32,15 +32,17 @@ def accuracy(table: Table) -> bytes:
         above = 0.52 + 0.2 * math.ceil((len(table.schemes) + 1) / LEGEND_COLUMNS)
         total = height + above + 0.53
         figure = Figure(figsize=(WIDTH, total))
-        panels = figure.subplots(1, len(table.families), sharey=True, sharex=True, squeeze=False)[0]
+        panels = figure.subplots(1, len(table.backbones), sharey=True, sharex=True, squeeze=False)[
+            0
+        ]
         longest = max((len(entry.title) for entry in table.entries), default=0)
         left = max(0.11, 0.012 + 0.0083 * longest)
         figure.subplots_adjust(
             left=left, right=RIGHT, wspace=0.07,
             top=1 - above / total, bottom=0.53 / total,
         )  # fmt: skip
-        for panel, family in zip(panels, table.families, strict=True):
-            _panel(panel, table, family, lines)
+        for panel, backbone in zip(panels, table.backbones, strict=True):
+            _panel(panel, table, backbone, lines)
         _scale(panels[0], table)
         near = table.neighbours[0]
         figure.supxlabel(
@@ -71,7 +73,7 @@ def _methods(table: Table) -> list[str]:
 def _lines(table: Table, methods: Sequence[str]) -> dict[str, dict[str, int]]:
     """The line of each method and scheme, from the top, the same in every panel.
 
-    Only what some family has takes a line; between methods one is left free.
+    Only what some backbone has takes a line; between methods one is left free.
     """
     lines: dict[str, dict[str, int]] = {}
     line = 0
@@ -83,8 +85,10 @@ def _lines(table: Table, methods: Sequence[str]) -> dict[str, dict[str, int]]:
     return lines
 
 
-def _panel(panel: Any, table: Table, family: str, lines: dict[str, dict[str, int]]) -> None:
-    panel.set_title(NAMES.get(family, family), loc="left", fontsize=11, fontweight="bold", pad=7)
+def _panel(panel: Any, table: Table, backbone: str, lines: dict[str, dict[str, int]]) -> None:
+    panel.set_title(
+        NAMES.get(backbone, backbone), loc="left", fontsize=11, fontweight="bold", pad=7
+    )
     panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
     controls = {entry.row.method for entry in table.entries if entry.control}
@@ -97,7 +101,7 @@ def _panel(panel: Any, table: Table, family: str, lines: dict[str, dict[str, int
             panel.axhspan(first - 1, last + 1, color="#f3f3f3", linewidth=0, zorder=0)
         if first:
             panel.axhline(first - 1, color="#cccccc", linewidth=0.6, zorder=1)
-    for entry in table.of(family):
+    for entry in table.of(backbone):
         if is_fixed(entry.row):
             _reference(panel, entry)
         else:

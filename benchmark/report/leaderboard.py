@@ -1,4 +1,4 @@
-"""The leaderboard of an experiment: a row per method, family and scheme, built from its records.
+"""The leaderboard of an experiment: a row per method, backbone and scheme, built from its records.
 
 A failure is a result: a cell that diverged or ran out of memory has no accuracy, is counted, and
 puts its row behind every row whose seeds all finished.
@@ -74,10 +74,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pooled spread: of one metric over the rows of one family, trained or untrained."""
+    """A pooled spread: of one metric over the rows of one backbone, trained or untrained."""
 
     metric: str
-    family: str
+    backbone: str
     trained: bool
     spread: Spread
 
@@ -100,9 +100,9 @@ class Entry:
     """Whether every seed has a kNN accuracy; other rows stand behind those."""
     control: bool
     rank: int | None
-    """Within the family, from 1; null for controls."""
+    """Within the backbone, from 1; null for controls."""
     best: bool
-    """Whether this is the best of several schemes of its method and family, by mean kNN."""
+    """Whether this is the best of several schemes of its method and backbone, by mean kNN."""
     rates: Rates | None
     cost: Cost
     penalty_at_edge: bool
@@ -146,17 +146,17 @@ class Table:
     """Checksum of the images."""
     neighbours: tuple[int, int]
     metrics: tuple[Metric, ...]
-    families: tuple[str, ...]
+    backbones: tuple[str, ...]
     """Those with a table of their own."""
     schemes: tuple[str, ...]
     entries: tuple[Entry, ...]
-    """Family by family, ranked, then its controls; last the controls without a family."""
+    """Backbone by backbone, ranked, then its controls; last the controls without a backbone."""
     pools: tuple[Pool, ...]
     environments: tuple[Mapping[str, Any], ...]
 
-    def of(self, family: str) -> list[Entry]:
-        """A family's rows, ranked, with every control that belongs below them."""
-        return [e for e in self.entries if e.row.family == family or is_fixed(e.row)]
+    def of(self, backbone: str) -> list[Entry]:
+        """A backbone's rows, ranked, with every control that belongs below them."""
+        return [e for e in self.entries if e.row.backbone == backbone or is_fixed(e.row)]
 
     def missing_controls(self) -> list[str]:
         """The controls that the experiment does not have."""
@@ -165,13 +165,13 @@ class Table:
 
 
 def is_fixed(row: Row) -> bool:
-    """Whether a row has no network, and so neither a family nor anything random."""
-    return row.family == PIXELS
+    """Whether a row has no network, and so neither a backbone nor anything random."""
+    return row.backbone == PIXELS
 
 
 def metrics(params: Params) -> tuple[Metric, ...]:
     """The table's columns of accuracies; the first one ranks."""
-    near, far = params.evaluation.neighbours
+    near, far = params.evaluation.knn_k
     return (
         Metric("knn", f"pooled.knn{near}", "kNN"),
         Metric("knn_reestimated", f"pooled_reestimated.knn{near}", "kNN re-est."),
@@ -223,18 +223,18 @@ def build(
     Raises UserError where a cell that the params ask for is missing or was trained otherwise.
     """
     rows = plan.rows(params, experiment)
-    tuned = params.experiments[experiment].rates == "tuned"
+    tuned = params.experiments[experiment].learning_rates == "tuned"
     settings = sweep.settings(sweep_table) if tuned else None
     records = _matched(params, plan.cells(params, experiment, settings), published)
     columns = metrics(params)
     found = sweep_table["rows"] if tuned else []
-    swept = {Row(line["method"], line["family"], line["scheme"]): line for line in found}
+    swept = {Row(line["method"], line["backbone"], line["scheme"]): line for line in found}
     environments = _distinct([p.record["environment"] for row in rows for p in records[row]])
     values = {
         (row, metric.name): _values(records[row], metric.key) for row in rows for metric in columns
     }
     pools = _pools(params, rows, columns, records, values)
-    spreads = {(pool.metric, pool.family, pool.trained): pool.spread for pool in pools}
+    spreads = {(pool.metric, pool.backbone, pool.trained): pool.spread for pool in pools}
     entries = []
     for row in rows:
         estimates: dict[str, Estimate | None] = {}
@@ -243,7 +243,7 @@ def build(
             if is_fixed(row):
                 estimates[metric.name] = statistics.exact(numbers)
             else:
-                spread = spreads[metric.name, row.family, plan.is_trained(params, row.method)]
+                spread = spreads[metric.name, row.backbone, plan.is_trained(params, row.method)]
                 estimates[metric.name] = statistics.estimate(numbers, spread)
         entries.append(
             Entry(
@@ -271,9 +271,9 @@ def build(
         title=params.title,
         experiment=experiment,
         dataset=str(records[rows[0]][0].record["dataset"]),
-        neighbours=params.evaluation.neighbours,
+        neighbours=params.evaluation.knn_k,
         metrics=columns,
-        families=params.experiments[experiment].every("families"),
+        backbones=params.experiments[experiment].every("backbones"),
         schemes=params.experiments[experiment].every("schemes"),
         entries=tuple(_ordered(entries, columns[0].name)),
         pools=tuple(pools),
@@ -306,7 +306,7 @@ def _matched(
                 f"{where}: the record of {cell.label} is of another configuration than the params "
                 f"ask for: {remedy}"
             )
-        records.setdefault(Row(cell.method, cell.family, cell.scheme), []).append(entry)
+        records.setdefault(Row(cell.method, cell.backbone, cell.scheme), []).append(entry)
     if len(images := {by_label[cell.label].record["dataset"] for cell in cells}) > 1:
         raise UserError(f"{where} mixes {len(images)} versions of the images: {remedy}")
     return records
@@ -327,7 +327,7 @@ def _pools(
     records: Mapping[Row, Sequence[Published]],
     values: Mapping[tuple[Row, str], Sequence[float]],
 ) -> list[Pool]:
-    """A spread for every metric, family, and trained or untrained rows.
+    """A spread for every metric, backbone, and trained or untrained rows.
 
     Only rows whose every seed finished with a value count: the seeds that survive in a row that
     also fails are a selection. Rows of the very same trainings count once.
@@ -337,17 +337,17 @@ def _pools(
         if not is_fixed(row):
             trainings.setdefault(tuple(p.record["fingerprint"] for p in records[row]), row)
     random = list(trainings.values())
-    groups = dict.fromkeys((row.family, plan.is_trained(params, row.method)) for row in random)
+    groups = dict.fromkeys((row.backbone, plan.is_trained(params, row.method)) for row in random)
     pools = []
     for metric in columns:
-        for family, trained in groups:
+        for backbone, trained in groups:
             complete = [
                 values[row, metric.name]
                 for row in random
-                if (row.family, plan.is_trained(params, row.method)) == (family, trained)
+                if (row.backbone, plan.is_trained(params, row.method)) == (backbone, trained)
                 and len(values[row, metric.name]) == len(records[row])
             ]
-            pools.append(Pool(metric.name, family, trained, statistics.pool(complete)))
+            pools.append(Pool(metric.name, backbone, trained, statistics.pool(complete)))
     return pools
 
 
@@ -357,7 +357,7 @@ def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | 
     if line is None:
         return Rates(None, Setting(*plan.default_setting(params, row), None), False)
     return Rates(
-        Setting(line["rate"], line["weight_decay"], line["validation"]),
+        Setting(line["learning_rate"], line["weight_decay"], line["validation"]),
         Setting(line["default_rate"], line["default_weight_decay"], line["default_validation"]),
         bool(line["at_edge"]),
     )
@@ -414,14 +414,14 @@ def _mean(entry: Entry, name: str) -> float:
 
 
 def _ordered(entries: Sequence[Entry], name: str) -> list[Entry]:
-    """Ranks the entries within their family by a metric and marks each method's best scheme."""
+    """Ranks the entries within their backbone by a metric and marks each method's best scheme."""
     marked = [replace(entry, best=_is_best(entry, entries, name)) for entry in entries]
-    families = dict.fromkeys(e.row.family for e in marked)
-    # A row without a family stands below all of them, wherever the experiment lists it.
-    fixed = {e.row.family for e in marked if is_fixed(e.row)}
+    backbones = dict.fromkeys(e.row.backbone for e in marked)
+    # A row without a backbone stands below all of them, wherever the experiment lists it.
+    fixed = {e.row.backbone for e in marked if is_fixed(e.row)}
     ordered: list[Entry] = []
-    for family in sorted(families, key=lambda family: family in fixed):
-        own = [entry for entry in marked if entry.row.family == family]
+    for backbone in sorted(backbones, key=lambda backbone: backbone in fixed):
+        own = [entry for entry in marked if entry.row.backbone == backbone]
         # Sorting is stable: equals keep the order of the experiment's lists.
         ranked = sorted(
             (entry for entry in own if not entry.control),
@@ -439,7 +439,7 @@ def _is_best(entry: Entry, entries: Sequence[Entry], name: str) -> bool:
     rivals = [
         other
         for other in entries
-        if (other.row.method, other.row.family) == (entry.row.method, entry.row.family)
+        if (other.row.method, other.row.backbone) == (entry.row.method, entry.row.backbone)
     ]
     complete = [other for other in rivals if other.complete]
     if len(rivals) < 2 or not complete:

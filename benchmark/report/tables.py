@@ -24,7 +24,7 @@ DIGITS = 6
 
 RULE = (
     "mean ± t(.975, df) · s / √n over the n seeds of a row, cut to 0..1; s is the standard "
-    "deviation within rows, pooled over the rows of the same family whose every seed finished, per "
+    "deviation within rows, pooled over the rows of the same backbone whose every seed finished, per "
     "metric and apart for trained and untrained rows; df = Σ (nᵢ − 1) over the pooled rows. Raw "
     "pixels do not depend on a seed: low = high = mean"
 )
@@ -59,14 +59,14 @@ def json(table: Table) -> str:
             "title": table.title,
             "experiment": table.experiment,
             "dataset": table.dataset,
-            "neighbours": list(table.neighbours),
+            "knn_k": list(table.neighbours),
             "interval": {
                 "level": LEVEL,
                 "rule": RULE,
                 "pools": [
                     {
                         "metric": pool.metric,
-                        "family": pool.family,
+                        "backbone": pool.backbone,
                         "trained": pool.trained,
                         "sd": rounded(pool.spread.sd),
                         "df": pool.spread.df,
@@ -84,7 +84,7 @@ def json(table: Table) -> str:
 def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "method": entry.row.method,
-        "family": entry.row.family,
+        "backbone": entry.row.backbone,
         "scheme": entry.row.scheme,
         "control": entry.control,
         "rank": entry.rank,
@@ -151,7 +151,7 @@ def _json_setting(setting: Setting | None) -> dict[str, Any] | None:
         return None
     # Rates are what was typed or swept, exact; only what was measured is rounded.
     return {
-        "rate": setting.rate,
+        "learning_rate": setting.rate,
         "weight_decay": setting.weight_decay,
         "validation": rounded(setting.validation),
     }
@@ -165,7 +165,7 @@ def rounded(value: float | None) -> float | None:
 def csv(table: Table) -> str:
     """The table with one line a row: accuracies in percent, empty where there is none."""
     names = [metric.name for metric in table.metrics]
-    head = ["rank", "family", "method", "scheme", "control", "best_scheme", "seeds", "status"]
+    head = ["rank", "backbone", "method", "scheme", "control", "best_scheme", "seeds", "status"]
     head += ["statuses"]
     for name in names:
         head += [f"{name}_percent{part}" for part in ("", "_low", "_high", "_sd")]
@@ -189,7 +189,7 @@ def csv(table: Table) -> str:
 
 
 def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
-    row: list[Any] = [entry.rank, entry.row.family, entry.row.method, entry.row.scheme]
+    row: list[Any] = [entry.rank, entry.row.backbone, entry.row.method, entry.row.scheme]
     row += [_yes(entry.control), _yes(entry.best), " ".join(map(str, entry.seeds)), entry.status]
     row += [_counts(entry)]
     for name in names:
@@ -223,7 +223,7 @@ def _counts(entry: Entry) -> str:
 
 
 def markdown(table: Table, figure: str) -> str:
-    """The table for people, family by family; `figure` is the address of the figure."""
+    """The table for people, backbone by backbone; `figure` is the address of the figure."""
     ranked = [entry for entry in table.entries if not entry.control]
     seeds = {len(entry.seeds) for entry in ranked}
     count = min(seeds, default=0)
@@ -231,11 +231,11 @@ def markdown(table: Table, figure: str) -> str:
     parts = [
         f"# {_heading(table.experiment)}: {escape(table.title)}",
         f"Accuracy in % of frozen embeddings on the test split, {spread} of every method × "
-        f"backbone family × normalization scheme (track `{_code(table.track)}`).",
+        f"backbone × normalization scheme (track `{_code(table.track)}`).",
         f"![kNN accuracy by method and scheme]({figure})",
     ]
-    for family in table.families:
-        parts += [f"## {_heading(_family(family))}", _family_table(table, family)]
+    for backbone in table.backbones:
+        parts += [f"## {_heading(_backbone(backbone))}", _family_table(table, backbone)]
     parts += ["## How to read this", _bullets(_reading(table))]
     parts += ["## The rules", _bullets(_rules(table))]
     parts += ["## Environments", _environments(table)]
@@ -243,10 +243,10 @@ def markdown(table: Table, figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _family_table(table: Table, family: str) -> str:
-    entries = table.of(family)
-    own = [e for e in entries if e.row.family == family]
-    # A readout that the family's backbone does not have is no column.
+def _family_table(table: Table, backbone: str) -> str:
+    entries = table.of(backbone)
+    own = [e for e in entries if e.row.backbone == backbone]
+    # A readout that the backbone's backbone does not have is no column.
     columns = [
         metric
         for metric in table.metrics
@@ -354,7 +354,7 @@ def _reading(table: Table) -> Iterable[str]:
         "estimated anew on the training split; `=` where that gives the same kNN for every seed, "
         f"as it must without batch statistics. **kNN-{far}**: {far} neighbours. **linear**: a "
         "linear probe, with running statistics. "
-        f"**class token**: {near} neighbours of the class token, for families that have one; every "
+        f"**class token**: {near} neighbours of the class token, for backbones that have one; every "
         "other column takes the pooled embedding."
     )
     yield (
@@ -391,7 +391,7 @@ def _rules(table: Table) -> Iterable[str]:
         "CSV and JSON files have each row's own standard deviation too."
     )
     pools = [
-        f"{escape(_family(pool.family))} {'trained' if pool.trained else 'untrained'} "
+        f"{escape(_backbone(pool.backbone))} {'trained' if pool.trained else 'untrained'} "
         f"s = {100 * pool.spread.sd:.2f}, df = {pool.spread.df}"
         for pool in table.pools
         if pool.metric == "knn" and pool.spread.sd is not None
@@ -405,7 +405,7 @@ def _rules(table: Table) -> Iterable[str]:
     )
     yield (
         "Controls are not ranked: `supervised` was trained with the labels, `untrained` is the "
-        "backbone as initialised, `raw-pixels` has no backbone and is one value for all families."
+        "backbone as initialised, `raw-pixels` has no backbone and is one value for all backbones."
     )
     if missing := table.missing_controls():
         yield f"This experiment does not have the controls: {', '.join(missing)}."
@@ -480,5 +480,5 @@ def _code(text: str) -> str:
     return " ".join(text.replace("`", "'").split())
 
 
-def _family(name: str) -> str:
+def _backbone(name: str) -> str:
     return {"resnet": "ResNet", "vit": "ViT"}.get(name, name)

@@ -29,31 +29,32 @@ class Case:
     name: str
     track: str
     """Whose recipe it is."""
-    family: str
+    backbone: str
     scheme: str
     side: int
     channels: int
     batch: int
     precision: str
     changed: Mapping[str, Any]
-    """Options of the family that differ from the track's."""
+    """Arguments of the backbone that differ from the track's."""
 
     def cell(self, root: Path) -> Cell:
         """The cell, long enough never to end while it is timed."""
         found = self._params(root)
-        row = Row("simclr", self.family, self.scheme)
+        row = Row("simclr", self.backbone, self.scheme)
         setting = plan.default_setting(found, row)
         return plan.resolve(found, "speed", row, 0, setting, "validation", self.name)
 
     def _params(self, root: Path) -> Params:
         found = reading.read(reading.track_file(root, self.track))
-        recipe = found.methods["simclr"].model_copy(update={"images": 1_000_000 * self.batch})
-        family = {**found.families[self.family], **self.changed}
-        training = {"batch": self.batch, "precision": self.precision}
+        recipe = found.methods["simclr"].model_copy(update={"images_seen": 1_000_000 * self.batch})
+        own = found.backbones[self.backbone]
+        backbone = own.model_copy(update={"arguments": {**own.arguments, **self.changed}})
+        training = {"batch_size": self.batch, "precision": self.precision}
         return found.model_copy(
             update={
                 "methods": {**found.methods, "simclr": recipe},
-                "families": {**found.families, self.family: family},
+                "backbones": {**found.backbones, self.backbone: backbone},
                 "training": found.training.model_copy(update=training),
             }
         )
@@ -83,7 +84,7 @@ MINI_RESNET = Case("mini-resnet", "mini", "resnet", "bn", 28, 1, 64, "float32", 
 MINI_VIT = Case("mini-vit", "mini", "vit", "ln", 28, 1, 64, "float32", {})
 COLOUR_RESNET = replace(MINI_RESNET, name="mini-resnet-colour", side=32, channels=3, batch=256)
 COLOUR_VIT = replace(
-    MINI_VIT, name="mini-vit-colour", side=32, channels=3, batch=256, changed={"patch": 8}
+    MINI_VIT, name="mini-vit-colour", side=32, channels=3, batch=256, changed={"patch_size": 8}
 )
 RESNET18 = Case("resnet18", "cifar10", "resnet", "bn", 32, 3, 256, "float32", STEM)
 RESNET18_BF16 = replace(RESNET18, name="resnet18-bf16", precision="bfloat16")

@@ -64,7 +64,9 @@ class Loop(Contestant):
             group["params"] = [stands_for(parameter) for parameter in group["params"]]
         options = {k: v for k, v in self.recipe["optimizer"].items() if k != "name"}
         module = registry.load("optimizer", self.recipe["optimizer"]["name"])
-        optimizer: torch.optim.Optimizer = module.build(groups, self.recipe["rate"], **options)
+        optimizer: torch.optim.Optimizer = module.build(
+            groups, self.recipe["learning_rate"], **options
+        )
         return optimizer
 
     @abstractmethod
@@ -138,7 +140,7 @@ class Kornia(Loop):
             augmentation.ColorJitter(*jitter, p=spec["jitter"]),
         ]
         if case.channels == 3:
-            operations.append(augmentation.RandomGrayscale(p=spec["gray"]))
+            operations.append(augmentation.RandomGrayscale(p=spec["grayscale"]))
         self.augment = torch.nn.Sequential(*operations)
 
     def views(self) -> Iterator[list[Tensor]]:
@@ -167,7 +169,7 @@ class Lightly(Loop):
             cj_sat=spec["saturation"],
             cj_hue=spec["hue"],
             min_scale=spec["crop_scale"][0],
-            random_gray_scale=spec["gray"],
+            random_gray_scale=spec["grayscale"],
             gaussian_blur=spec["blur"],
             hf_prob=spec["flip"],
             normalize={"mean": case.manifest["mean"], "std": case.manifest["std"]},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark import registry
 from benchmark.data.views import views
 from benchmark.methods.base import Batch, Method
+from benchmark.methods.teacher import rising
 from benchmark.randomness import Draw, keyed
+from benchmark.schema import SECTIONS
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
+from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.network import parameter_groups
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the loop would give other weights for the same configuration."""
 
 LOOK = 25
@@ -45,7 +48,8 @@ class Trained:
     first_non_finite: int | None
     """The first step, counted from 1, whose loss was not finite."""
     curves: dict[str, Tensor]
-    """By step (steps,), float32 on the CPU: loss, gradient_norm, pretext (NaN where undefined)."""
+    """By step (steps,), float32 on the CPU: loss, gradient_norm, pretext (NaN where undefined), and the
+    relative update of each section, NaN but for the steps that end a stretch."""
     watched: Tensor
     """What `watch` said after each of MARKS; NaN where it was not asked."""
     resumed_at: int
@@ -53,15 +57,15 @@ class Trained:
     """Floating-point operations of the first step's matrix products and convolutions, both ways."""
 
 
-def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
+def rate_at(step: int, steps: int, peak: float, warmup_fraction: float) -> float:
     """Learning rate of a step counted from 0: linear warm-up over a share of the steps, then cosine.
 
     (Loshchilov & Hutter 2017, 1608.03983, without restarts; the last step is just above zero.)
     """
-    rising = round(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+    warmup = round(warmup_fraction * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
@@ -96,17 +100,17 @@ def train(
     it (`first_step`).
     """
     recipe, seed = config["training"], config["seed"]
-    batch, steps = recipe["batch"], recipe["images"] // recipe["batch"]
+    batch, steps = recipe["batch_size"], recipe["images_seen"] // recipe["batch_size"]
     groups = parameter_groups(method, recipe["weight_decay"], recipe["weight_decay_on"])
     options = {key: value for key, value in recipe["optimizer"].items() if key != "name"}
-    optimizer: torch.optim.Optimizer = registry.load(
-        "optimizer", recipe["optimizer"]["name"]
-    ).build(groups, recipe["rate"], **options)
+    optimizer: torch.optim.Optimizer = registry.build(
+        "optimizer", recipe["optimizer"]["name"], groups, recipe["learning_rate"], **options
+    )
     trained = [p for group in groups for p in group["params"]]
-    curves = {
-        name: torch.full((steps,), torch.nan, device=device)
-        for name in ("loss", "gradient_norm", "pretext")
-    }
+    sections = _sections(method)
+    names = ["loss", "gradient_norm", "pretext", *(UPDATE + section for section in sections)]
+    curves = {name: torch.full((steps,), torch.nan, device=device) for name in names}
+    measured = set(stretches(steps))
     method.train()
     # Counted at the first step (a later one may differ: frozen weights, a queue that has filled) and
     # held as a tensor so that it is saved and restored with the rest.
@@ -135,11 +139,18 @@ def train(
         if step == 0:
             flops.fill_(counter.get_total_flops())
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        if recipe["clip"] is not None:
-            torch.nn.utils.clip_grads_with_norm_(trained, recipe["clip"], norm)
+        if "clip_grad_norm" in recipe:
+            torch.nn.utils.clip_grads_with_norm_(trained, recipe["clip_grad_norm"], norm)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, recipe["rate"], recipe["warmup"])
+            group["lr"] = rate_at(step, steps, recipe["learning_rate"], recipe["warmup_fraction"])
+        if "weight_decay_end" in recipe:
+            optimizer.param_groups[0]["weight_decay"] = rising(
+                recipe["weight_decay"], recipe["weight_decay_end"], step / steps
+            )
+        before = _copied(sections) if step + 1 in measured else {}
         optimizer.step()
+        for section, weights in before.items():
+            curves[UPDATE + section][step] = _relative_update(weights, sections[section])
         method.after_step(step / steps)
         if trace and step == 0:
             trace("first_step", sorted(method.state_dict().items()))
@@ -169,6 +180,33 @@ def train(
     if final and start < steps:
         save_checkpoint(*final, steps, method, None, kept)
     return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
+
+
+def _sections(method: Method) -> dict[str, list[Tensor]]:
+    """The trained weights, of two or more dimensions, of each section of the network."""
+    found: dict[str, list[Tensor]] = {}
+    for name, parameter in method.named_parameters():
+        section = name.partition(".")[0]
+        if section in SECTIONS and parameter.requires_grad and parameter.ndim >= 2:
+            found.setdefault(section, []).append(parameter)
+    return found
+
+
+def _copied(sections: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
+    return {name: [w.detach().clone() for w in weights] for name, weights in sections.items()}
+
+
+@torch.no_grad()
+def _relative_update(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """‖Δw‖ / ‖w‖ over all weights of a section: the step's size whatever the scale of the weights.
+
+    A norm makes a network indifferent to the scale of the weights before it, so that one learning rate
+    is another step with it and without it (Arora et al. 2019, 1812.03981; Wan et al. 2021, 2006.08419).
+    """
+    moved = torch.nn.utils.get_total_norm(
+        [new - old for old, new in zip(before, after, strict=True)]
+    )
+    return moved / torch.nn.utils.get_total_norm(list(before))
 
 
 def _kept(curves: dict[str, Tensor], steps: int) -> dict[str, Tensor]:

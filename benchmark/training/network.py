@@ -23,32 +23,39 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     shape = ImageShape(*manifest["shape"])
     norms = {section: SectionNorms(section, spec) for section, spec in config["norms"].items()}
     training = config["training"] or {}
-    if size := training.get("batch"):
+    if size := training.get("batch_size"):
         for section in norms.values():
             section.check_batch(size)
-    family = {key: value for key, value in config["family"].items() if key != "name"}
-    backbone = registry.load("family", cell.family).build(shape, norms.get("backbone"), **family)
+    arguments = {key: value for key, value in config["backbone"].items() if key != "model"}
+    backbone = registry.build(
+        "backbone", config["backbone"]["model"], shape, norms.get("backbone"), **arguments
+    )
     count = manifest["splits"]["train"]["count"]
-    if training.get("batch", 0) > count:
+    if training.get("batch_size", 0) > count:
         raise UserError(
-            f"training: batch {training['batch']} is larger than the training split of {count} images"
+            f"training: batch_size {training['batch']} is larger than the training split of {count} images"
         )
     context = Context(
         shape=shape,
         classes=len(manifest["classes"]),
         training_images=count,
-        batch=training.get("batch", 0),
+        batch=training.get("batch_size", 0),
         norms=norms,
         view_batching=training.get("view_batching", "separate"),
         teacher=Policy(**training["teacher"]) if "teacher" in training else Policy("batch", False),
     )
     options = {key: value for key, value in config["method"].items() if key != "name"}
-    method: Method = registry.load("method", config["method"]["name"]).build(
-        backbone, context, **options
+    method: Method = registry.build(
+        "method", config["method"]["name"], backbone, context, **options
     )
     initialise(method, config["seed"])
     method.start()
     return method
+
+
+TOKENS = {"pos_embed": 0.02, "cls_token": 0.02, "mask_token": 0.02, "mask_patch": 1.0}
+"""Standard deviations of what is learnt in place of something: .02 for tokens, as in ViT and MAE; for a
+patch of pixels 1, that of standardised images."""
 
 
 @torch.no_grad()
@@ -57,19 +64,22 @@ def initialise(network: nn.Module, seed: int) -> None:
 
     So a weight starts at the same value whatever norms, heads or other layers stand around it.
     Convolutions: He normal by fan-out, as timm's ResNet. Linear layers and the patch embedding:
-    Xavier uniform, as MAE (2111.06377, A.1) and MoCo v3. Tokens and positions: normal, .02. Norm
+    Xavier uniform, as MAE (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three
+    layers of one shape each, as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions: normal, see `TOKENS`. Norm
     layers keep what their constructors, or a zero-initialised residual branch, gave them.
     """
     for name, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             generator = keyed(seed, "weights", f"{name}.{key}")
-            if key in ("pos_embed", "cls_token", "mask_token"):
-                nn.init.normal_(parameter, std=0.02, generator=generator)
+            if key in TOKENS:
+                nn.init.normal_(parameter, std=TOKENS[key], generator=generator)
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 if key == "bias":
                     nn.init.zeros_(parameter)
                 elif isinstance(module, nn.Linear) or "patch_embed" in name:
-                    nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+                    parts = parameter.chunk(3) if name.endswith(".qkv") else [parameter]
+                    for part in parts:
+                        nn.init.xavier_uniform_(part.flatten(1), generator=generator)
                 else:
                     nn.init.kaiming_normal_(
                         parameter, mode="fan_out", nonlinearity="relu", generator=generator

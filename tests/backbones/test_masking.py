@@ -1,4 +1,4 @@
-"""Patches, masks, and that no family looks at hidden pixels."""
+"""Patches, masks, and that no backbone looks at hidden pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightly.models.utils import patchify
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone, patches, random_mask
 from benchmark.backbones.pixels import build as pixels
-from tests.small import backbone, backbones, images, norms, stir
+from tests.small import backbones, images, norms, stir
 
 
 def test_patches_are_rows_of_little_images():
@@ -53,8 +53,8 @@ def test_every_patch_is_hidden_as_often_and_masks_differ():
     assert torch.equal(mask.hidden, again.hidden)
 
 
-def masked_backbone(family, norm):
-    network = backbone(family, norm)
+def masked_backbone(backbone, norm):
+    network = backbone(backbone, norm)
     assert isinstance(network, MaskedBackbone)
     stir(network)
     return network.train()
@@ -65,9 +65,9 @@ def encode(network, x, mask):
     return copy.deepcopy(network).encode_masked(x, mask)
 
 
-@pytest.mark.parametrize(("family", "norm"), backbones())
-def test_hidden_pixels_have_no_influence_and_visible_ones_have(family, norm):
-    network = masked_backbone(family, norm)
+@pytest.mark.parametrize(("backbone", "norm"), backbones())
+def test_hidden_pixels_have_no_influence_and_visible_ones_have(backbone, norm):
+    network = masked_backbone(backbone, norm)
     x, mask = images(), random_mask(8, 4, 0.75, 4, torch.Generator().manual_seed(0))
     hidden = torch.zeros(8, 16, 16, dtype=torch.bool)
     for image, row in enumerate(mask.hidden):
@@ -86,9 +86,9 @@ def test_hidden_pixels_have_no_influence_and_visible_ones_have(family, norm):
             assert float(moved[image].max()) > 1e-3
 
 
-@pytest.mark.parametrize(("family", "norm"), backbones())
-def test_with_nothing_hidden_it_is_the_ordinary_encoding(family, norm):
-    network = masked_backbone(family, norm)
+@pytest.mark.parametrize(("backbone", "norm"), backbones())
+def test_with_nothing_hidden_it_is_the_ordinary_encoding(backbone, norm):
+    network = masked_backbone(backbone, norm)
     everything = torch.arange(16).expand(8, 16)
     mask = Mask(torch.zeros(8, 16, dtype=torch.bool), everything, 4)
     expected = copy.deepcopy(network).net.forward_features(images())

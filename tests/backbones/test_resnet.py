@@ -17,7 +17,7 @@ from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.errors import UserError
 from tests.small import NORMS, backbone, norms, stir
 
-RESNET18 = {"channels": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
+RESNET18 = {"channels": [64, 128, 256, 512], "layers": [2, 2, 2, 2]}
 STEMS = {
     "large": {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True},
     "small": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False},

@@ -9,9 +9,9 @@ from torch import nn
 from benchmark.backbones import resnet, vit
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.norms.factory import SectionNorms
-from tests.small import FAMILY_OPTIONS, images
+from tests.small import BACKBONE_OPTIONS, images
 
-RESNET = FAMILY_OPTIONS["resnet"]
+RESNET = BACKBONE_OPTIONS["resnet"]
 STEMS = {
     "small": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False},
     "large": {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True},
@@ -55,24 +55,24 @@ class Told(SectionNorms):
 @pytest.mark.parametrize("stem", STEMS)
 def test_resnet_tells_each_norm_its_positions(stem, sides):
     told = Told()
-    options = RESNET | STEMS[stem] | {"blocks": [1, 2, 1, 1]}
+    options = RESNET | STEMS[stem] | {"layers": [1, 2, 1, 1]}
     network = resnet.build(ImageShape(3, *sides), told, **options)
     network(torch.randn(2, 3, *sides))
     told.assert_true(1 + 2 * 5 + 3)  # the stem, two in each block, three shortcuts
 
 
-@pytest.mark.parametrize(("family", "count"), [(resnet, 1 + 8 + 3), (vit, 4 + 1)])
+@pytest.mark.parametrize(("backbone", "count"), [(resnet, 1 + 8 + 3), (vit, 4 + 1)])
 @pytest.mark.parametrize("patch", [4, 8])
-def test_decoder_tells_each_norm_its_positions(family, count, patch):
+def test_decoder_tells_each_norm_its_positions(backbone, count, patch):
     backbone_told, told = Told(), Told()
-    options = FAMILY_OPTIONS["resnet" if family is resnet else "vit"]
-    if family is vit:
+    options = BACKBONE_OPTIONS["resnet" if backbone is resnet else "vit"]
+    if backbone is vit:
         options = options | {"patch": patch}
-    network = family.build(ImageShape(3, 16, 16), backbone_told, **options)
+    network = backbone.build(ImageShape(3, 16, 16), backbone_told, **options)
     decoder = network.decoder(told, 8, patch)
     mask = random_mask(8, 16 // patch, 0.75, patch, torch.Generator().manual_seed(0))
     decoder(network.encode_masked(images(), mask), mask)
-    told.assert_true(1 if family is resnet else 3)
+    told.assert_true(1 if backbone is resnet else 3)
     assert len(backbone_told.told) == count
 
 
@@ -84,7 +84,7 @@ def test_vit_tells_each_norm_its_positions(placement, final_norm, more):
     changed = {
         "placement": placement, "final_norm": final_norm, "mlp_norm": more, "qk_norm": more,
     }  # fmt: skip
-    network = vit.build(ImageShape(3, 8, 12), told, **(FAMILY_OPTIONS["vit"] | changed))
+    network = vit.build(ImageShape(3, 8, 12), told, **(BACKBONE_OPTIONS["vit"] | changed))
     if final_norm == "after-pool":  # the pooled embedding (N, C) is one position of each image
         assert told.told[-1] == ("tokens", 1)
         network.net.norm = nn.Identity()

@@ -14,7 +14,7 @@ from benchmark import registry
 from benchmark.backbones import vit
 from benchmark.backbones.base import ImageShape, Mask, random_mask
 from benchmark.errors import UserError
-from tests.small import FAMILY_OPTIONS, SIDE, backbone, backbones, build, images, norms, stir
+from tests.small import BACKBONE_OPTIONS, SIDE, backbone, backbones, build, images, norms, stir
 
 LN_OPTIONS = {"width": 192, "depth": 2, "heads": 3, "mlp_ratio": 4.0, "patch": 4}
 FINAL_NORMS = ("before-pool", "after-pool", "class-token", "none")
@@ -22,7 +22,9 @@ FINAL_NORMS = ("before-pool", "after-pool", "class-token", "none")
 
 def small_vit(norm="ln", **changed):
     """The tests' ViT with some options changed, no parameter at its initial value."""
-    network = vit.build(ImageShape(3, SIDE, SIDE), norms(norm), **(FAMILY_OPTIONS["vit"] | changed))
+    network = vit.build(
+        ImageShape(3, SIDE, SIDE), norms(norm), **(BACKBONE_OPTIONS["vit"] | changed)
+    )
     stir(network)
     return network.train()
 
@@ -144,16 +146,16 @@ def test_norm_that_a_further_site_cannot_have_is_refused(changed, width):
 
 def test_masks_are_on_the_vits_own_patches():
     with pytest.raises(UserError, match="patch 8 is not the ViT's patch 4"):
-        backbone("vit", "ln").check_masking(8)
-    backbone("vit", "ln").check_masking(4)
+        backbone("vit", "ln").prepare_masking(8)
+    backbone("vit", "ln").prepare_masking(4)
 
 
 def test_mae_has_no_pool_for_a_norm_to_stand_after(monkeypatch):
     with pytest.raises(UserError, match="final_norm cannot stand after-pool"):
-        small_vit(final_norm="after-pool").check_masking(4)
+        small_vit(final_norm="after-pool").prepare_masking(4)
     for final_norm in FINAL_NORMS:
-        changed = FAMILY_OPTIONS["vit"] | {"final_norm": final_norm}
-        monkeypatch.setitem(FAMILY_OPTIONS, "vit", changed)
+        changed = BACKBONE_OPTIONS["vit"] | {"final_norm": final_norm}
+        monkeypatch.setitem(BACKBONE_OPTIONS, "vit", changed)
         if final_norm == "after-pool":
             with pytest.raises(UserError, match="final_norm cannot stand after-pool"):
                 build("mae", "vit", "ln")

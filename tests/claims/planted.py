@@ -32,18 +32,23 @@ def experiments() -> dict[str, Any]:
     """Tiny params with an experiment of each kind that a claim can ask."""
     found = tiny.raw()
     found["methods"] |= {
-        name: {"like": "simclr", "rate": {"resnet": rate}} for name, rate in RATES.items()
+        name: {"extends": "simclr", "learning_rate": {"resnet": rate}}
+        for name, rate in RATES.items()
     }
-    found["methods"]["simclr-long"] = {"like": "simclr", "images": 1920, "tuned_as": "simclr"}
+    found["methods"]["simclr-long"] = {
+        "extends": "simclr",
+        "images_seen": 1920,
+        "learning_rates_from": "simclr",
+    }
     ghost = {"norm": "ghost-bn", "groups": 4, "assignment": "strided"}
     found["schemes"]["bn-of-8"] = ghost
     found["schemes"]["bn-of-8-no-shuffle"] = {**ghost, "teacher": {"shuffle": False}}
-    on = {"families": ["resnet"]}
+    on = {"backbones": ["resnet"]}
     untrained = {"methods": ["untrained"], **on, "schemes": ["bn", "gn"], "seeds": [0, 1]}
     found["experiments"] = {
         "study": {
             "methods": ["simclr"], **on, "schemes": ["bn", "gn", "ln"], "seeds": SEEDS,
-            "rates": "tuned",
+            "learning_rates": "tuned",
             "also": [
                 untrained,
                 {"methods": ["simclr-long"], **on, "schemes": ["bn", "gn"], "seeds": [0, 1, 2]},
@@ -52,12 +57,12 @@ def experiments() -> dict[str, Any]:
         },
         "speed": {
             "methods": list(RATES), **on, "schemes": ["bn", "none-plain"], "seeds": SEEDS,
-            "rates": "default",
+            "learning_rates": "default",
             "also": [untrained, {"methods": list(RATES), **on, "schemes": ["ln"], "seeds": [0]}],
         },
         "leakage": {
             "methods": ["moco"], **on, "schemes": ["bn-of-8", "bn-of-8-no-shuffle"],
-            "seeds": SEEDS, "rates": "tuned", "also": [untrained],
+            "seeds": SEEDS, "learning_rates": "tuned", "also": [untrained],
         },
     }  # fmt: skip
     return found
@@ -96,7 +101,7 @@ def speed(**changes: Any) -> dict[str, Any]:
         "experiment": "speed",
         "metric": "highest-stable-rate",
         "unit": "decades",
-        "family": "resnet",
+        "backbone": "resnet",
         "recipes": list(RATES),
         "plus": "bn",
         "minus": "none-plain",
@@ -111,7 +116,7 @@ def claims(**own: Any) -> dict[str, Any]:
         {"text": "Head", "plus": PLUS, "minus": "simclr-resnet-bn-gn-head"},
     ]
     groups = {
-        "kind": "groups", "recipe": "simclr", "family": "resnet", "batch": 32,
+        "kind": "groups", "recipe": "simclr", "backbone": "resnet", "batch_size": 32,
         "schemes": {"bn": 32}, "flat": ["gn", "ln"],
     }  # fmt: skip
     leak = advice(experiment="leakage", metric="pretext", plus=APART, minus=SHUFFLED)
@@ -181,7 +186,7 @@ def ladder(highest: Mapping[str, float]) -> Plan:
     def accuracy(cell: Cell) -> float | str:
         if cell.method == "untrained":
             return 0.2
-        rate = cell.config["training"]["rate"]
+        rate = cell.config["training"]["learning_rate"]
         return 0.5 + 0.01 * math.log10(rate) if rate <= highest[cell.scheme] else "diverged"
 
     return accuracy
@@ -214,8 +219,8 @@ def rates(found: Params, experiment: str, edges: Sequence[str]) -> list[dict[str
         rate, decay = plan.default_setting(found, row)
         table.append(
             {
-                "method": row.method, "family": row.family, "scheme": row.scheme,
-                "rate": rate, "weight_decay": decay, "validation": 0.5,
+                "method": row.method, "backbone": row.backbone, "scheme": row.scheme,
+                "learning_rate": rate, "weight_decay": decay, "validation": 0.5,
                 "default_rate": rate, "default_weight_decay": decay, "default_validation": 0.5,
                 "at_edge": str(row) in edges, "trials": [],
             }

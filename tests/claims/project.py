@@ -21,8 +21,8 @@ def tree(**experiments: Any) -> dict[str, Any]:
     """Tiny params with these experiments alone, and two recipes like SimCLR."""
     found = tiny.raw()
     found["methods"] |= {
-        "simclr-batch-16": {"like": "simclr", "batch": 16},
-        "simclr-cold": {"like": "simclr", "options": {"temperature": 0.05}},
+        "simclr-batch-16": {"extends": "simclr", "batch_size": 16},
+        "simclr-cold": {"extends": "simclr", "options": {"temperature": 0.05}},
     }
     found["experiments"] = experiments
     return found
@@ -30,9 +30,9 @@ def tree(**experiments: Any) -> dict[str, Any]:
 
 def grid(*schemes: str, **changes: Any) -> dict[str, Any]:
     """An experiment of SimCLR on a ResNet with three seeds, and of the backbone as initialised."""
-    found = {"methods": ["simclr"], "families": ["resnet"], "schemes": list(schemes)}
-    untrained = {"methods": ["untrained"], "families": ["resnet"], "schemes": ["bn"]}
-    return found | {"seeds": [0, 1, 2], "rates": "default", "also": [untrained]} | changes
+    found = {"methods": ["simclr"], "backbones": ["resnet"], "schemes": list(schemes)}
+    untrained = {"methods": ["untrained"], "backbones": ["resnet"], "schemes": ["bn"]}
+    return found | {"seeds": [0, 1, 2], "learning_rates": "default", "also": [untrained]} | changes
 
 
 def stand(root: Path, found: Mapping[str, Any]) -> Shelf:
@@ -77,8 +77,13 @@ def tune(shelf: Shelf, experiment: str, edge: str) -> None:
     table = []
     for row in sweep.tunable(shelf.params, experiment):
         rate, decay = plan.default_setting(shelf.params, row)
-        names = {"method": row.method, "family": row.family, "scheme": row.scheme}
-        found = {"rate": rate, "weight_decay": decay, "at_edge": str(row) == edge, "trials": []}
+        names = {"method": row.method, "backbone": row.backbone, "scheme": row.scheme}
+        found = {
+            "learning_rate": rate,
+            "weight_decay": decay,
+            "at_edge": str(row) == edge,
+            "trials": [],
+        }
         table.append({**names, **found})
     sweep.write(sweep.path(shelf.root, "mini", experiment), shelf.params, experiment, table, {})
 

@@ -247,21 +247,21 @@ def test_the_verb(
 ) -> None:
     expected = asked(tmp_path, {BN: BEST, GN: LOWER, LN: LOWER})
     monkeypatch.chdir(tmp_path)
-    verb = ["advise", "--method", "simclr", "--family", "resnet", "--batch", "32"]
+    verb = ["advise", "--method", "simclr", "--backbone", "resnet", "--batch", "32"]
     assert cli.main(verb) == 0
     assert capsys.readouterr().out.splitlines() == expected
-    assert cli.main(["advise", "--method", "vicreg", "--family", "vit"]) == 0
+    assert cli.main(["advise", "--method", "vicreg", "--backbone", "vit"]) == 0
     assert "cannot say" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--method", "simclrr", "--family", "resnet"], "'simclrr'; did you mean 'simclr'?"),
-        (["--method", "simclr", "--family", "resnett"], "'resnett'; did you mean 'resnet'?"),
-        (["--method", "simclr", "--family", "pixels"], "unknown family 'pixels'"),
-        (["--method", "simclr", "--family", "resnet", "--batch", "1"], "--batch is 1"),
-        (["--method", "simclr", "--family", "resnet", "--track", "minni"], "did you mean 'mini'"),
+        (["--method", "simclrr", "--backbone", "resnet"], "'simclrr'; did you mean 'simclr'?"),
+        (["--method", "simclr", "--backbone", "resnett"], "'resnett'; did you mean 'resnet'?"),
+        (["--method", "simclr", "--backbone", "pixels"], "unknown backbone 'pixels'"),
+        (["--method", "simclr", "--backbone", "resnet", "--batch", "1"], "--batch is 1"),
+        (["--method", "simclr", "--backbone", "resnet", "--track", "minni"], "did you mean 'mini'"),
     ],
     ids=str,
 )

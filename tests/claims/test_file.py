@@ -30,7 +30,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("claims/C2/advice/rule", "bettr", "claims.C2.advice.rule is 'bettr'"),
     ("claims/C2/advice/metric", "knm", "claims.C2.advice.metric is 'knm'"),
     ("claims/C2/advice/experiment", "studdy", "did you mean 'study'"),
-    ("claims/C2/advice/family", "resnet", "belong to highest-stable-rate"),
+    ("claims/C2/advice/backbone", "resnet", "belong to highest-stable-rate"),
     ("claims/C2/advice", None, "beside needs an advice"),
     ("claims/C2/beside/0/text", None, "claims.C2.beside.0.text is None"),
     ("claims/C2/beside/1/minus", "simclr-resnet-gm", "did you mean 'simclr-resnet-gn'"),
@@ -42,7 +42,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("claims/C2/description/verdict", "true", "claims.C2.description.verdict is 'true'"),
     ("claims/C2/description/sources", [], "claims.C2.description.sources"),
     ("claims/C1/advice/recipes/1", "simclr-lr-0.2", "'simclr-lr-0.2-resnet-bn'; did you mean"),
-    ("claims/C1/advice/unit", None, "needs family, recipes and unit"),
+    ("claims/C1/advice/unit", None, "needs backbone, recipes and unit"),
     ("claims/C1/advice/confirmed_by", {"plus": "bn", "minus": "ln"}, "has no confirmed_by"),
     ("claims/C1/figure/kind", "ratess", "'ratess'"),
     ("claims/C1/figure/schemess", [], "did you mean 'claims.C1.figure.schemes'"),
@@ -120,10 +120,10 @@ def test_the_projects_own_claims_name_what_there_is() -> None:
         assert claim.advice.metric in claims.margins
         seeds = plan.seeds(found, claim.advice.experiment)
         rows = {str(row): row for row in seeds}
-        controls = {row.family for row in seeds if row.method == "untrained"}
+        controls = {row.backbone for row in seeds if row.method == "untrained"}
         for arm in (claim.advice.plus, claim.advice.minus):
             for name in row_names(claim.advice, arm):
                 assert len(seeds[rows[name]]) >= 6
-                assert rows[name].family in controls
+                assert rows[name].backbone in controls
         if pair := claim.advice.confirmed_by:
             assert min(len(seeds[rows[name]]) for name in (pair.plus, pair.minus)) >= 3

@@ -88,7 +88,7 @@ def test_the_interval_against_an_independent_calculation(tmp_path: Path) -> None
 
 
 def test_rows_with_other_numbers_of_seeds_are_paired_on_those_of_both(tmp_path: Path) -> None:
-    found = grid("bn", also=[{"methods": ["simclr"], "families": ["resnet"], "schemes": ["gn"]}])
+    found = grid("bn", also=[{"methods": ["simclr"], "backbones": ["resnet"], "schemes": ["gn"]}])
     found["also"][0]["seeds"] = [0, 1]
     shelf = stand(tmp_path, tree(first=found))
     yaml(tmp_path / "literature.yaml", {"entries": {"doe": READ}})

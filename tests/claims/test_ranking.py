@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 
 
 def row(method: str, scheme: str, mean: float, **changes: Any) -> dict[str, Any]:
-    plain = {"complete": True, "control": False, "family": "resnet", "knn": {"mean": mean}}
+    plain = {"complete": True, "control": False, "backbone": "resnet", "knn": {"mean": mean}}
     return {"method": method, "scheme": scheme, **plain, **changes}
 
 

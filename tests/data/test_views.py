@@ -22,7 +22,7 @@ STILL = {
     "contrast": 0.0,
     "saturation": 0.0,
     "hue": 0.0,
-    "gray": 0.0,
+    "grayscale": 0.0,
     "blur": 0.0,
     "solarize": 0.0,
 }
@@ -36,7 +36,7 @@ LIVELY = {
     "contrast": 0.4,
     "saturation": 0.4,
     "hue": 0.1,
-    "gray": 0.2,
+    "grayscale": 0.2,
     "blur": 0.5,
     "solarize": 0.3,
 }
@@ -209,9 +209,9 @@ def test_widths_of_the_blur_are_uniform():
 def test_gray_is_torchvisions():
     x = pictures()
     expected = TF.rgb_to_grayscale(x, num_output_channels=3)
-    torch.testing.assert_close(view(x, STILL | {"gray": 1.0}, keyed()), expected)
+    torch.testing.assert_close(view(x, STILL | {"grayscale": 1.0}, keyed()), expected)
     grey = pictures(channels=1)
-    torch.testing.assert_close(view(grey, STILL | {"gray": 1.0}, keyed()), grey)
+    torch.testing.assert_close(view(grey, STILL | {"grayscale": 1.0}, keyed()), grey)
 
 
 def test_solarize_is_torchvisions():
@@ -220,7 +220,7 @@ def test_solarize_is_torchvisions():
     torch.testing.assert_close(view(x, STILL | {"solarize": 1.0}, keyed()), expected)
 
 
-@pytest.mark.parametrize("field", ["jitter", "gray", "blur", "solarize"])
+@pytest.mark.parametrize("field", ["jitter", "grayscale", "blur", "solarize"])
 def test_probabilities_are_kept(field):
     n, probability = 2000, 0.3
     x = pictures(n, 3, 6)
@@ -269,13 +269,13 @@ def test_views_made_together_have_the_bits_of_views_made_alone(n, channels):
 def test_operations_follow_each_other_as_in_simclr():
     """Crop, jitter, gray, blur, solarize: each on what the one before it gave."""
     x = pictures()
-    spec = LIVELY | {"jitter": 1.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
+    spec = LIVELY | {"jitter": 1.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
     jittered = view(x, spec, keyed())
-    gray = view(x, spec | {"gray": 1.0}, keyed())
+    gray = view(x, spec | {"grayscale": 1.0}, keyed())
     torch.testing.assert_close(gray, TF.rgb_to_grayscale(jittered, num_output_channels=3))
-    blurred = view(x, spec | {"gray": 1.0, "blur": 1.0}, keyed())
+    blurred = view(x, spec | {"grayscale": 1.0, "blur": 1.0}, keyed())
     assert float((blurred - gray).abs().max()) > 0.01
-    solarized = view(x, spec | {"gray": 1.0, "blur": 1.0, "solarize": 1.0}, keyed())
+    solarized = view(x, spec | {"grayscale": 1.0, "blur": 1.0, "solarize": 1.0}, keyed())
     torch.testing.assert_close(solarized, TF.solarize(blurred, 0.5))
 
 
@@ -287,7 +287,7 @@ def test_operations_follow_each_other_as_in_simclr():
         {"flip": 0.9},
         {"jitter": 0.0},
         {"brightness": 0.0, "contrast": 0.1, "saturation": 0.0, "hue": 0.3},
-        {"gray": 0.9},
+        {"grayscale": 0.9},
         {"blur": 0.0},
     ],
     ids=lambda changed: next(iter(changed)),
@@ -324,7 +324,7 @@ def test_a_field_leaves_the_draws_of_the_others(changed, monkeypatch):
         assert all(map(torch.equal, before["jitter"], after["jitter"]))
     if field != "blur":
         assert torch.equal(before["blur"], after["blur"])
-    same = {"blur": 1, "gray": 2}.get(field, 3)
+    same = {"blur": 1, "grayscale": 2}.get(field, 3)
     assert all(map(torch.equal, before["chosen"][-same:], after["chosen"][-same:]))
 
 

@@ -20,7 +20,7 @@ from benchmark.run import run
 from tests import tiny
 from tests.diagnosed import config, diagnosed, photos, standardise
 from tests.golden.values import VIEWS
-from tests.small import BATCH, FAMILIES, TRAINED, backbones, build, legal, stir
+from tests.small import BACKBONES, BATCH, TRAINED, backbones, build, legal, stir
 
 EMPTY = {"loss": torch.empty(0), "gradient_norm": torch.empty(0)}
 SECTION = {
@@ -29,12 +29,12 @@ SECTION = {
     "batch_dependence",
     "jacobian_ratio",
 }
-CELLS = [(m, f, n) for m in TRAINED for f in FAMILIES for n in ("bn", "ln") if legal(m, f, n)]
+CELLS = [(m, f, n) for m in TRAINED for f in BACKBONES for n in ("bn", "ln") if legal(m, f, n)]
 CELLS += [(m, "resnet", "ghost-bn") for m in TRAINED]
 
 
-def stirred(method: str, family: str, norm: str, **changes: Any) -> Any:
-    network: Any = build(method, family, norm, **changes).train()
+def stirred(method: str, backbone: str, norm: str, **changes: Any) -> Any:
+    network: Any = build(method, backbone, norm, **changes).train()
     stir(network)
     # Statistics of a training, so that evaluation mode has something to normalize with.
     for seed in range(3):
@@ -45,14 +45,14 @@ def stirred(method: str, family: str, norm: str, **changes: Any) -> Any:
     return network
 
 
-@pytest.mark.parametrize(("method", "family", "norm"), CELLS)
-def test_every_key_is_there_and_nothing_is_changed(method: str, family: str, norm: str) -> None:
-    network = stirred(method, family, norm)
+@pytest.mark.parametrize(("method", "backbone", "norm"), CELLS)
+def test_every_key_is_there_and_nothing_is_changed(method: str, backbone: str, norm: str) -> None:
+    network = stirred(method, backbone, norm)
     before = copy.deepcopy(network.state_dict())
     modes = [module.training for module in network.modules()]
 
     def initial() -> Method:
-        return build(method, family, norm)
+        return build(method, backbone, norm)
 
     found = diagnosed(network, method, initial)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -128,9 +128,9 @@ def test_embeddings_that_are_not_finite_have_no_value(norm: str) -> None:
     assert known <= {"width"}
 
 
-@pytest.mark.parametrize(("family", "norm"), backbones())
-def test_only_norms_of_the_batch_depend_on_it(family: str, norm: str) -> None:
-    found = diagnosed(stirred("supervised", family, norm), "supervised")["sections"]["backbone"]
+@pytest.mark.parametrize(("backbone", "norm"), backbones())
+def test_only_norms_of_the_batch_depend_on_it(backbone: str, norm: str) -> None:
+    found = diagnosed(stirred("supervised", backbone, norm), "supervised")["sections"]["backbone"]
     if registry.facts("norm", norm)["batch_dependent"]:
         assert found["batch_dependence"] > 1e-3
         assert found["jacobian_ratio"] > 1e-3

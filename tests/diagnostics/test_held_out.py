@@ -7,7 +7,6 @@ import copy
 
 import torch
 
-from benchmark.diagnostics.frozen import kept
 from benchmark.diagnostics.held_out import HeldOut, batches, by_image
 from tests.diagnosed import photos, standardise
 from tests.golden.values import VIEWS
@@ -33,7 +32,7 @@ def test_images_are_dealt_and_put_back() -> None:
 
 def test_views_go_by_turns_and_images_by_an_order() -> None:
     plain = {**VIEWS, "crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip": 0.0}
-    plain |= {"jitter": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
+    plain |= {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
     held = HeldOut(photos(30), [plain, plain | {"solarize": 1.0}], standardise, 0)
     originals = photos(30).float() / 255 - 0.5
     clean = held.views(0, 30, 0)
@@ -51,7 +50,7 @@ def test_views_go_by_turns_and_images_by_an_order() -> None:
 def test_kept_networks_forget_what_they_saw() -> None:
     network = build("simclr", "resnet", "bn").train()
     before = copy.deepcopy(network.state_dict())
-    with contextlib.suppress(ZeroDivisionError), kept(network):
+    with contextlib.suppress(ZeroDivisionError), preserve_state(network):
         network.backbone(images())
         network.eval()
         assert any(not torch.equal(v, before[k]) for k, v in network.state_dict().items())

@@ -20,7 +20,7 @@ from benchmark.diagnostics.leakage import (
 )
 from benchmark.methods.base import MaskedMethod, Pair
 from tests.diagnosed import diagnosed
-from tests.small import FAMILIES, batch, build, images, stir
+from tests.small import BACKBONES, batch, build, images, stir
 
 BATCH, GROUPS = 32, 8
 GROUP = torch.arange(BATCH) * GROUPS // BATCH
@@ -238,10 +238,10 @@ def test_relative_change() -> None:
     assert relative_change(losses * torch.nan) is None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_masked_patches_tell_of_batch_mates_under_bn_alone(family: str) -> None:
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_masked_patches_tell_of_batch_mates_under_bn_alone(backbone: str) -> None:
     def change(norm: str) -> Any:
-        network = build("mae", family, norm)
+        network = build("mae", backbone, norm)
         stir(network)
         return diagnosed(network, "mae")["leakage"]["masked_patch_change"]
 
@@ -250,9 +250,9 @@ def test_masked_patches_tell_of_batch_mates_under_bn_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_errors_of_images_average_to_the_loss(family: str, normalize: bool) -> None:
-    network = build("mae", family, "bn", normalize_target=normalize).train()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_errors_of_images_average_to_the_loss(backbone: str, normalize: bool) -> None:
+    network = build("mae", backbone, "bn", normalize_target=normalize).train()
     assert isinstance(network, MaskedMethod)
     stir(network)
     given = batch("mae")

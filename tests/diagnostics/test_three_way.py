@@ -22,7 +22,7 @@ from benchmark.norms.history import HistoryBatchNorm
 from tests.diagnosed import splits, standardise
 from tests.small import BATCH, NORM_OPTIONS, backbone, build, images, norms, stir
 
-SPEC = {"neighbours": [5, 20], "temperature": 0.07}
+SPEC = {"knn_k": [5, 20], "temperature": 0.07}
 
 
 class OneNorm(Backbone):
@@ -135,8 +135,8 @@ def test_the_mode_at_the_end_of_a_training(statistics: str) -> None:
 def test_groups_of_a_network() -> None:
     assert grouping(backbone("resnet", "bn"), 8) is None
     assert grouping(backbone("resnet", "gn"), 8) is None  # its groups are of channels
-    for family in ("resnet", "vit"):
-        assert grouping(backbone(family, "ghost-bn"), 8).tolist() == [0] * 4 + [1] * 4  # type: ignore[union-attr]
+    for backbone in ("resnet", "vit"):
+        assert grouping(backbone(backbone, "ghost-bn"), 8).tolist() == [0] * 4 + [1] * 4  # type: ignore[union-attr]
     fine = {"norm": "ghost-bn", "groups": 4, "assignment": "strided"}
     network = build("simclr", "resnet", "ghost-bn", spec=fine).measured()["projector"]
     assert grouping(network, 8).tolist() == [0, 1, 2, 3] * 2  # type: ignore[union-attr]

@@ -13,10 +13,10 @@ from benchmark.evaluation.final import evaluate
 from tests.small import NORMS, backbone, norms, stir
 
 SPEC = {
-    "neighbours": [1, 5],
+    "knn_k": [1, 5],
     "temperature": 0.07,
-    "penalties": [0.01, 0.1, 1.0],
-    "calibration_batch": 20,
+    "probe_c": [0.01, 0.1, 1.0],
+    "precise_bn_batch_size": 20,
 }
 
 

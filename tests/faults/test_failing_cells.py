@@ -84,8 +84,8 @@ def trained(
 
 
 def record(root: Path, method: str) -> dict[str, Any]:
-    family = "pixels-none" if method == "raw-pixels" else "resnet-bn"
-    found = tiny.published(root)[f"{method}/{method}-{family}-s0.json"]
+    backbone = "pixels-none" if method == "raw-pixels" else "resnet-bn"
+    found = tiny.published(root)[f"{method}/{method}-{backbone}-s0.json"]
     return dict(json.loads(found)["record"])
 
 

@@ -263,7 +263,7 @@ def test_a_changed_digit_stops_whoever_reads_it(
     file = published(copy)
     digit(file, '"pooled.knn5":')
     table = (copy / "results" / "mini" / "leaderboard.md").read_bytes()
-    more = ("--method", "simclr", "--family", "resnet") if verb == "advise" else ()
+    more = ("--method", "simclr", "--backbone", "resnet") if verb == "advise" else ()
     assert str(file) in tiny.refusal(capsys, verb, *more)
     assert (copy / "results" / "mini" / "leaderboard.md").read_bytes() == table
 

@@ -32,7 +32,7 @@ def test_nothing_changed_without_a_version(computed):
 
 
 @pytest.mark.parametrize(
-    "component", ["norm gn", "method byol", "family vit", "optimizer sgd", "views"]
+    "component", ["norm gn", "method byol", "backbone vit", "optimizer sgd", "views"]
 )
 def test_the_component_that_changed_is_named(component):
     changed = copy.deepcopy(STORED)

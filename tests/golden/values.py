@@ -1,6 +1,6 @@
 """Computes the golden values, and writes them: `python -m tests.golden.values`.
 
-For every method × family × uniform preset that is legal, the loss and each section's gradient norm at
+For every method × backbone × uniform preset that is legal, the loss and each section's gradient norm at
 steps 1 and 2 of a tiny cell in double precision; and the numbers of the parts that those cells do not
 pass through (views, evaluation). Beside the numbers stand the versions that made them, so that the
 numbers may change only together with a version.
@@ -42,7 +42,7 @@ RATES = {"sgd": 0.05, "adamw": 2e-3}
 VIEWS = {
     "crop_scale": [0.2, 1.0], "crop_ratio": [0.75, 1.3333], "flip": 0.5, "jitter": 0.8,
     "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1,
-    "gray": 0.2, "blur": 0.5, "solarize": 0.2,
+    "grayscale": 0.2, "blur": 0.5, "solarize": 0.2,
 }  # fmt: skip
 
 Entry = dict[str, Any]
@@ -50,20 +50,20 @@ Entry = dict[str, Any]
 
 
 def names() -> Iterator[tuple[str, str, str]]:
-    """Every method × family × uniform preset, legal or not."""
-    return itertools.product(small.TRAINED, small.FAMILIES, UNIFORM)
+    """Every method × backbone × uniform preset, legal or not."""
+    return itertools.product(small.TRAINED, small.BACKBONES, UNIFORM)
 
 
-def cell(method: str, family: str, preset: str) -> Entry | None:
+def cell(method: str, backbone: str, preset: str) -> Entry | None:
     """The golden entry of one combination, None where it is not legal."""
     spec = dict(UNIFORM[preset])
     # The tiny networks are too narrow for the presets' groups.
     spec |= {"groups": min(spec["groups"], 4)} if "groups" in spec else {}
     try:
-        network = small.build(method, family, preset, spec=spec).double()
+        network = small.build(method, backbone, preset, spec=spec).double()
     except UserError:
         return None
-    optimizer_name, options = OPTIMIZERS[family]
+    optimizer_name, options = OPTIMIZERS[backbone]
     groups = parameter_groups(network, 0.01, "weights")
     optimizer = registry.load("optimizer", optimizer_name).build(
         groups, RATES[optimizer_name], **options
@@ -81,11 +81,11 @@ def cell(method: str, family: str, preset: str) -> Entry | None:
         network.after_step(batch.progress)
     versions = {
         kind: registry.facts(kind, name)["version"]
-        for kind, name in (("method", method), ("family", family), ("norm", spec["norm"]))
+        for kind, name in (("method", method), ("backbone", backbone), ("norm", spec["norm"]))
     }
     components = {
         f"method {method}": versions["method"],
-        f"family {family}": versions["family"],
+        f"backbone {backbone}": versions["backbone"],
         f"norm {spec['norm']}": versions["norm"],
         f"optimizer {optimizer_name}": registry.facts("optimizer", optimizer_name)["version"],
         "training": plan.part_version("training"),
@@ -119,8 +119,8 @@ def evaluation() -> Entry:
     """The metrics of an untrained backbone on images whose brightness tells their class."""
     splits = made_up()
     spec = {
-        "neighbours": [5, 20], "temperature": 0.07, "penalties": [0.01, 0.1, 1.0],
-        "calibration_batch": 20, "judge": "test",
+        "knn_k": [5, 20], "temperature": 0.07, "probe_c": [0.01, 0.1, 1.0],
+        "precise_bn_batch_size": 20, "judge": "test",
     }  # fmt: skip
     found = evaluate(small.backbone("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2)
     values = {key: float(value) for key, value in found.items() if isinstance(value, float | bool)}
@@ -130,8 +130,8 @@ def evaluation() -> Entry:
 def diagnostics() -> Entry:
     """The diagnostics of untrained networks on the same images, in double precision."""
     config = {
-        "training": {"batch": small.BATCH, "views": [VIEWS, VIEWS]},
-        "evaluation": {"neighbours": [5, 20], "temperature": 0.07, "judge": "test"},
+        "training": {"batch_size": small.BATCH, "views": [VIEWS, VIEWS]},
+        "evaluation": {"knn_k": [5, 20], "temperature": 0.07, "judge": "test"},
         "seed": 0,
     }
     values: dict[str, float] = {}

@@ -10,14 +10,14 @@ from lightly.loss import SwaVLoss
 from torch import nn
 
 from benchmark.randomness import Draw
-from tests.small import BATCH, FAMILIES, TRAINED, batch, build, stir
+from tests.small import BACKBONES, BATCH, TRAINED, batch, build, stir
 
 OPTIONS = {"mocov3": {"temperature": 0.3}, "lejepa": {"weight": 0.3}}
 
 
 def embed(network, modules, inputs):
     """What a chain of modules makes of each view, in one BN batch or in one for each."""
-    together = network.context.view_batching == "together"
+    together = network.context.view_batching == "joint"
     outputs = [torch.cat(tuple(inputs))] if together else list(inputs)
     for module in modules:
         outputs = [module(output) for output in outputs]
@@ -44,7 +44,7 @@ def standard_rows(rows):
     return standard(rows.T).T
 
 
-LOSS_NORMS = {"none": lambda z: z, "l2": unit, "layer": standard_rows, "batch": standard}
+LOSS_NORMS = {"none": lambda z: z, "l2": unit, "layer": standard_rows, "batch_size": standard}
 
 
 def cross_entropy(logits, target):
@@ -151,9 +151,9 @@ ELSEWHERE = {"rotation", "simclr", "moco", "mae", "supervised"}
 """Methods whose loss tests/methods/test_methods.py and test_moco.py write out."""
 
 
-def prepared(method, family, norm="bn", **changes):
+def prepared(method, backbone, norm="bn", **changes):
     """A network off its initial weights, its teacher apart from its student, and a batch."""
-    network = build(method, family, norm, **OPTIONS.get(method, {}), **changes).double().train()
+    network = build(method, backbone, norm, **OPTIONS.get(method, {}), **changes).double().train()
     stir(network)
     if method == "dino":
         network.center.copy_(torch.linspace(-0.3, 0.3, 12))
@@ -180,11 +180,11 @@ def assert_follows_the_equations(method, network, given):
         torch.testing.assert_close(gradient, wanted[name], atol=1e-8, rtol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("batching", ["separate", "together"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batching", ["separate", "joint"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", EQUATIONS)
-def test_a_step_follows_the_papers_equations(method, family, batching):
-    network, given = prepared(method, family, training={"view_batching": batching})
+def test_a_step_follows_the_papers_equations(method, backbone, batching):
+    network, given = prepared(method, backbone, training={"view_batching": batching})
     assert_follows_the_equations(method, network, given)
 
 

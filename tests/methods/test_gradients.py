@@ -10,12 +10,12 @@ from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import Block
 
 from benchmark import registry
-from tests.small import FAMILIES, NORMS, TRAINED, batch, build, legal, norms
+from tests.small import BACKBONES, NORMS, TRAINED, batch, build, legal, norms
 
 STEPS = 3
 # In double precision, rounding is around 1e-17 of the largest gradient.
 ZERO = 1e-13
-CASES = [(m, f, n) for m in TRAINED for f in FAMILIES for n in NORMS if legal(m, f, n)]
+CASES = [(m, f, n) for m in TRAINED for f in BACKBONES for n in NORMS if legal(m, f, n)]
 BLIND_TO_SHIFTS = {"barlow", "vicreg"}
 """Methods whose loss is the same if a vector is added to all embeddings."""
 
@@ -39,11 +39,11 @@ def branch_parameters(network, skipinit):
     return names
 
 
-def silent_at_first(network, method, family, norm):
+def silent_at_first(network, method, backbone, norm):
     """Parameters whose gradient is zero at step 1, but not later."""
     skipinit = registry.facts("norm", norm).get("branch") == "skipinit"
     silent = branch_parameters(network, skipinit)
-    if skipinit and family == "vit":
+    if skipinit and backbone == "vit":
         # Others see the class token through attention alone, and that is off.
         silent.add("backbone.net.cls_token")
         if method == "mae":
@@ -69,18 +69,18 @@ def takes_shifts_away(norm, shape):
     return float(gradient.abs().max()) < ZERO
 
 
-def without_influence(network, method, family, norm):
+def without_influence(network, method, backbone, norm):
     """Biases that move all samples alike, where what follows takes that away again."""
     sections = registry.facts("method", method)["sections"]
     heads = "projector" in sections and takes_shifts_away(norm, "vector")
     silent = set()
-    if family == "vit" and takes_shifts_away(norm, "tokens"):
+    if backbone == "vit" and takes_shifts_away(norm, "tokens"):
         silent |= {
             name
             for name, _ in network.named_parameters()
             if name.endswith(("attn.proj.bias", "mlp.fc2.bias")) and not name.startswith("teacher.")
         }
-    if family == "vit" and heads:
+    if backbone == "vit" and heads:
         # Between the final norm and the projector's there are only a mean and a linear layer.
         silent.add("backbone.net.norm.layer.bias")
     if method == "byol" and heads:
@@ -91,13 +91,13 @@ def without_influence(network, method, family, norm):
     return silent
 
 
-@pytest.mark.parametrize(("method", "family", "norm"), CASES)
-def test_every_parameter_gets_a_gradient(method, family, norm):
-    network = build(method, family, norm).double().train()
+@pytest.mark.parametrize(("method", "backbone", "norm"), CASES)
+def test_every_parameter_gets_a_gradient(method, backbone, norm):
+    network = build(method, backbone, norm).double().train()
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     # Few steps and small ones, or a unit is on for a whole batch or for none.
     optimizer = torch.optim.Adam(trained.values(), 0.001)
-    at_first = silent_at_first(network, method, family, norm)
+    at_first = silent_at_first(network, method, backbone, norm)
     silent = []
     for step in range(STEPS):
         given = batch(method, step)
@@ -109,7 +109,7 @@ def test_every_parameter_gets_a_gradient(method, family, norm):
         assert all(p.grad is None for p in network.parameters() if not p.requires_grad)
         optimizer.step()
         network.after_step(given.progress)
-    never = without_influence(network, method, family, norm)
+    never = without_influence(network, method, backbone, norm)
     assert silent[0] == at_first | never
     assert silent[-1] == never
 
@@ -120,26 +120,26 @@ def test_what_takes_shifts_away():
     assert found == {"bn", "ghost-bn", "batch-renorm"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_skipinit_moves_at_the_first_step(family):
-    network = build("supervised", family, "none-skipinit").train()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_skipinit_moves_at_the_first_step(backbone):
+    network = build("supervised", backbone, "none-skipinit").train()
     network(batch("supervised")).loss.backward()
     gains = [p for name, p in network.named_parameters() if name.endswith("gain")]
     assert len(gains) == 4
     assert all(float(gain.grad.abs()) > 1e-6 for gain in gains)
 
 
-# Every method and every norm once in each family.
-HALVES = [(m, f, "bn") for m in TRAINED for f in FAMILIES]
+# Every method and every norm once in each backbone.
+HALVES = [(m, f, "bn") for m in TRAINED for f in BACKBONES]
 HALVES += [(m, f, n) for m, f, n in CASES if m == "supervised" and n != "bn"]
 
 
-@pytest.mark.parametrize(("method", "family", "norm"), HALVES)
-def test_half_precision_trains_towards_the_same(method, family, norm):
+@pytest.mark.parametrize(("method", "backbone", "norm"), HALVES)
+def test_half_precision_trains_towards_the_same(method, backbone, norm):
     """The loop's `bfloat16`: losses within what its 8 bits leave, and gradients for all."""
     found = []
     for mixed in (False, True):
-        network = build(method, family, norm).train()
+        network = build(method, backbone, norm).train()
         trained = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, 0.001)
         for step in range(2):

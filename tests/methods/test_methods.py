@@ -72,7 +72,7 @@ def test_untrained_head_guesses_turns_at_chance():
     assert float(outcome.pretext) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("batching", ["separate", "together"])
+@pytest.mark.parametrize("batching", ["separate", "joint"])
 def test_simclr_views_share_a_bn_batch_if_so_declared(batching):
     network = build("simclr", "resnet", "bn", training={"view_batching": batching}).train()
     stir(network)
@@ -97,10 +97,10 @@ def test_supervised_is_cross_entropy_of_the_embedding():
     torch.testing.assert_close(network(given).loss, F.cross_entropy(logits, given.labels))
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit"])
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_mae_rebuilds_the_pixels_of_hidden_patches(family, normalize):
-    network = build("mae", family, "ln", normalize_target=normalize)
+def test_mae_rebuilds_the_pixels_of_hidden_patches(backbone, normalize):
+    network = build("mae", backbone, "ln", normalize_target=normalize)
     stir(network)
     given = batch("mae")
     (view,) = given.views
@@ -121,10 +121,10 @@ def test_mae_rebuilds_the_pixels_of_hidden_patches(family, normalize):
     assert outcome.pretext is None
 
 
-@pytest.mark.parametrize(("family", "patch"), [("resnet", 5), ("vit", 8)])
-def test_mae_patch_that_does_not_fit_is_refused(family, patch):
+@pytest.mark.parametrize(("backbone", "patch"), [("resnet", 5), ("vit", 8)])
+def test_mae_patch_that_does_not_fit_is_refused(backbone, patch):
     with pytest.raises(UserError, match=f"method mae: patch {patch}"):
-        build("mae", family, "ln", patch=patch)
+        build("mae", backbone, "ln", patch=patch)
 
 
 @pytest.mark.parametrize("norm", ["bn", "none-plain"])

@@ -12,8 +12,8 @@ from benchmark.errors import UserError
 from tests.small import BATCH, batch, build, stir
 
 
-def moco(family="resnet", norm="bn", **changes):
-    network = build("moco", family, norm, **changes).train()
+def moco(backbone="resnet", norm="bn", **changes):
+    network = build("moco", backbone, norm, **changes).train()
     stir(network)
     return network
 

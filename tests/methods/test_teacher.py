@@ -89,11 +89,11 @@ def test_following_moves_parameters_and_under_eman_statistics_too(statistics):
         assert torch.equal(found, before[key]) != follows
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit"])
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
 @pytest.mark.parametrize("statistics", STATISTICS)
-def test_teacher_differs_from_its_student_by_its_policy_alone(statistics, family):
+def test_teacher_differs_from_its_student_by_its_policy_alone(statistics, backbone):
     """With the same weights and statistics: the student in training, or as it is evaluated."""
-    network = build("byol", family, "bn", training=training(statistics)).train()
+    network = build("byol", backbone, "bn", training=training(statistics)).train()
     stir(network)
     view = batch("byol").views[0]
     for _ in range(2):
@@ -196,13 +196,13 @@ def test_shuffling_permutes_and_puts_back():
     assert torch.equal(plain.network.given, x)
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit"])
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
 @pytest.mark.parametrize(("norm", "same"), [("ln", True), ("bn", True), ("ghost-bn", False)])
-def test_shuffling_shows_only_where_part_of_the_batch_shares_statistics(norm, same, family):
+def test_shuffling_shows_only_where_part_of_the_batch_shares_statistics(norm, same, backbone):
     """Ghost BN has two groups here; one group is the whole batch, in whatever order."""
     outputs = {}
     for shuffle in (True, False):
-        network = build("moco", family, norm, training=training("batch", shuffle)).train()
+        network = build("moco", backbone, norm, training=training("batch", shuffle)).train()
         stir(network)
         view = batch("moco").views[1]
         for step in range(2):

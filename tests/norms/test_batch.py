@@ -104,7 +104,7 @@ def test_batch_that_cannot_be_cut_is_refused():
     assert not layer.running_mean.any()
     layer.eval()(torch.randn(6, 4))  # in evaluation mode there are no groups
     with pytest.raises(UserError, match="norm 'ghost-bn' in the backbone: 2 groups do not divide"):
-        build("supervised", "resnet", "ghost-bn", training={"batch": 7})
+        build("supervised", "resnet", "ghost-bn", training={"batch_size": 7})
 
 
 def test_groups_of_one_value_are_refused():

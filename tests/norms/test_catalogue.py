@@ -12,11 +12,10 @@ from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.norms.factory import SkipInit
 from tests.small import (
+    BACKBONES,
     BATCH,
-    FAMILIES,
     NORMS,
     TRAINED,
-    backbone,
     backbones,
     images,
     legal,
@@ -84,13 +83,13 @@ def test_site_that_a_norm_cannot_normalize_is_refused(name, shape, width, positi
         norms(name, "decoder").layer(shape, width, positions)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", NORMS)
-def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, family):
+def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, backbone):
     """Sections are known by the shape of their sites, so the table above says it for networks."""
     shapes = {
-        "backbone": IN_PLACES[family],
-        "decoder": IN_PLACES[family],
+        "backbone": IN_PLACES[backbone],
+        "decoder": IN_PLACES[backbone],
         "projector": "vector",
         "predictor": "vector",
     }
@@ -99,7 +98,7 @@ def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, family):
         sections = registry.facts("method", method)["sections"]
         undefined = any((name, shapes[section]) in UNDEFINED for section in sections)
         expected = not undefined and not (method in bare and name in NO_BARE_FORM)
-        assert legal(method, family, name) == expected, method
+        assert legal(method, backbone, name) == expected, method
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -159,9 +158,9 @@ def test_in_evaluation_mode_no_layer_looks_at_the_batch(name, shape):
     assert_moves(layer(x), trained, registry.facts("norm", name)["batch_dependent"])
 
 
-@pytest.mark.parametrize(("family", "name"), backbones())
-def test_embedding_moves_with_its_batch_mates_only_if_the_norm_says_so(family, name):
-    network = backbone(family, name).train()
+@pytest.mark.parametrize(("backbone", "name"), backbones())
+def test_embedding_moves_with_its_batch_mates_only_if_the_norm_says_so(backbone, name):
+    network = backbone(backbone, name).train()
     stir(network)
     x, other = images(seed=1), 1 + 2 * images(seed=2)
     other[0] = x[0]
@@ -176,11 +175,11 @@ def test_branch_is_what_the_norm_declares(name):
     assert isinstance(norms(name).branch(), declared)
 
 
-@pytest.mark.parametrize(("family", "name"), backbones())
-def test_no_layer_is_used_at_two_sites(family, name):
+@pytest.mark.parametrize(("backbone", "name"), backbones())
+def test_no_layer_is_used_at_two_sites(backbone, name):
     owners = [
         module
-        for _, module in backbone(family, name).named_modules(remove_duplicate=False)
+        for _, module in backbone(backbone, name).named_modules(remove_duplicate=False)
         if [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     ]
     assert len(owners) == len(set(map(id, owners)))
@@ -189,9 +188,9 @@ def test_no_layer_is_used_at_two_sites(family, name):
         assert len(tensors) == len({t.data_ptr() for t in tensors})
 
 
-@pytest.mark.parametrize(("family", "name"), backbones())
-def test_building_leaves_running_statistics_as_they_are(family, name):
-    network = backbone(family, name)
+@pytest.mark.parametrize(("backbone", "name"), backbones())
+def test_building_leaves_running_statistics_as_they_are(backbone, name):
+    network = backbone(backbone, name)
     for key, buffer in network.named_buffers():
         assert bool((buffer == ("running_var" in key)).all()), key
     assert network.eval()(images(3)).shape == (3, network.width)

@@ -50,9 +50,9 @@ def convolutions(network):
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
 
 
-@pytest.mark.parametrize(("method", "family"), [("mae", "resnet"), ("supervised", "vit")])
-def test_standardized_filters_stand_before_norms_and_nowhere_else(method, family):
-    network, plain = build(method, family, "gn-ws"), build(method, family, "gn")
+@pytest.mark.parametrize(("method", "backbone"), [("mae", "resnet"), ("supervised", "vit")])
+def test_standardized_filters_stand_before_norms_and_nowhere_else(method, backbone):
+    network, plain = build(method, backbone, "gn-ws"), build(method, backbone, "gn")
     stir(network)
     stir(plain)
     found, untouched = convolutions(network), convolutions(plain)
@@ -68,7 +68,7 @@ def test_standardized_filters_stand_before_norms_and_nowhere_else(method, family
             torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
             torch.testing.assert_close(variance, torch.ones_like(mean), atol=1e-3, rtol=0)
     changed = len(found) - 1 if method == "mae" else 0
-    assert changed == (13 if family == "resnet" else 0)
+    assert changed == (13 if backbone == "resnet" else 0)
     assert {k: v.shape for k, v in network.state_dict().items()} == {
         k: v.shape for k, v in plain.state_dict().items()
     }

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.norms.history import POLICIES, HistoryBatchNorm, give_history
-from tests.small import backbone, backbones, images, stir
+from tests.small import backbones, images, stir
 
 
 def historic(policy, kind=nn.BatchNorm2d):
@@ -91,11 +91,11 @@ def test_its_statistics_can_be_reestimated_as_bns(policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("family", "norm"), backbones())
+@pytest.mark.parametrize(("backbone", "norm"), backbones())
 def test_every_bn_of_a_network_is_replaced_and_other_norms_of_the_batch_are_refused(
-    family, norm, policy
+    backbone, norm, policy
 ):
-    network = backbone(family, norm)
+    network = backbone(backbone, norm)
     if norm != "bn" and registry.facts("norm", norm)["batch_dependent"]:
         with pytest.raises(UserError, match=f"statistics '{policy}' are defined for bn"):
             give_history(network, policy)

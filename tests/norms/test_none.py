@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block, ResPostBlock
 from benchmark.backbones import vit
 from benchmark.backbones.base import ImageShape
 from benchmark.norms.factory import SkipInit
-from tests.small import FAMILY_OPTIONS, NORMS, backbone, build, norms
+from tests.small import BACKBONE_OPTIONS, NORMS, backbone, build, norms
 
 NONE = [("none-skipinit", True), ("none-plain", False)]
 
@@ -40,7 +40,7 @@ def test_resnet_block_starts_as_its_shortcut_if_anything_can_make_it(name):
 def test_vit_block_starts_as_identity(name, starts, placement):
     torch.manual_seed(0)
     x = torch.randn(3, 17, 16)
-    options = FAMILY_OPTIONS["vit"] | {"placement": placement}
+    options = BACKBONE_OPTIONS["vit"] | {"placement": placement}
     network = vit.build(ImageShape(3, 16, 16), norms(name), **options)
     blocks = [m for m in network.modules() if isinstance(m, Block | ResPostBlock)]
     assert len(blocks) == 2
@@ -53,7 +53,7 @@ def test_vit_block_starts_as_identity(name, starts, placement):
 
 
 @pytest.mark.parametrize(
-    ("method", "family", "branches"),
+    ("method", "backbone", "branches"),
     [
         ("supervised", "resnet", 4),
         ("supervised", "vit", 4),
@@ -61,8 +61,8 @@ def test_vit_block_starts_as_identity(name, starts, placement):
         ("mae", "resnet", 4),
     ],
 )
-def test_every_residual_branch_has_a_scalar_of_its_own(method, family, branches):
-    network = build(method, family, "none-skipinit")
+def test_every_residual_branch_has_a_scalar_of_its_own(method, backbone, branches):
+    network = build(method, backbone, "none-skipinit")
     gains = {id(m.gain) for m in network.modules() if isinstance(m, SkipInit)}
     assert len(gains) == branches
-    assert not any(isinstance(m, SkipInit) for m in build(method, family, "bn").modules())
+    assert not any(isinstance(m, SkipInit) for m in build(method, backbone, "bn").modules())

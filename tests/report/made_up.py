@@ -44,9 +44,9 @@ def rates(params: Params) -> list[dict[str, Any]]:
         table.append(
             {
                 "method": row.method,
-                "family": row.family,
+                "backbone": row.backbone,
                 "scheme": row.scheme,
-                "rate": float(f"{rate * 3.1622776601683795:.3g}"),
+                "learning_rate": float(f"{rate * 3.1622776601683795:.3g}"),
                 "weight_decay": decay,
                 "validation": 0.71,
                 "default_rate": rate,
@@ -66,7 +66,7 @@ def result(cell: Cell) -> dict[str, Any]:
     row = random.Random(cell.label.rsplit("-s", 1)[0]).uniform(-0.06, 0.06)
     near = level + row + dice.gauss(0, 0.008)
     metrics: dict[str, Any] = {"judge": "test"}
-    for readout in ("pooled", "class_token") if cell.family == "vit" else ("pooled",):
+    for readout in ("pooled", "class_token") if cell.backbone == "vit" else ("pooled",):
         for suffix in ("", "_reestimated"):
             shift = 0.01 if suffix and cell.scheme == "bn" else 0.0
             metrics |= {

@@ -36,7 +36,7 @@ def row_of(document: dict[str, Any], name: str) -> dict[str, Any]:
     (row,) = (
         row
         for row in document["rows"]
-        if f"{row['method']}-{row['family']}-{row['scheme']}" == name
+        if f"{row['method']}-{row['backbone']}-{row['scheme']}" == name
     )
     return dict(row)
 
@@ -57,13 +57,13 @@ def failing(*labels: str, status: str = "diverged") -> Change:
 def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
     assert set(document) == {
-        "schema", "track", "title", "experiment", "dataset", "neighbours", "interval",
+        "schema", "track", "title", "experiment", "dataset", "knn_k", "interval",
         "environments", "rows",
     }  # fmt: skip
     assert len(document["rows"]) == 6 * 2 * 3 + 1
     for row in document["rows"]:
         assert set(row) == {
-            "method", "family", "scheme", "control", "rank", "best_scheme", "seeds", "status",
+            "method", "backbone", "scheme", "control", "rank", "best_scheme", "seeds", "status",
             "statuses", "complete", "knn", "knn_reestimated", "knn200", "linear", "class_token",
             "learning_rate", "linear_penalty_at_edge", "embedding_spread", "cost",
             "environments", "records",
@@ -71,7 +71,7 @@ def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Para
         assert row["status"] == "done"
         assert row["control"] == (row["method"] in ("raw-pixels", "untrained", "supervised"))
         assert (row["rank"] is None) == row["control"]
-        assert (row["class_token"] is not None) == (row["family"] == "vit")
+        assert (row["class_token"] is not None) == (row["backbone"] == "vit")
         for name in ("knn", "knn_reestimated", "knn200", "linear"):
             assert set(row[name]) == {"mean", "low", "high", "sd", "n"}
             assert 0 <= row[name]["low"] <= row[name]["mean"] <= row[name]["high"] <= 1
@@ -118,7 +118,7 @@ def test_untrained_rows_have_their_own_spread_and_pixels_none(
 ) -> None:
     document = written(tmp_path, params)
     pools = {
-        (pool["metric"], pool["family"], pool["trained"]): pool
+        (pool["metric"], pool["backbone"], pool["trained"]): pool
         for pool in document["interval"]["pools"]
     }
     assert pools["knn", "resnet", True]["df"] == 15
@@ -128,10 +128,12 @@ def test_untrained_rows_have_their_own_spread_and_pixels_none(
     assert pixels["low"] == pixels["mean"] == pixels["high"]
 
 
-def test_ranks_follow_the_mean_within_a_family(tmp_path: Path, params: Params) -> None:
+def test_ranks_follow_the_mean_within_a_backbone(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
-    for family in ("resnet", "vit"):
-        rows = [row for row in document["rows"] if row["family"] == family and not row["control"]]
+    for backbone in ("resnet", "vit"):
+        rows = [
+            row for row in document["rows"] if row["backbone"] == backbone and not row["control"]
+        ]
         assert [row["rank"] for row in rows] == list(range(1, 13))
         means = [row["knn"]["mean"] for row in rows]
         assert means == sorted(means, reverse=True)
@@ -142,7 +144,7 @@ def test_ranks_follow_the_mean_within_a_family(tmp_path: Path, params: Params) -
 
 def test_a_failed_row_is_last_counted_and_not_pooled(tmp_path: Path, params: Params) -> None:
     whole = written(tmp_path / "whole", params)
-    best = next(row for row in whole["rows"] if row["rank"] == 1 and row["family"] == "resnet")
+    best = next(row for row in whole["rows"] if row["rank"] == 1 and row["backbone"] == "resnet")
     name = f"{best['method']}-resnet-{best['scheme']}"
     lost = "mae-resnet-ln"
     change = failing(f"{name}-s1", f"{lost}-s0", f"{lost}-s1")
@@ -165,7 +167,7 @@ def test_a_failed_row_is_last_counted_and_not_pooled(tmp_path: Path, params: Par
     (pool,) = (
         pool
         for pool in document["interval"]["pools"]
-        if (pool["metric"], pool["family"], pool["trained"]) == ("knn", "resnet", True)
+        if (pool["metric"], pool["backbone"], pool["trained"]) == ("knn", "resnet", True)
     )
     assert pool["df"] == 13
     text = (tmp_path / "failed/results/mini/leaderboard.md").read_text()
@@ -209,8 +211,10 @@ def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
     row = row_of(document, "mae-resnet-bn")
     default = params.methods["mae"].rate["resnet"]  # type: ignore[union-attr]  # it is trained
-    assert row["learning_rate"]["default"]["rate"] == default
-    assert row["learning_rate"]["tuned"]["rate"] == pytest.approx(default * 3.162, rel=1e-2)
+    assert row["learning_rate"]["default"]["learning_rate"] == default
+    assert row["learning_rate"]["tuned"]["learning_rate"] == pytest.approx(
+        default * 3.162, rel=1e-2
+    )
     assert row["learning_rate"]["tuned"]["validation"] == 0.71
     assert row["learning_rate"]["at_edge"]
     assert not row_of(document, "moco-resnet-bn")["learning_rate"]["at_edge"]
@@ -222,7 +226,7 @@ def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
 
 
 def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any]) -> None:
-    grid = {**raw["experiments"]["leaderboard"], "rates": "default", "methods": ["moco"]}
+    grid = {**raw["experiments"]["leaderboard"], "learning_rates": "default", "methods": ["moco"]}
     params = params_of({**raw, "experiments": {**raw["experiments"], "other": grid}})
     publish(tmp_path, params)
     source = collect.folder(tmp_path, "mini", "leaderboard", "moco")
@@ -329,8 +333,8 @@ def test_one_environment_marks_no_row(tmp_path: Path, params: Params) -> None:
 def test_controls_stand_in_every_table(tmp_path: Path, params: Params) -> None:
     written(tmp_path, params)
     text = (tmp_path / "results/mini/leaderboard.md").read_text()
-    for family in text.split("\n## ")[1:3]:
-        methods = [line.split(" | ")[1] for line in family.splitlines() if line.startswith("| ")]
+    for backbone in text.split("\n## ")[1:3]:
+        methods = [line.split(" | ")[1] for line in backbone.splitlines() if line.startswith("| ")]
         assert methods[-7:] == ["supervised"] * 3 + ["untrained"] * 3 + ["raw-pixels"]
     assert "class token |" not in text.split("\n## ")[1]
     assert "class token |" in text.split("\n## ")[2]
@@ -370,7 +374,11 @@ def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, 
 
 
 def test_a_control_under_another_name_is_a_control(tmp_path: Path, raw: dict[str, Any]) -> None:
-    methods = {**raw["methods"], "sup": {"like": "supervised"}, "fresh": {"like": "untrained"}}
+    methods = {
+        **raw["methods"],
+        "sup": {"extends": "supervised"},
+        "fresh": {"extends": "untrained"},
+    }
     params = params_of({**raw, "methods": methods}, methods=["simclr", "sup", "fresh"])
     document = written(tmp_path, params)
     for row in document["rows"]:
@@ -390,7 +398,7 @@ def test_the_very_same_trainings_are_pooled_once(tmp_path: Path, raw: dict[str, 
         (pool,) = [
             pool
             for pool in written(root, params)["interval"]["pools"]
-            if (pool["metric"], pool["family"]) == ("knn", "resnet")
+            if (pool["metric"], pool["backbone"]) == ("knn", "resnet")
         ]
         degrees.append(pool["df"])
     assert degrees == [2, 2]

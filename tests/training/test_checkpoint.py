@@ -81,15 +81,15 @@ def until(last: int) -> Callable[[int, int], bool]:
 class Case:
     """One training of a small network on noise."""
 
-    def __init__(self, method: str, family: str, scheme: str, folder: Path) -> None:
+    def __init__(self, method: str, backbone: str, scheme: str, folder: Path) -> None:
         tree = tiny.raw()
-        tree["training"]["batch"] = BATCH
+        tree["training"]["batch_size"] = BATCH
         tree["methods"][method]["images"] = BATCH * STEPS
-        tree["methods"][method]["rate"] = {"resnet": 0.05, "vit": 0.002}
+        tree["methods"][method]["learning_rate"] = {"resnet": 0.05, "vit": 0.002}
         tree["methods"][method]["options"] |= OPTIONS.get(method, {})
         # A preset is known where an experiment asks for it.
         tree["experiments"]["leaderboard"]["schemes"] = [scheme]
-        row = Row(method, family, scheme)
+        row = Row(method, backbone, scheme)
         params = tiny.params(tree)
         setting = plan.default_setting(params, row)
         self.cell = plan.resolve(params, "e", row, 0, setting, "test", "label")
@@ -134,11 +134,11 @@ def assert_same(ours: tuple[nn.Module, Trained], theirs: tuple[nn.Module, Traine
     assert facts[0] == facts[1]
 
 
-@pytest.mark.parametrize(("method", "family", "scheme"), CASES)
+@pytest.mark.parametrize(("method", "backbone", "scheme"), CASES)
 def test_interrupted_again_and_again_gives_the_same_bits(
-    tmp_path: Path, method: str, family: str, scheme: str
+    tmp_path: Path, method: str, backbone: str, scheme: str
 ) -> None:
-    case = Case(method, family, scheme, tmp_path)
+    case = Case(method, backbone, scheme, tmp_path)
     whole = case.train()
     assert whole[1].status == "done"
     assert whole[1].resumed_at == 0
@@ -170,7 +170,7 @@ def test_every_method_is_interrupted_somewhere() -> None:
     ("method", "scheme", "held"),
     [
         ("swav", "bn", {"queue": 0.25}),
-        ("dino", "bn", {"center": 1.0}),
+        ("dino", "bn", {"center_momentum": 1.0}),
         ("byol", "bn-momentum", {"teacher.network.0.net.bn1.running_mean": 1.0}),
         ("supervised", "batch-renorm", {"backbone.net.bn1.num_batches_tracked": 1.0}),
     ],

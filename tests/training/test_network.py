@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmark import registry
 from benchmark.training.network import parameter_groups
-from tests.small import FAMILIES, FAMILY_OPTIONS, NORMS, TRAINED, build, legal
+from tests.small import BACKBONE_OPTIONS, BACKBONES, NORMS, TRAINED, build, legal
 
 TEACHERS = [m for m in TRAINED if registry.facts("method", m)["teacher"]]
 TOKENS = ("cls_token", "pos_embed", "mask_token")
@@ -32,11 +32,11 @@ def assert_same(first, second):
         assert torch.equal(parameter, second[name]), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", TRAINED)
-def test_weights_are_the_same_under_every_scheme(method, family):
-    defined = [norm for norm in NORMS if legal(method, family, norm)]
-    first, *others = (unnormalized(build(method, family, norm)) for norm in defined)
+def test_weights_are_the_same_under_every_scheme(method, backbone):
+    defined = [norm for norm in NORMS if legal(method, backbone, norm)]
+    first, *others = (unnormalized(build(method, backbone, norm)) for norm in defined)
     assert len(others) >= 8
     for other in others:
         assert_same(first, other)
@@ -48,27 +48,27 @@ def test_weights_are_the_same_wherever_the_norms_of_a_vit_stand(monkeypatch):
         changed = {
             "placement": placement, "final_norm": final_norm, "mlp_norm": more, "qk_norm": more,
         }  # fmt: skip
-        monkeypatch.setitem(FAMILY_OPTIONS, "vit", FAMILY_OPTIONS["vit"] | changed)
+        monkeypatch.setitem(BACKBONE_OPTIONS, "vit", BACKBONE_OPTIONS["vit"] | changed)
         assert_same(first, unnormalized(build("supervised", "vit", "ln")))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_backbone_starts_the_same_under_every_method(family):
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_backbone_starts_the_same_under_every_method(backbone):
     with_backbone = [m for m, facts in registry.catalogue("method").items() if facts["sections"]]
-    first, *others = (unnormalized(build(m, family, "bn").backbone) for m in with_backbone)
+    first, *others = (unnormalized(build(m, backbone, "bn").backbone) for m in with_backbone)
     assert len(others) >= 5
     for other in others:
         assert_same(first, other)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", TRAINED)
-def test_weights_are_those_of_the_seed(method, family):
+def test_weights_are_those_of_the_seed(method, backbone):
     torch.manual_seed(1)
-    first = unnormalized(build(method, family, "bn", seed=3))
+    first = unnormalized(build(method, backbone, "bn", seed=3))
     torch.manual_seed(2)
-    assert_same(first, unnormalized(build(method, family, "bn", seed=3)))
-    other = unnormalized(build(method, family, "bn", seed=4))
+    assert_same(first, unnormalized(build(method, backbone, "bn", seed=3)))
+    other = unnormalized(build(method, backbone, "bn", seed=4))
     for name, parameter in first.items():
         if name.endswith("bias"):
             assert not parameter.any(), name
@@ -101,16 +101,16 @@ def test_weights_are_drawn_as_declared():
     assert linears >= 10
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_norms_keep_what_their_constructors_gave_them(family):
-    network = build("simclr", family, "ln")
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_norms_keep_what_their_constructors_gave_them(backbone):
+    network = build("simclr", backbone, "ln")
     others = set(dict(network.named_parameters())) - set(unnormalized(network))
     zeros = [name for name in others if not dict(network.named_parameters())[name].any()]
     for name in set(others) - set(zeros):
         assert bool((dict(network.named_parameters())[name] == 1).all()), name
     # Biases, and in a ResNet the last norm of each of the four branches.
     branches = [name for name in zeros if not name.endswith("bias")]
-    assert len(branches) == (4 if family == "resnet" else 0)
+    assert len(branches) == (4 if backbone == "resnet" else 0)
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running", "momentum", "eman"])
@@ -136,11 +136,11 @@ def decayed_names(network, on="weights"):
     return {names[id(p)] for p in decayed["params"]}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", TRAINED)
-def test_what_decays_does_not_change_with_the_scheme(method, family):
-    for norm in (norm for norm in NORMS if legal(method, family, norm)):
-        network = build(method, family, norm)
+def test_what_decays_does_not_change_with_the_scheme(method, backbone):
+    for norm in (norm for norm in NORMS if legal(method, backbone, norm)):
+        network = build(method, backbone, norm)
         expected = {
             name
             for name in unnormalized(network)

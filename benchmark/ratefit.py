@@ -1,0 +1,101 @@
+"""The best learning rate of a sweep, by a smooth fit of the score over the logarithm of the rate.
+
+The maximum over a few rates with a few seeds picks noise: it is decided by whichever seed was lucky, and
+lands a whole step away from the best rate as often as not. A Gaussian process with a fixed kernel borrows
+from the neighbours, may choose a rate between those tried, and follows the cliff beyond which trainings
+fail, which a parabola does not. `tests/test_ratefit.py` compares it with the maximum on planted sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.report import statistics
+
+LENGTH = 1.0
+"""Correlation length of the score, in steps of the sweep (of a factor √10: half a decade)."""
+
+SIGNAL = 0.05
+"""Standard deviation of the score about its mean over the rates tried, as a share of 1."""
+
+LEAST_NOISE = 0.003
+"""Of a mean score, where a few seeds happen to agree."""
+
+RESOLUTION = 20
+"""Candidates between two rates that were tried."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted sweep; places are powers of the sweep's factor, 0 the recipe's own rate."""
+
+    place: float
+    """Of the highest expected score."""
+    low: float
+    """Between this and `high` every rate tried gave a score."""
+    high: float
+    at_edge: bool
+    """Whether the best place is the lowest or highest of all that were tried."""
+    _places: Array
+    _weights: Array
+    _mean: float
+
+    def score(self, place: float) -> float | None:
+        """The expected score at a place, None outside `low` and `high`."""
+        if not self.low - 1e-9 <= place <= self.high + 1e-9:
+            return None
+        score = self._mean + float(_kernel(np.array([place]), self._places)[0] @ self._weights)
+        return round(score, 6)
+
+
+def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
+    """The fit of the scores, in 0..1, of each seed at each place; None where no place has all of them.
+
+    A place where a seed has no score is not used: the rate is not to be chosen, nor one beyond it.
+    Scores are weighted by their number and the spread of seeds, pooled over places.
+    """
+    whole = {
+        place: [score for score in found if score is not None]
+        for place, found in sorted(scores.items())
+        if found and all(score is not None for score in found)
+    }
+    if not whole:
+        return None
+    means = {place: statistics.mean(found) for place, found in whole.items()}
+    best = max(means, key=lambda place: (means[place], -place))
+    run = _run(list(whole), best)
+    spread = statistics.pool([whole[place] for place in run]).sd or 0.0
+    places = np.array(run, dtype=float)
+    values = np.array([means[place] for place in run])
+    noise = np.array([max(spread / len(whole[place]) ** 0.5, LEAST_NOISE) for place in run])
+    centre = float(values.mean())
+    covariance = _kernel(places, places) + np.diag(noise**2)
+    weights: Array = np.linalg.solve(covariance, values - centre)
+    candidates = np.linspace(run[0], run[-1], (run[-1] - run[0]) * RESOLUTION + 1)
+    expected = centre + _kernel(candidates, places) @ weights
+    # Rounded, so that the choice does not hang on the last bits of a linear solver.
+    chosen = round(float(candidates[int(np.argmax(np.round(expected, 9)))]), 2)
+    at_edge = chosen in (min(scores), max(scores))
+    return Fit(chosen, run[0], run[-1], at_edge, places, weights, centre)
+
+
+def _run(places: Sequence[int], best: int) -> list[int]:
+    """The places next to one another, of those with a score, around the best."""
+    run = [best]
+    while run[0] - 1 in places:
+        run.insert(0, run[0] - 1)
+    while run[-1] + 1 in places:
+        run.append(run[-1] + 1)
+    return run
+
+
+def _kernel(a: Array, b: Array) -> Array:
+    """Squared exponential, of SIGNAL and LENGTH."""
+    distance: Array = (a[:, None] - b[None, :]) / LENGTH
+    return SIGNAL**2 * np.exp(-0.5 * distance**2)

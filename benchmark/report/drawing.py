@@ -47,7 +47,7 @@ PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 # Points and lines on white, no frame, and nothing left to the settings of the machine.
 STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
-    "font.backbone": "DejaVu Sans",
+    "font.family": "DejaVu Sans",
     "font.size": 9.5,
     # A dollar sign in a name is a dollar sign.
     "text.parse_math": False,

@@ -33,7 +33,7 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     count = manifest["splits"]["train"]["count"]
     if training.get("batch_size", 0) > count:
         raise UserError(
-            f"training: batch_size {training['batch']} is larger than the training split of {count} images"
+            f"training: batch_size {training['batch_size']} is larger than the training split of {count} images"
         )
     context = Context(
         shape=shape,

@@ -151,8 +151,9 @@ def _reach(
         yield f"A better rate may lie beyond those tried for {', '.join(edges)}."
     recipe = params.methods[evidence.recipe]
     if isinstance(recipe, MethodParams):
+        steps = plan.images_seen(recipe, evidence.backbone) // evidence.batch
         yield (
-            f"A training on {params.track} ({params.title}) has {recipe.images_seen // evidence.batch:,} "
+            f"A training on {params.track} ({params.title}) has {steps:,} "
             "steps; longer ones, larger networks or other images may order the schemes otherwise."
         )
 

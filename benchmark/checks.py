@@ -30,6 +30,11 @@ def view_options() -> dict[str, Any]:
     return dict(registry.constant(VIEWS_FILE, "OPTIONS"))
 
 
+def view_defaults() -> dict[str, Any]:
+    """The values of the fields that need not be given."""
+    return dict(registry.constant(VIEWS_FILE, "DEFAULTS"))
+
+
 TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "bool"}
 """How a teacher's norms get their statistics; see `benchmark.methods.base.Policy`."""
 
@@ -57,7 +62,7 @@ def checked(params: Params) -> Params:
                 name: _optimizer(name, optimizer) for name, optimizer in params.optimizers.items()
             },
             "views": {
-                name: check_options(f"views: {name}", view, view_options())
+                name: check_options(f"views: {name}", view, view_options(), view_defaults())
                 for name, view in params.views.items()
             },
             "schemes": {name: _scheme(name, scheme, params) for name, scheme in schemes.items()},
@@ -174,10 +179,13 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
                 least = "> 0" if field == "learning_rate" else ">= 0"
                 raise UserError(f"methods: {name}.{field}.{backbone} is {value}, expected {least}")
     batch = method.batch_size or params.training.batch_size
-    if method.images_seen < batch:
-        raise UserError(
-            f"methods: {name}.images_seen is {method.images_seen}, less than one batch of {batch}"
-        )
+    lengths = method.images_seen
+    for backbone, count in (lengths if isinstance(lengths, dict) else {"": lengths}).items():
+        if backbone and backbone not in params.backbones:
+            raise unknown(f"backbone in methods.{name}.images_seen", backbone, params.backbones)
+        if count < batch:
+            where = f"{name}.images_seen" + (f".{backbone}" if backbone else "")
+            raise UserError(f"methods: {where} is {count}, less than one batch of {batch}")
     if method.learning_rates_from is not None and not isinstance(
         params.methods.get(method.learning_rates_from), MethodParams
     ):
@@ -206,12 +214,12 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
         for method in grid.methods:
             recipe = params.methods[method]
             for backbone in grid.backbones:
-                if isinstance(recipe, MethodParams) and not (
-                    backbone in recipe.learning_rate and backbone in recipe.weight_decay
-                ):
-                    raise UserError(
-                        f"methods: {method} has no learning_rate and weight_decay for {backbone!r}"
-                    )
+                if not isinstance(recipe, MethodParams):
+                    continue
+                for field in ("images_seen", "learning_rate", "weight_decay"):
+                    given = getattr(recipe, field)
+                    if isinstance(given, dict) and backbone not in given:
+                        raise UserError(f"methods: {method}.{field} has no {backbone!r}")
     splits = params.data.splits
     calibration = params.evaluation.precise_bn_batch_size
     if isinstance(splits.train, int) and calibration > splits.train:

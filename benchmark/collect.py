@@ -120,6 +120,11 @@ def read_one(file: Path) -> Published:
         found = json.loads(raw)
         names = Names(**{key: found[key] for key in NAMES})
         record = found["record"]
+        if record.get("schema") == 1:
+            raise UserError(
+                f"{file}: a record of version 1, which this version does not read: remove it and train the "
+                "cell again"
+            )
         if set(record) != set(KEYS) or record["schema"] != SCHEMA:
             raise ValueError(f"its keys are {', '.join(record)}")
         expected, actual = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import canonical, registry
-from benchmark.checks import VIEWS_FILE
+from benchmark.checks import VIEWS_FILE, view_defaults
 from benchmark.errors import UserError, unknown
 from benchmark.schema import PIXELS, SECTIONS, MethodParams, Params
 
@@ -185,6 +185,12 @@ def default_setting(params: Params, row: Row) -> tuple[float, float]:
     return recipe.learning_rate[row.backbone], recipe.weight_decay[row.backbone]
 
 
+def images_seen(recipe: MethodParams, backbone: str) -> int:
+    """How many training images a recipe shows to a backbone."""
+    found = recipe.images_seen
+    return found[backbone] if isinstance(found, dict) else found
+
+
 def tuned_row(params: Params, row: Row) -> Row:
     """The row whose sweep gives a row its rates: itself, where its recipe names no other."""
     recipe = params.methods[row.method]
@@ -275,17 +281,17 @@ def resolve(
         used |= registry.versions("optimizer", optimizer["name"])
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
-            **params.training.model_dump(exclude={"teacher", "clip_grad_norm"}),
+            **params.training.model_dump(exclude={"teacher", "clip_grad_norm"}, exclude_none=True),
             **({"batch_size": recipe.batch_size} if recipe.batch_size else {}),
             "view_batching": recipe.view_batching or declared.get("view_batching", "separate"),
-            "images_seen": recipe.images_seen,
+            "images_seen": images_seen(recipe, row.backbone),
             "learning_rate": setting[0],
             "weight_decay": setting[1],
             "optimizer": {
                 "name": optimizer["name"],
                 **registry.essential("optimizer", optimizer["name"], _named(optimizer)),
             },
-            "views": [params.views[view] for view in recipe.views],
+            "views": [_essential_view(params.views[view]) for view in recipe.views],
         }
         # What is not done has no key, so that what may be done later changes no fingerprint of today.
         if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
@@ -304,7 +310,10 @@ def resolve(
         },
         "norms": norms,
         "training": training,
-        "evaluation": {**params.evaluation.model_dump(mode="json"), "judge": judge},
+        "evaluation": {
+            **params.evaluation.model_dump(mode="json", exclude_none=True),
+            "judge": judge,
+        },
         "seed": seed,
     }
     # Plain JSON values, so that a cell is the same before and after it has been sent or stored.
@@ -313,6 +322,12 @@ def resolve(
         track=params.track, experiment=experiment, method=row.method, backbone=row.backbone,
         scheme=row.scheme, seed=seed, label=label, config=config, components=used,
     )  # fmt: skip
+
+
+def _essential_view(view: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a view that are not at their default."""
+    defaults = view_defaults()
+    return {key: value for key, value in view.items() if defaults.get(key) != value}
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:

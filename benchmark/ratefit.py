@@ -1,9 +1,9 @@
 """The best learning rate of a sweep, by a smooth fit of the score over the logarithm of the rate.
 
-The maximum over a few rates with a few seeds picks noise: it is decided by whichever seed was lucky, and
-lands a whole step away from the best rate as often as not. A Gaussian process with a fixed kernel borrows
-from the neighbours, may choose a rate between those tried, and follows the cliff beyond which trainings
-fail, which a parabola does not. `tests/test_ratefit.py` compares it with the maximum on planted sweeps.
+The maximum over a few rates with a few seeds picks noise: whichever seed was lucky decides it, and it is
+a whole step away from the best rate as often as not. A Gaussian process with a fixed kernel borrows from
+the neighbours, may choose a rate between those tried, and follows the cliff beyond which trainings fail,
+which a parabola does not. `tests/test_ratefit.py` compares it with the maximum on planted sweeps.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
     noise = np.array([max(spread / len(whole[place]) ** 0.5, LEAST_NOISE) for place in run])
     centre = float(values.mean())
     covariance = _kernel(places, places) + np.diag(noise**2)
-    weights: Array = np.linalg.solve(covariance, values - centre)
+    weights = np.asarray(np.linalg.solve(covariance, values - centre), dtype=np.float64)
     candidates = np.linspace(run[0], run[-1], (run[-1] - run[0]) * RESOLUTION + 1)
     expected = centre + _kernel(candidates, places) @ weights
     # Rounded, so that the choice does not hang on the last bits of a linear solver.

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import canonical
+from benchmark.errors import UserError
 from benchmark.plan import Cell
 
-SCHEMA = 1
+SCHEMA = 2
 
 KEYS = (
     "schema", "fingerprint", "dataset", "cell", "components", "environment", "status", "result",
@@ -58,9 +59,16 @@ def record(
 def store(root: Path) -> Store:
     """A project's store: in `$BENCHMARK_HOME`, or in `.benchmark` at the top.
 
-    Outside DVC's outputs, which DVC removes before it runs a stage.
+    Outside DVC's outputs, which DVC removes before it runs a stage. Raises UserError for a store of an
+    earlier version: its records could not be used, and their bulk would stay.
     """
-    return Store(Path(os.environ.get("BENCHMARK_HOME") or root / ".benchmark"))
+    found = Store(Path(os.environ.get("BENCHMARK_HOME") or root / ".benchmark"))
+    if (schema := found.schema()) not in (None, SCHEMA):
+        raise UserError(
+            f"{found.folder} was made by version {schema} of the benchmark: move it away or delete it, "
+            "and run the command again"
+        )
+    return found
 
 
 class Store:
@@ -68,6 +76,20 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def schema(self) -> int | None:
+        """The version that made the store, None where it holds nothing yet."""
+        try:
+            return int((self.folder / "schema").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            # Version 1 did not write it down.
+            return 1 if any((self.folder / "cells").glob("*/record.json")) else None
+        except ValueError as error:
+            raise UserError(f"{self.folder / 'schema'}: not a version ({error})") from None
+
+    def _write_schema(self) -> None:
+        if not (self.folder / "schema").is_file():
+            canonical.write(self.folder / "schema", f"{SCHEMA}\n")
 
     def of(self, fingerprint: str) -> Path:
         """The cell's folder."""
@@ -108,6 +130,7 @@ class Store:
     def put(self, entry: Mapping[str, Any], run_log: Mapping[str, Any]) -> None:
         """Stores a cell's record and run log; its checkpoint is no longer needed."""
         folder = self.of(entry["fingerprint"])
+        self._write_schema()
         canonical.write_sealed(folder / "run.json", run_log)
         canonical.write_sealed(folder / "record.json", entry)
         if entry["status"] in FINAL:
@@ -128,4 +151,5 @@ class Store:
 
     def adopt(self, entry: Mapping[str, Any]) -> None:
         """Stores a record that was made elsewhere, so without a run log."""
+        self._write_schema()
         canonical.write_sealed(self.of(entry["fingerprint"]) / "record.json", entry)

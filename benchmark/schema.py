@@ -66,8 +66,8 @@ class MethodParams(Model):
 
     method: str | None = None
     """The method, where the entry is not called after it."""
-    images_seen: int = Field(ge=1)
-    """Training images seen, repetitions counted and views not."""
+    images_seen: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]]
+    """For every backbone, or by backbone. Training images seen, repetitions counted and views not."""
     views: tuple[str, ...]
     """The name of a view for each view the method takes."""
     view_batching: Literal["separate", "joint"] | None = None
@@ -78,7 +78,7 @@ class MethodParams(Model):
     weight_decay: dict[str, float]
     """By backbone; the weight decay at the start where `weight_decay_end` has one too."""
     weight_decay_end: dict[str, float] = Field(default_factory=dict)
-    """By backbone: where the weight decay arrives at the end, along a half cosine; constant if not given."""
+    """By backbone: what the weight decay rises to, along a half cosine; it is constant if not given."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm, where it is not the track's."""
     batch_size: int | None = Field(default=None, ge=2)

@@ -40,7 +40,7 @@ def config(views: int, seed: int = 0) -> dict[str, Any]:
     """What diagnostics need to know of a cell with so many views; without any, it is not trained."""
     return {
         "training": {"batch_size": BATCH, "views": [VIEWS] * views} if views else None,
-        "evaluation": {"knn_k": [5, 20], "temperature": 0.07, "judge": "test"},
+        "evaluation": {"knn_k": [5, 20], "knn_temperature": 0.07, "judge": "test"},
         "seed": seed,
     }
 

@@ -45,13 +45,14 @@ BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
         "stem_kernel": 3,
         "stem_stride": 1,
         "stem_pool": False,
+        "branch_gain": 1,
     },
     "vit": {
         "embed_dim": 16,
         "depth": 2,
         "num_heads": 2,
         "mlp_ratio": 2.0,
-        "patch": 4,
+        "patch_size": 4,
         "placement": "pre",
         "final_norm": "before-pool",
         "mlp_norm": False,
@@ -142,7 +143,7 @@ def build(
     spec = spec or {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
     config = {
         "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
-        "backbone": {"name": backbone, **options("backbone", backbone, BACKBONE_OPTIONS)},
+        "backbone": {"model": backbone, **options("backbone", backbone, BACKBONE_OPTIONS)},
         "norms": dict.fromkeys(SECTIONS, spec),
         "training": {"batch_size": BATCH, "view_batching": "separate", "teacher": TEACHER}
         | (training or {}),
@@ -166,10 +167,10 @@ def legal(method: str, backbone: str, norm: str) -> bool:
 
 def backbones() -> list[tuple[str, str]]:
     """Every backbone with every norm that is defined in it."""
-    return [(f, n) for f in BACKBONES for n in NORMS if legal("supervised", f, n)]
+    return [(b, n) for b in BACKBONES for n in NORMS if legal("supervised", b, n)]
 
 
-def backbone(backbone: str, norm: str, seed: int = 0) -> Backbone:
+def encoder(backbone: str, norm: str, seed: int = 0) -> Backbone:
     """A backbone with its initial weights."""
     return build("supervised", backbone, norm, seed).backbone
 

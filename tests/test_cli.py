@@ -79,9 +79,9 @@ def test_what_the_grammar_does_not_know_exits_with_2(
         ("schemes/bn", {"norm": "bnn"}, "unknown norm 'bnn'; did you mean 'bn'"),
         ("schemes/bn", {"bakbone": {"norm": "bn"}}, "'bakbone'; did you mean 'backbone'"),
         ("backbones/resnett", {}, "unknown backbone 'resnett'; did you mean 'resnet'"),
-        ("training/batch", "32", "training.batch is '32'"),
-        ("training/batch", 161, "batch 161 is larger than the training split of 160"),
-        ("evaluation/temperature", float("nan"), "evaluation.temperature is nan"),
+        ("training/batch_size", "32", "training.batch_size is '32'"),
+        ("training/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
+        ("evaluation/knn_temperature", float("nan"), "evaluation.knn_temperature is nan"),
         ("schemes/bn", {"backbone": {"norm": "bn"}}, "no norm for the projector of simclr"),
         ("track", "other", "track is 'other', expected 'mini'"),
     ],
@@ -149,7 +149,7 @@ def test_images_built_from_other_params_are_refused(
         ("moco-resnet-bn-s0", "methods/moco/options/queue", 64, "more than a quarter of the 160"),
         ("moco-resnet-bn-s0", "methods/moco/options/queue", 40, "not a multiple of 32"),
         ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
-        ("simclr-resnet-bn-s0", "backbones/resnet/channels", [8], "must have four entries"),
+        ("simclr-resnet-bn-s0", "backbones/resnet/arguments/channels", [8], "must have four entries"),
         ("simclr-resnet-bn-s0", "schemes/bn", {"norm": "gn", "groups": 3}, "do not divide 8"),
         (
             "simclr-resnet-bn-s0",
@@ -184,7 +184,7 @@ def test_groups_that_divide_every_layer_are_allowed() -> None:
     from benchmark.training import network
 
     tree = tiny.changed(tiny.raw(), "schemes/bn", {"norm": "gn", "groups": 3})
-    tree["backbones"]["resnet"]["channels"] = [12, 12, 24, 24]
+    tree["backbones"]["resnet"]["arguments"]["channels"] = [12, 12, 24, 24]
     tree["methods"]["simclr"]["options"]["hidden"] = 24
     counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
     manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}

@@ -216,7 +216,7 @@ def test_a_killed_worker_costs_its_cell_only(
     root, _, started = long
     tree = tiny.raw()
     tree["experiments"]["long"]["methods"] = ["rotation", "raw-pixels"]
-    tree["methods"]["rotation"]["images"] = 500 * tiny.BATCH
+    tree["methods"]["rotation"]["images_seen"] = 500 * tiny.BATCH
     cell = tiny.cell("rotation-resnet-bn-s0", "long", tree)
     checkpoint = tiny.store(root).checkpoint(cell.fingerprint(tiny.dataset(root)))
     tiny.write_params(root, tree)

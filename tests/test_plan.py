@@ -40,7 +40,7 @@ def every_cell(found: Params) -> list[Cell]:
     return [cell for name in found.experiments for cell in plan.cells(found, name, tuned(found))]
 
 
-def test_the_grid_is_methods_by_families_by_schemes_by_seeds(real: dict[str, Any]) -> None:
+def test_the_grid_is_methods_by_backbones_by_schemes_by_seeds(real: dict[str, Any]) -> None:
     found = parse(real, "params.yaml")
     for name, experiment in found.experiments.items():
         cells = plan.cells(found, name, tuned(found))
@@ -93,11 +93,11 @@ def test_a_recipe_may_have_a_batch_of_its_own() -> None:
     base, small = (
         copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config)) for name in ("simclr", "small")
     )
-    assert small["training"].pop("batch") == 4
-    assert base["training"].pop("batch") == tiny.BATCH
+    assert small["training"].pop("batch_size") == 4
+    assert base["training"].pop("batch_size") == tiny.BATCH
     assert small == base
     with pytest.raises(UserError, match="less than one batch of 4096"):
-        tiny.params(tiny.changed(tree, "methods/small/batch", 4096))
+        tiny.params(tiny.changed(tree, "methods/small/batch_size", 4096))
 
 
 def test_a_recipe_can_take_the_rates_that_another_was_tuned_to() -> None:
@@ -117,14 +117,14 @@ def test_a_recipe_can_take_the_rates_that_another_was_tuned_to() -> None:
     cells = plan.cells(found, "leaderboard", dict.fromkeys(rows, (0.0123, 0.00456)))
     (longer,) = [cell for cell in cells if cell.label == "longer-resnet-bn-s0"]
     assert longer.config["training"]["learning_rate"] == 0.0123
-    assert longer.config["training"]["images"] == 64
+    assert longer.config["training"]["images_seen"] == 64
     alone = tiny.changed(tree, "experiments/leaderboard/methods", ["longer"])
     with pytest.raises(UserError, match="no rate for simclr-resnet-bn"):
         plan.cells(tiny.params(alone), "leaderboard", {})
     with pytest.raises(
         UserError, match=r"unknown recipe of methods\.longer\.learning_rates_from 'simclrr'"
     ):
-        tiny.params(tiny.changed(tree, "methods/longer/tuned_as", "simclrr"))
+        tiny.params(tiny.changed(tree, "methods/longer/learning_rates_from", "simclrr"))
     tree["methods"]["longest"] = {"extends": "longer", "learning_rates_from": "longer"}
     with pytest.raises(UserError, match="longer, which has no rates of its own"):
         tiny.params(tree)
@@ -147,7 +147,7 @@ def test_the_key_of_a_training_leaves_out_what_is_measured_on_it() -> None:
     assert trained.training_key("images") != cell.training_key("images")
 
 
-def test_a_recipe_like_another_differs_in_what_it_names_alone() -> None:
+def test_a_recipe_that_extends_another_differs_in_what_it_names_alone() -> None:
     tree = tiny.raw()
     tree["methods"]["hot"] = {"extends": "simclr", "options": {"temperature": 0.7}}
     tree["methods"]["hot-short"] = {"extends": "hot", "images_seen": 64}
@@ -163,8 +163,8 @@ def test_a_recipe_like_another_differs_in_what_it_names_alone() -> None:
     base["method"].pop("temperature")
     assert hot == base
     assert short["method"].pop("temperature") == 0.7
-    assert short["training"].pop("images") == 64
-    hot["training"].pop("images")
+    assert short["training"].pop("images_seen") == 64
+    hot["training"].pop("images_seen")
     assert short == hot
     assert cells["hot-resnet-bn-s0"].components == cells["simclr-resnet-bn-s0"].components
 
@@ -197,7 +197,7 @@ def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
 
 
 def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None:
-    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/rates", "tuned")
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/learning_rates", "tuned")
     found = tiny.params(tree)
     for cell in plan.cells(found, "leaderboard", tuned(found)):
         training = cell.config["training"]
@@ -225,7 +225,7 @@ def test_a_scheme_gives_each_section_its_norm() -> None:
         ),
         (
             {"norm": "bn", "vit": {"placement": "post"}},
-            "scheme bn has options of vit, and the backbone is resnet",
+            "scheme bn has arguments of vit, and the backbone is resnet",
         ),
         (
             {"backbone": {"norm": "bn"}, "heads": {"norm": "bn"}, "predictor": {"norm": "ln"}},
@@ -241,7 +241,7 @@ def test_a_scheme_that_names_what_a_row_does_not_have_is_refused(
         plan.cells(tiny.params(tree), "leaderboard", None)
 
 
-def test_a_scheme_sets_a_teachers_policy_and_a_familys_options() -> None:
+def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments() -> None:
     tree = tiny.raw()
     scheme = {"norm": "bn", "teacher": {"statistics": "eman"}, "vit": {"placement": "post"}}
     tree["schemes"]["special"] = scheme

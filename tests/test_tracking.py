@@ -50,7 +50,7 @@ def publish(
     label = f"simclr-vit-{scheme}-s{seed}"
     config = {
         "method": {"name": "simclr", "temperature": 0.2},
-        "backbone": {"name": "vit", "width": 64},
+        "backbone": {"model": "vit", "embed_dim": 64},
         "norms": {"backbone": {"norm": scheme}, "projector": {"norm": "gn", "groups": 8}},
         "training": {
             "learning_rate": 0.1,

@@ -63,8 +63,8 @@ class Reader:
             return
         tree = merged(self.tree, YAML(typ="safe", pure=True).load(lines))
         for recipe in tree["methods"].values():
-            if "images" in recipe:
-                recipe["images"] = min(recipe["images"], STEPS * tree["training"]["batch_size"])
+            if "images_seen" in recipe:
+                recipe["images_seen"] = min(recipe["images_seen"], STEPS * tree["training"]["batch_size"])
         assert path.name == "params.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         tiny.write_params(path.parent, tree)

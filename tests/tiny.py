@@ -52,8 +52,9 @@ def raw() -> dict[str, Any]:
         "splits": COUNTS,
         "seed": 0,
     }
-    found["backbones"]["resnet"] |= {"channels": [8, 8, 16, 16], "stem_stride": 1}
-    found["backbones"]["vit"] |= {"embed_dim": 16, "depth": 1, "mlp_ratio": 2, "patch": 4}
+    resnet, vit = (found["backbones"][name]["arguments"] for name in ("resnet", "vit"))
+    resnet |= {"channels": [8, 8, 16, 16], "stem_stride": 1}
+    vit |= {"embed_dim": 16, "depth": 1, "mlp_ratio": 2, "patch_size": 4}
     found["schemes"]["gn"]["groups"] = 4
     found["training"]["batch_size"] = BATCH
     found["evaluation"] |= {
@@ -62,12 +63,12 @@ def raw() -> dict[str, Any]:
         "precise_bn_batch_size": 40,
     }
     for recipe in found["methods"].values():
-        if "images" in recipe:
-            recipe["images"] = 30 * BATCH
+        if "images_seen" in recipe:
+            recipe["images_seen"] = 30 * BATCH
     found["methods"]["simclr"]["options"] |= {"hidden": 16, "output": 8}
     found["methods"]["moco"]["options"] |= {"hidden": 16, "output": 8, "queue": BATCH}
     found["methods"]["mae"]["options"] |= {"patch": 4, "decoder_width": 16}
-    found["methods"]["rotation"]["images"] = LONG * BATCH
+    found["methods"]["rotation"]["images_seen"] = LONG * BATCH
     found["methods"]["supervised"]["learning_rate"]["resnet"] = 1.0e9
     grid = {"backbones": ["resnet"], "seeds": [0], "learning_rates": "default"}
     found["experiments"] = {

@@ -133,7 +133,11 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
         return
 
     def flat(entry: MethodParams) -> dict[str, Any]:
-        both = {"images": entry.images_seen, "views": " and ".join(entry.views), **entry.options}
+        both = {
+            "images": _images_seen(entry, asked.backbone),
+            "views": " and ".join(entry.views),
+            **entry.options,
+        }
         both["weight decay"] = entry.weight_decay.get(asked.backbone)
         return both if tuned else {**both, "learning rate": entry.learning_rate.get(asked.backbone)}
 
@@ -141,6 +145,12 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
     for key, value in flat(own).items():
         if value != theirs.get(key):
             yield f"{key} {value} instead of {theirs.get(key)}"
+
+
+def _images_seen(entry: MethodParams, backbone: str) -> int | None:
+    """None where the recipe is not meant for the backbone."""
+    lengths = entry.images_seen
+    return lengths.get(backbone) if isinstance(lengths, dict) else lengths
 
 
 def _spreads(shelf: Shelf, backbone: str, rows: Sequence[Shelved]) -> tuple[Spread, Spread]:

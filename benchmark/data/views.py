@@ -7,7 +7,7 @@ numbers come from CPU generators keyed by seed, step and view, so views are the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,6 +32,14 @@ OPTIONS = {
     "solarize": "0 <= float <= 1",
 }
 """The fields of one view and what they may hold; probabilities unless torchvision names a factor."""
+
+DEFAULTS = {"blur": 0.0, "solarize": 0.0}
+"""What need not be said; a cell's configuration holds what differs from it, see `complete`."""
+
+
+def complete(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a view as a cell's configuration has it."""
+    return DEFAULTS | dict(spec)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def views(
     `images` (N, C, H, W), float in 0..1; so is each view. Views of one spec are made together, which
     gives the same bits as one after another in fewer and larger operations.
     """
+    specs = [complete(spec) for spec in specs]
     drawn = [draw(len(images), *pair) for pair in zip(specs, generators, strict=True)]
     if all(spec == specs[0] for spec in specs):
         together = Draws(*(torch.cat(parts) for parts in zip(*map(_parts, drawn), strict=True)))
@@ -79,6 +88,7 @@ def _parts(draws: Draws) -> list[Tensor]:
 
 def view(images: Tensor, spec: dict[str, Any], generator: torch.Generator) -> Tensor:
     """One random view of each image (N, C, H, W), float in 0..1; same shape and range."""
+    spec = complete(spec)
     return apply(images, spec, draw(len(images), spec, generator))
 
 

@@ -76,7 +76,8 @@ def diagnose(
             sections = {name: sections[name] | found[name] for name in sections}
         if training:
             shares = three_way(
-                method.evaluated, splits["train"], judged, training["batch_size"], spec, standardise, seed
+                method.evaluated, splits["train"], judged, training["batch_size"], spec,
+                standardise, seed,
             )  # fmt: skip
     return {"sections": sections, "leakage": leaks, "three_way": shares}
 
@@ -165,7 +166,10 @@ def _leakage(
 
 
 def _pretext(method: Method, held_out: HeldOut, batch: int) -> tuple[float, float] | None:
-    """See `leakage.pretext_accuracies`; null without positives, or where their target's network has fewer than two groups."""
+    """See `leakage.pretext_accuracies`.
+
+    Null without positives, and where their target's network has fewer than two groups.
+    """
     pair = method.pair() if len(held_out.specs) > 1 else None
     if pair is None or grouping(pair.second, batch) is None:
         return None

@@ -1,4 +1,4 @@
-"""Root-mean-square normalization (Zhang & Sennrich 2019, 1910.07467), of a sample or of each position."""
+"""Root-mean-square normalization (Zhang & Sennrich 2019, 1910.07467), by sample or by position."""
 
 from __future__ import annotations
 

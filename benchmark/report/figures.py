@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.report import drawing
 from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, Mark, mark
-from benchmark.report.leaderboard import CONTROLS, Entry, Table, is_fixed
+from benchmark.report.leaderboard import CONTROLS, RANKING, Entry, Table, is_fixed
 
 RIGHT = 0.985
 """Where the last panel ends, as a share of the width."""
@@ -63,7 +63,7 @@ def _methods(table: Table) -> list[str]:
         if entry.control:
             controls[entry.row.method] = CONTROLS.index(entry.method)
             continue
-        found = entry.estimates["knn"]
+        found = entry.estimates[RANKING]
         value = found.mean if found else -1.0
         best[entry.row.method] = max(value, best.get(entry.row.method, -1.0))
     ranked = sorted(best, key=lambda method: (-best[method], method))
@@ -110,12 +110,12 @@ def _panel(panel: Any, table: Table, backbone: str, lines: dict[str, dict[str, i
 
 
 def _reference(panel: Any, entry: Entry) -> None:
-    if found := entry.estimates["knn"]:
+    if found := entry.estimates[RANKING]:
         panel.axvline(100 * found.mean, color="#111111", linewidth=1.1, dashes=(3, 2.2), zorder=2)
 
 
 def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
-    found = entry.estimates["knn"]
+    found = entry.estimates[RANKING]
     failed = ", ".join(f"{n} {status}" for status, n in entry.counts.items() if status != "done")
     note = failed or ("no finite embedding" if found is None else "")
     if found is None:
@@ -142,7 +142,7 @@ def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
 
 def _scale(panel: Any, table: Table) -> None:
     """One scale for all panels, from the lowest interval to the highest."""
-    found = [e.estimates["knn"] for e in table.entries]
+    found = [e.estimates[RANKING] for e in table.entries]
     ends = [
         100 * end
         for estimate in found
@@ -162,7 +162,7 @@ def _legend(figure: Any, panel: Any, table: Table) -> None:
         Line2D([], [], linewidth=1.4, label=scheme, **mark(place).style)
         for place, scheme in enumerate(table.schemes)
     ]
-    if any(is_fixed(entry.row) and entry.estimates["knn"] for entry in table.entries):
+    if any(is_fixed(entry.row) and entry.estimates[RANKING] for entry in table.entries):
         handles.append(
             Line2D([], [], color="#111111", linewidth=1.1, dashes=(3, 2.2), label="raw pixels")
         )

@@ -6,6 +6,7 @@ puts its row behind every row whose seeds all finished.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,15 @@ from benchmark.errors import UserError
 from benchmark.plan import Cell, Row
 from benchmark.provenance import published as provenance
 from benchmark.provenance.published import Origin
-from benchmark.report import statistics
+from benchmark.report import gate, statistics
 from benchmark.report.statistics import Estimate, Spread
 from benchmark.schema import PIXELS, Params
 
 CONTROLS = ("supervised", "untrained", "raw-pixels")
 """What the methods are held against, in the order in which they stand below them."""
+
+RANKING = "knn_reestimated"
+"""The metric that ranks rows: the one that tunes learning rates and decides claims."""
 
 STATUSES = ("done", "diverged", "out-of-memory", "crashed")
 """From best to worst."""
@@ -100,15 +104,22 @@ class Entry:
     """Whether every seed has a kNN accuracy; other rows stand behind those."""
     control: bool
     rank: int | None
-    """Within the backbone, from 1; null for controls."""
+    """Within the backbone, from 1; null for controls and for rows that have learnt nothing."""
+    learnt: bool | None
+    """Whether it is better than raw pixels and untrained backbones, see `gate`; null where the
+    experiment lacks one of these."""
     best: bool
-    """Whether this is the best of several schemes of its method and backbone, by mean kNN."""
+    """Whether this is the best of several schemes of its method and backbone, of those that learnt."""
+    tied: bool
+    """Whether it is the best one or is not told apart from it."""
     rates: Rates | None
     cost: Cost
     penalty_at_edge: bool
     """Whether a seed's linear probe chose the weakest or the strongest penalty."""
     environments: tuple[int, ...]
     """Places in the table's environments."""
+    updates: Mapping[str, float | None]
+    """By section the median relative update of the weights, ‖Δw‖ / ‖w‖ a step, the mean over seeds."""
     collapse: Mapping[str, float | None]
     """By section √d · embedding std, the mean over seeds: about 1 when spread evenly, 0 collapsed."""
     records: tuple[Published, ...]
@@ -173,11 +184,11 @@ def metrics(params: Params) -> tuple[Metric, ...]:
     """The table's columns of accuracies; the first one ranks."""
     near, far = params.evaluation.knn_k
     return (
-        Metric("knn", f"pooled.knn{near}", "kNN"),
-        Metric("knn_reestimated", f"pooled_reestimated.knn{near}", "kNN re-est."),
-        Metric(f"knn{far}", f"pooled.knn{far}", f"kNN-{far}"),
-        Metric("linear", "pooled.linear", "linear"),
-        Metric("class_token", f"class_token.knn{near}", "class token"),
+        Metric(RANKING, f"pooled_reestimated.knn{near}", "kNN"),
+        Metric("knn", f"pooled.knn{near}", "kNN, running"),
+        Metric(f"knn{far}", f"pooled_reestimated.knn{far}", f"kNN-{far}"),
+        Metric("linear", "pooled_reestimated.linear", "linear"),
+        Metric("class_token", f"class_token_reestimated.knn{near}", "class token"),
     )
 
 
@@ -256,11 +267,14 @@ def build(
                 complete=len(values[row, columns[0].name]) == len(records[row]),
                 control=plan.component(params, row.method) in CONTROLS,
                 rank=None,
+                learnt=None,
                 best=False,
+                tied=False,
                 rates=_rates(params, row, swept.get(plan.tuned_row(params, row))),
                 cost=_cost(records[row]),
                 penalty_at_edge=_penalty_at_edge(records[row]),
                 environments=_places(records[row], environments),
+                updates=_updates(records[row]),
                 collapse=_collapse(records[row]),
                 records=tuple(records[row]),
                 origins=tuple(origins.get(p.label) for p in records[row]),
@@ -275,7 +289,7 @@ def build(
         metrics=columns,
         backbones=params.experiments[experiment].every("backbones"),
         schemes=params.experiments[experiment].every("schemes"),
-        entries=tuple(_ordered(entries, columns[0].name)),
+        entries=tuple(_ordered(entries, spreads)),
         pools=tuple(pools),
         environments=tuple(environments),
     )
@@ -358,7 +372,9 @@ def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | 
         return Rates(None, Setting(*plan.default_setting(params, row), None), False)
     return Rates(
         Setting(line["learning_rate"], line["weight_decay"], line["validation"]),
-        Setting(line["default_rate"], line["default_weight_decay"], line["default_validation"]),
+        Setting(
+            line["default_learning_rate"], line["default_weight_decay"], line["default_validation"]
+        ),
         bool(line["at_edge"]),
     )
 
@@ -376,11 +392,11 @@ def _cost(records: Sequence[Published]) -> Cost:
         for p in records
         if p.record["status"] == "done" and p.record["result"].get("flops_per_step") is not None
     ]
-    return Cost(size, training["images"], operations[0] if operations else None)
+    return Cost(size, training["images_seen"], operations[0] if operations else None)
 
 
 def _penalty_at_edge(records: Sequence[Published]) -> bool:
-    key = "pooled.linear.penalty_at_edge"
+    key = "pooled_reestimated.linear.penalty_at_edge"
     return any(bool(p.record["result"]["metrics"].get(key)) for p in records)
 
 
@@ -398,6 +414,20 @@ def _collapse(records: Sequence[Published]) -> dict[str, float | None]:
     return means
 
 
+def _updates(records: Sequence[Published]) -> dict[str, float | None]:
+    measured = [
+        (p.record["result"].get("diagnostics") or {})
+        .get("stability", {})
+        .get("relative_update", {})
+        for p in records
+    ]
+    means: dict[str, float | None] = {}
+    for section in dict.fromkeys(section for found in measured for section in found):
+        known = [found[section] for found in measured if found.get(section) is not None]
+        means[section] = statistics.mean(known) if known else None
+    return means
+
+
 def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list({canonical.compact(found): found for found in environments}.values())
 
@@ -408,14 +438,20 @@ def _places(
     return tuple(sorted({environments.index(p.record["environment"]) for p in records}))
 
 
-def _mean(entry: Entry, name: str) -> float:
-    found = entry.estimates[name]
+def _mean(entry: Entry) -> float:
+    found = entry.estimates[RANKING]
     return -1.0 if found is None else found.mean
 
 
-def _ordered(entries: Sequence[Entry], name: str) -> list[Entry]:
-    """Ranks the entries within their backbone by a metric and marks each method's best scheme."""
-    marked = [replace(entry, best=_is_best(entry, entries, name)) for entry in entries]
+def _ordered(
+    entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Spread]
+) -> list[Entry]:
+    """Ranks the entries within their backbone and marks each method's best schemes.
+
+    What has learnt nothing has no rank and no best scheme: it stands below what has.
+    """
+    gated = [replace(entry, learnt=_learnt(entry, entries)) for entry in entries]
+    marked = [_marked(entry, gated, spreads) for entry in gated]
     backbones = dict.fromkeys(e.row.backbone for e in marked)
     # A row without a backbone stands below all of them, wherever the experiment lists it.
     fixed = {e.row.backbone for e in marked if is_fixed(e.row)}
@@ -423,28 +459,48 @@ def _ordered(entries: Sequence[Entry], name: str) -> list[Entry]:
     for backbone in sorted(backbones, key=lambda backbone: backbone in fixed):
         own = [entry for entry in marked if entry.row.backbone == backbone]
         # Sorting is stable: equals keep the order of the experiment's lists.
-        ranked = sorted(
+        methods = sorted(
             (entry for entry in own if not entry.control),
-            key=lambda entry: (not entry.complete, -_mean(entry, name)),
+            key=lambda entry: (entry.learnt is False, not entry.complete, -_mean(entry)),
         )
-        ordered += [replace(entry, rank=place) for place, entry in enumerate(ranked, 1)]
+        ordered += [
+            entry if entry.learnt is False else replace(entry, rank=place)
+            for place, entry in enumerate(methods, 1)
+        ]
         ordered += sorted(
             (entry for entry in own if entry.control),
-            key=lambda e: (CONTROLS.index(e.method), not e.complete, -_mean(e, name)),
+            key=lambda e: (CONTROLS.index(e.method), not e.complete, -_mean(e)),
         )
     return ordered
 
 
-def _is_best(entry: Entry, entries: Sequence[Entry], name: str) -> bool:
-    rivals = [
-        other
+def _learnt(entry: Entry, entries: Sequence[Entry]) -> bool | None:
+    untrained = [
+        other.estimates[RANKING]
         for other in entries
-        if (other.row.method, other.row.backbone) == (entry.row.method, entry.row.backbone)
+        if other.method == "untrained" and other.row.backbone == entry.row.backbone
     ]
-    complete = [other for other in rivals if other.complete]
-    if len(rivals) < 2 or not complete:
-        return False
-    return max(complete, key=lambda other: _mean(other, name)) is entry
+    pixels = next((e.estimates[RANKING] for e in entries if e.method == "raw-pixels"), None)
+    least = gate.least(
+        [found.mean for found in untrained if found], pixels.mean if pixels else None
+    )
+    return None if least is None else _mean(entry) >= least
+
+
+def _marked(
+    entry: Entry, entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Spread]
+) -> Entry:
+    """The entry with what can be said of it among the schemes of its method and backbone."""
+    own = (entry.row.method, entry.row.backbone)
+    rivals = [other for other in entries if (other.row.method, other.row.backbone) == own]
+    able = [other for other in rivals if other.complete and other.learnt is not False]
+    if len(rivals) < 2 or entry not in able:
+        return entry
+    best = max(able, key=_mean)
+    spread = spreads[RANKING, entry.row.backbone, bool(entry.rates)]
+    halves = [statistics.half_width(spread, len(e.seeds)) for e in (best, entry)]
+    apart = math.inf if None in halves else math.hypot(*(half or 0.0 for half in halves))
+    return replace(entry, best=best is entry, tied=_mean(best) - _mean(entry) <= apart)
 
 
 def _severity(status: str) -> int:

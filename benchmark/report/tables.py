@@ -13,10 +13,11 @@ from typing import Any
 
 from benchmark import canonical
 from benchmark.provenance.published import MARKS, UNRECORDED, Origin, marks
-from benchmark.report.leaderboard import Cost, Entry, Metric, Setting, Table
+from benchmark.report.gate import LEARNT
+from benchmark.report.leaderboard import RANKING, Cost, Entry, Metric, Setting, Table
 from benchmark.report.statistics import LEVEL, Estimate
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON layout; see docs/leaderboard-json.md."""
 
 DIGITS = 6
@@ -35,7 +36,7 @@ SHORT_RULE = "mean ± t(.975; df) · s / √n; s within rows pooled over rows"
 MEASURED = ("backbone", "projector")
 """Sections that the diagnostics look at."""
 
-PARTIAL, RATE_EDGE, PENALTY_EDGE, MARKED = "†", "‡", "§", "¶"
+PARTIAL, RATE_EDGE, PENALTY_EDGE, MARKED, NOT_LEARNT = "†", "‡", "§", "¶", "∅"
 
 
 def escape(text: object) -> str:
@@ -76,19 +77,21 @@ def json(table: Table) -> str:
                 ],
             },
             "environments": [dict(environment) for environment in table.environments],
-            "rows": [_json_row(entry, table.neighbours[0]) for entry in table.entries],
+            "rows": [_json_row(entry, table.metrics[0]) for entry in table.entries],
         }
     )
 
 
-def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
+def _json_row(entry: Entry, ranking: Metric) -> dict[str, Any]:
     row: dict[str, Any] = {
         "method": entry.row.method,
         "backbone": entry.row.backbone,
         "scheme": entry.row.scheme,
         "control": entry.control,
         "rank": entry.rank,
+        "learnt": entry.learnt,
         "best_scheme": entry.best,
+        "tied_for_best": entry.tied,
         "seeds": list(entry.seeds),
         "status": entry.status,
         "statuses": entry.counts,
@@ -104,6 +107,7 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
     }
     row["linear_penalty_at_edge"] = entry.penalty_at_edge
     row["embedding_spread"] = {name: rounded(value) for name, value in entry.collapse.items()}
+    row["relative_update"] = {name: rounded(value) for name, value in entry.updates.items()}
     row["cost"] = {
         "parameters": entry.cost.parameters,
         "images": entry.cost.images,
@@ -115,7 +119,7 @@ def _json_row(entry: Entry, nearest: int) -> dict[str, Any]:
             "label": p.label,
             "seed": p.seed,
             "status": p.record["status"],
-            "knn": rounded(p.record["result"]["metrics"].get(f"pooled.knn{nearest}")),
+            ranking.name: rounded(p.record["result"]["metrics"].get(ranking.key)),
             "sha256": p.checksum,
             "provenance": _json_origin(origin),
             "marks": list(marks(origin, p)),
@@ -165,7 +169,8 @@ def rounded(value: float | None) -> float | None:
 def csv(table: Table) -> str:
     """The table with one line a row: accuracies in percent, empty where there is none."""
     names = [metric.name for metric in table.metrics]
-    head = ["rank", "backbone", "method", "scheme", "control", "best_scheme", "seeds", "status"]
+    head = ["rank", "backbone", "method", "scheme", "control", "learnt", "best_scheme"]
+    head += ["tied_for_best", "seeds", "status"]
     head += ["statuses"]
     for name in names:
         head += [f"{name}_percent{part}" for part in ("", "_low", "_high", "_sd")]
@@ -175,6 +180,7 @@ def csv(table: Table) -> str:
         "rate_at_edge",
         "linear_penalty_at_edge",
         *(f"spread_{section}" for section in MEASURED),
+        *(f"relative_update_{section}" for section in MEASURED),
         "parameters",
         "images",
         "tflop",
@@ -190,7 +196,8 @@ def csv(table: Table) -> str:
 
 def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
     row: list[Any] = [entry.rank, entry.row.backbone, entry.row.method, entry.row.scheme]
-    row += [_yes(entry.control), _yes(entry.best), " ".join(map(str, entry.seeds)), entry.status]
+    row += [_yes(entry.control), "" if entry.learnt is None else _yes(entry.learnt)]
+    row += [_yes(entry.best), _yes(entry.tied), " ".join(map(str, entry.seeds)), entry.status]
     row += [_counts(entry)]
     for name in names:
         found = entry.estimates[name]
@@ -205,6 +212,7 @@ def _csv_row(entry: Entry, names: Sequence[str]) -> list[Any]:
             row += [_percent(setting.validation, DIGITS - 2)]
     row += [_yes(rates.at_edge) if rates else None, _yes(entry.penalty_at_edge)]
     row += [rounded(entry.collapse.get(section)) for section in MEASURED]
+    row += [rounded(entry.updates.get(section)) for section in MEASURED]
     row += [entry.cost.parameters, entry.cost.images, rounded(entry.cost.tflop)]
     row += [" ".join(environment_name(place) for place in entry.environments), SHORT_RULE]
     return row
@@ -235,7 +243,7 @@ def markdown(table: Table, figure: str) -> str:
         f"![kNN accuracy by method and scheme]({figure})",
     ]
     for backbone in table.backbones:
-        parts += [f"## {_heading(_backbone(backbone))}", _family_table(table, backbone)]
+        parts += [f"## {_heading(_backbone(backbone))}", _backbone_table(table, backbone)]
     parts += ["## How to read this", _bullets(_reading(table))]
     parts += ["## The rules", _bullets(_rules(table))]
     parts += ["## Environments", _environments(table)]
@@ -243,28 +251,30 @@ def markdown(table: Table, figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _family_table(table: Table, backbone: str) -> str:
+def _backbone_table(table: Table, backbone: str) -> str:
     entries = table.of(backbone)
     own = [e for e in entries if e.row.backbone == backbone]
-    # A readout that the backbone's backbone does not have is no column.
+    # A readout that the backbone does not have is no column.
     columns = [
         metric
         for metric in table.metrics
         if metric.name != "class_token" or any(e.estimates[metric.name] for e in own)
     ]
     head = ["#", "method", "scheme", *(metric.title for metric in columns)]
-    head += ["spread", "lr tuned", "lr default", "params · images · TFLOP", "status"]
-    lines = [head, ["--:", ":--", ":--", *["--:"] * (len(columns) + 4), ":--"]]
+    head += ["spread", "update, %", "lr tuned", "lr default", "params · images · TFLOP", "status"]
+    lines = [head, ["--:", ":--", ":--", *["--:"] * (len(columns) + 5), ":--"]]
     many = len(table.environments) > 1
     for entry in entries:
         scheme = escape(entry.row.scheme)
         accuracies = []
         for place, metric in enumerate(columns):
-            same = metric.name == "knn_reestimated" and _is_same(entry, metric, columns[0])
+            same = metric.name == "knn" and _is_same(entry, metric, columns[0])
             shown = "=" if same else _accuracy(entry, metric.name)
-            accuracies.append(f"**{shown}**" if entry.best and place == 0 else shown)
+            accuracies.append(f"**{shown}**" if entry.tied and place == 0 else shown)
         tuned, default = _settings(entry)
         status = escape(_counts(entry))
+        if entry.learnt is False and not entry.control:
+            status += f" {NOT_LEARNT}"
         if many:
             status += f", env. {' '.join(environment_name(p) for p in entry.environments)}"
         if entry.marks:
@@ -273,9 +283,10 @@ def _family_table(table: Table, backbone: str) -> str:
             [
                 "" if entry.rank is None else str(entry.rank),
                 escape(entry.row.method),
-                f"**{scheme}**" if entry.best else scheme,
+                f"**{scheme}**" if entry.tied else scheme,
                 *accuracies,
                 _spread(entry),
+                _updates(entry),
                 tuned,
                 default,
                 _cost(entry.cost),
@@ -312,6 +323,11 @@ def _spread(entry: Entry) -> str:
     return " · ".join(shown) or "—"
 
 
+def _updates(entry: Entry) -> str:
+    shown = ("—" if value is None else f"{100 * value:.2g}" for value in entry.updates.values())
+    return " · ".join(shown) or "—"
+
+
 def _settings(entry: Entry) -> tuple[str, str]:
     rates = entry.rates
     if rates is None:
@@ -319,10 +335,7 @@ def _settings(entry: Entry) -> tuple[str, str]:
     mark = f" {RATE_EDGE}" if rates.at_edge else ""
     if rates.tuned is None:
         return "—", _setting(rates.default)
-    tuned = _setting(rates.tuned)
-    if rates.tuned.weight_decay != rates.default.weight_decay:
-        tuned += f", wd {rates.tuned.weight_decay:g}"
-    return tuned + mark, _setting(rates.default)
+    return _setting(rates.tuned) + mark, _setting(rates.default)
 
 
 def _setting(setting: Setting) -> str:
@@ -349,30 +362,38 @@ def _short(count: int) -> str:
 def _reading(table: Table) -> Iterable[str]:
     near, far = table.neighbours
     yield (
-        f"**kNN** is the top-1 accuracy of {near} nearest neighbours, with the running statistics "
-        "that training left behind; it ranks the rows. **kNN re-est.**: with batch statistics "
-        "estimated anew on the training split; `=` where that gives the same kNN for every seed, "
-        f"as it must without batch statistics. **kNN-{far}**: {far} neighbours. **linear**: a "
-        "linear probe, with running statistics. "
+        f"**kNN** is the top-1 accuracy of {near} nearest neighbours, with batch statistics "
+        "re-estimated on the training split; it tunes the learning rates, ranks the rows and decides "
+        "the claims. **kNN, running**: with the running statistics of the training; `=` where that "
+        "gives the same kNN for every seed, as it must without batch statistics. "
+        f"**kNN-{far}**: {far} neighbours. **linear**: a linear probe. "
         f"**class token**: {near} neighbours of the class token, for backbones that have one; every "
         "other column takes the pooled embedding."
     )
     yield (
-        "**Bold** marks the best scheme of each method by mean kNN. It was picked by the numbers "
-        "shown and is not a test: where intervals overlap much, take the order as undecided (the "
-        "interval of a difference of two rows is √2 times as wide as theirs)."
+        "**Bold** marks the best scheme of each method by mean kNN, and the schemes that are not told "
+        "apart from it: their difference is within the 95 % interval of a difference of two rows, √2 "
+        "times as wide as theirs and not adjusted for how many are compared."
+    )
+    yield (
+        f"{NOT_LEARNT} has learnt nothing: its kNN is not {100 * LEARNT:g} points above both raw pixels "
+        "and the best untrained backbone. Such a row has no rank, and no scheme of it is bold."
     )
     yield (
         "**lr tuned** is what the row was trained with, **lr default** the recipe's; `val.` is the "
-        "kNN accuracy on the *validation* split in the sweep (its own seeds, failures counted as "
-        "0), not comparable with the test columns. `wd` names a tuned weight decay where it is not "
-        "the recipe's."
+        "kNN accuracy on the *validation* split in the sweep (its own seeds; for lr tuned the value of "
+        "the fit through all rates), not comparable with the test columns."
     )
     yield (
         "**spread** is √d times the standard deviation of unit-length embeddings of d dimensions, "
         "averaged over them: near 1 when they point in all directions, 0 when they have collapsed to "
         "one. First the backbone's, whose features share a direction when healthy too; then the "
         "projector's, where the method has one."
+    )
+    yield (
+        "**update** is the relative size of a step, ‖Δw‖ / ‖w‖ over the weights of the backbone, then "
+        "of the projector and so on: the median over the training. One learning rate is another step "
+        "with and without a norm, since a norm makes the scale of the weights before it immaterial."
     )
     yield (
         "**params** counts the backbone; **images** are training images, repetitions counted and "
@@ -394,7 +415,7 @@ def _rules(table: Table) -> Iterable[str]:
         f"{escape(_backbone(pool.backbone))} {'trained' if pool.trained else 'untrained'} "
         f"s = {100 * pool.spread.sd:.2f}, df = {pool.spread.df}"
         for pool in table.pools
-        if pool.metric == "knn" and pool.spread.sd is not None
+        if pool.metric == RANKING and pool.spread.sd is not None
     ]
     if pools:
         yield f"For kNN, in points of accuracy: {'; '.join(pools)}."

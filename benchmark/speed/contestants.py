@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark import registry
+from benchmark.data.views import complete
 from benchmark.errors import UserError
 from benchmark.methods.base import Batch
 from benchmark.randomness import Draw
@@ -170,7 +171,7 @@ class Lightly(Loop):
             cj_hue=spec["hue"],
             min_scale=spec["crop_scale"][0],
             random_gray_scale=spec["grayscale"],
-            gaussian_blur=spec["blur"],
+            gaussian_blur=complete(spec)["blur"],
             hf_prob=spec["flip"],
             normalize={"mean": case.manifest["mean"], "std": case.manifest["std"]},
         )

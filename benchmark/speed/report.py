@@ -48,7 +48,7 @@ def entry(case: Case, threads: int, found: Sequence[Mapping[str, Stretch]]) -> d
     return {
         "case": case.name,
         "shape": [case.channels, case.side, case.side],
-        "batch_size": case.batch,
+        "batch": case.batch,
         "precision": case.precision,
         "threads": threads,
         "rounds": len(found),

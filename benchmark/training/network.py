@@ -33,7 +33,8 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     count = manifest["splits"]["train"]["count"]
     if training.get("batch_size", 0) > count:
         raise UserError(
-            f"training: batch_size {training['batch_size']} is larger than the training split of {count} images"
+            f"training: batch_size {training['batch_size']} is larger than the training split of "
+            f"{count} images"
         )
     context = Context(
         shape=shape,
@@ -63,10 +64,11 @@ def initialise(network: nn.Module, seed: int) -> None:
     """Draws every unnormalized weight from a generator keyed by the seed and the weight's own name.
 
     So a weight starts at the same value whatever norms, heads or other layers stand around it.
-    Convolutions: He normal by fan-out, as timm's ResNet. Linear layers and the patch embedding:
-    Xavier uniform, as MAE (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three
-    layers of one shape each, as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions: normal, see `TOKENS`. Norm
-    layers keep what their constructors, or a zero-initialised residual branch, gave them.
+    Convolutions: He normal by fan-out, as timm's ResNet. Linear layers and the patch embedding: Xavier
+    uniform, as MAE (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three layers
+    of one shape each, as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions:
+    normal, see `TOKENS`. Norm layers keep what their constructors, or a residual branch that starts at
+    zero, gave them.
     """
     for name, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):

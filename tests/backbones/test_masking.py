@@ -10,7 +10,7 @@ from lightly.models.utils import patchify
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone, patches, random_mask
 from benchmark.backbones.pixels import build as pixels
-from tests.small import backbones, images, norms, stir
+from tests.small import backbones, encoder, images, norms, stir
 
 
 def test_patches_are_rows_of_little_images():
@@ -54,7 +54,7 @@ def test_every_patch_is_hidden_as_often_and_masks_differ():
 
 
 def masked_backbone(backbone, norm):
-    network = backbone(backbone, norm)
+    network = encoder(backbone, norm)
     assert isinstance(network, MaskedBackbone)
     stir(network)
     return network.train()

@@ -15,7 +15,7 @@ from benchmark import registry
 from benchmark.backbones import resnet
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.errors import UserError
-from tests.small import NORMS, backbone, norms, stir
+from tests.small import NORMS, encoder, norms, stir
 
 RESNET18 = {"channels": [64, 128, 256, 512], "layers": [2, 2, 2, 2]}
 STEMS = {
@@ -54,7 +54,7 @@ def after(activates, x):
 @pytest.mark.parametrize("name", NORMS)
 def test_norms_own_activation_replaces_the_relu_after_it_and_no_other(name):
     activates = bool(registry.facts("norm", name).get("activates"))
-    network = backbone("resnet", name).train()
+    network = encoder("resnet", name).train()
     stir(network)
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     net = copy.deepcopy(network.net)
@@ -78,10 +78,12 @@ def test_decoder_has_one_activation(name):
     assert type(decoder.act) is expected
 
 
-@pytest.mark.parametrize(("channels", "blocks"), [([8] * 3, [1] * 3), ([8] * 4, [1] * 3)])
-def test_other_than_four_stages_are_refused(channels, blocks):
+@pytest.mark.parametrize(("channels", "layers"), [([8] * 3, [1] * 3), ([8] * 4, [1] * 3)])
+def test_other_than_four_stages_are_refused(channels, layers):
     with pytest.raises(UserError, match="must have four entries each"):
-        resnet.build(ImageShape(3, 16, 16), norms("bn"), channels, blocks, **STEMS["small"])
+        resnet.build(
+            ImageShape(3, 16, 16), norms("bn"), channels, layers, **STEMS["small"], branch_gain=1
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7])

@@ -67,7 +67,7 @@ def test_decoder_tells_each_norm_its_positions(backbone, count, patch):
     backbone_told, told = Told(), Told()
     options = BACKBONE_OPTIONS["resnet" if backbone is resnet else "vit"]
     if backbone is vit:
-        options = options | {"patch": patch}
+        options = options | {"patch_size": patch}
     network = backbone.build(ImageShape(3, 16, 16), backbone_told, **options)
     decoder = network.decoder(told, 8, patch)
     mask = random_mask(8, 16 // patch, 0.75, patch, torch.Generator().manual_seed(0))

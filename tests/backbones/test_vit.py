@@ -14,9 +14,9 @@ from benchmark import registry
 from benchmark.backbones import vit
 from benchmark.backbones.base import ImageShape, Mask, random_mask
 from benchmark.errors import UserError
-from tests.small import BACKBONE_OPTIONS, SIDE, backbone, backbones, build, images, norms, stir
+from tests.small import BACKBONE_OPTIONS, SIDE, backbones, build, encoder, images, norms, stir
 
-LN_OPTIONS = {"width": 192, "depth": 2, "heads": 3, "mlp_ratio": 4.0, "patch": 4}
+LN_OPTIONS = {"embed_dim": 192, "depth": 2, "num_heads": 3, "mlp_ratio": 4.0, "patch_size": 4}
 FINAL_NORMS = ("before-pool", "after-pool", "class-token", "none")
 
 
@@ -128,7 +128,10 @@ def test_final_norm_is_the_schemes(final_norm, norm):
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"patch": 5}, "patch 5 does not divide 16×16"), ({"heads": 3}, "heads 3 do not divide")],
+    [
+        ({"patch_size": 5}, "patch_size 5 does not divide 16×16"),
+        ({"num_heads": 3}, "num_heads 3 do not divide embed_dim 16"),
+    ],
 )
 def test_vit_that_cannot_be_built_is_refused(changed, message):
     with pytest.raises(UserError, match=message):
@@ -137,7 +140,7 @@ def test_vit_that_cannot_be_built_is_refused(changed, message):
 
 @pytest.mark.parametrize(
     ("changed", "width"),
-    [({"qk_norm": True, "heads": 8}, 2), ({"mlp_norm": True, "mlp_ratio": 1.125}, 18)],
+    [({"qk_norm": True, "num_heads": 8}, 2), ({"mlp_norm": True, "mlp_ratio": 1.125}, 18)],
 )
 def test_norm_that_a_further_site_cannot_have_is_refused(changed, width):
     with pytest.raises(UserError, match=f"groups 4 do not divide {width} channels"):
@@ -146,8 +149,8 @@ def test_norm_that_a_further_site_cannot_have_is_refused(changed, width):
 
 def test_masks_are_on_the_vits_own_patches():
     with pytest.raises(UserError, match="patch 8 is not the ViT's patch 4"):
-        backbone("vit", "ln").prepare_masking(8)
-    backbone("vit", "ln").prepare_masking(4)
+        encoder("vit", "ln").prepare_masking(8)
+    encoder("vit", "ln").prepare_masking(4)
 
 
 def test_mae_has_no_pool_for_a_norm_to_stand_after(monkeypatch):

@@ -20,9 +20,9 @@ from benchmark.diagnostics.frozen import (
 from benchmark.diagnostics.three_way import KEYS, three_way
 from benchmark.norms.history import HistoryBatchNorm
 from tests.diagnosed import splits, standardise
-from tests.small import BATCH, NORM_OPTIONS, backbone, build, images, norms, stir
+from tests.small import BATCH, NORM_OPTIONS, build, encoder, images, norms, stir
 
-SPEC = {"knn_k": [5, 20], "temperature": 0.07}
+SPEC = {"knn_k": [5, 20], "knn_temperature": 0.07}
 
 
 class OneNorm(Backbone):
@@ -76,7 +76,7 @@ def test_seen_images_are_apart_from_unseen_ones() -> None:
 def test_there_are_no_three_ways_without_batch_statistics(norm: str) -> None:
     given = splits()
     found = three_way(
-        backbone("resnet", norm), given["train"], given["test"], BATCH, SPEC, standardise, 0
+        encoder("resnet", norm), given["train"], given["test"], BATCH, SPEC, standardise, 0
     )
     assert found == dict.fromkeys(KEYS)
 
@@ -84,7 +84,7 @@ def test_there_are_no_three_ways_without_batch_statistics(norm: str) -> None:
 def test_a_split_without_enough_batches_has_none() -> None:
     given = splits()
     few = given["train"][0][: 3 * BATCH - 1], given["train"][1][: 3 * BATCH - 1]
-    network = backbone("resnet", "bn")
+    network = encoder("resnet", "bn")
     assert three_way(network, few, given["test"], BATCH, SPEC, standardise, 0) == dict.fromkeys(
         KEYS
     )
@@ -133,13 +133,13 @@ def test_the_mode_at_the_end_of_a_training(statistics: str) -> None:
 
 
 def test_groups_of_a_network() -> None:
-    assert grouping(backbone("resnet", "bn"), 8) is None
-    assert grouping(backbone("resnet", "gn"), 8) is None  # its groups are of channels
+    assert grouping(encoder("resnet", "bn"), 8) is None
+    assert grouping(encoder("resnet", "gn"), 8) is None  # its groups are of channels
     for backbone in ("resnet", "vit"):
-        assert grouping(backbone(backbone, "ghost-bn"), 8).tolist() == [0] * 4 + [1] * 4  # type: ignore[union-attr]
+        assert grouping(encoder(backbone, "ghost-bn"), 8).tolist() == [0] * 4 + [1] * 4  # type: ignore[union-attr]
     fine = {"norm": "ghost-bn", "groups": 4, "assignment": "strided"}
     network = build("simclr", "resnet", "ghost-bn", spec=fine).measured()["projector"]
     assert grouping(network, 8).tolist() == [0, 1, 2, 3] * 2  # type: ignore[union-attr]
-    coarse = backbone("resnet", "ghost-bn")
+    coarse = encoder("resnet", "ghost-bn")
     both = nn.Sequential(coarse, network)
     assert grouping(both, 8).tolist() == [0, 1, 2, 3] * 2  # type: ignore[union-attr]

@@ -10,11 +10,11 @@ from benchmark.backbones.base import Backbone
 from benchmark.evaluation import features
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.final import evaluate
-from tests.small import NORMS, backbone, norms, stir
+from tests.small import NORMS, encoder, norms, stir
 
 SPEC = {
     "knn_k": [1, 5],
-    "temperature": 0.07,
+    "knn_temperature": 0.07,
     "probe_c": [0.01, 0.1, 1.0],
     "precise_bn_batch_size": 20,
 }
@@ -83,7 +83,7 @@ def test_what_keeps_no_statistics_is_left_alone():
 
 
 def test_statistics_do_not_touch_weights():
-    network = backbone("resnet", "bn")
+    network = encoder("resnet", "bn")
     before = {name: p.clone() for name, p in network.named_parameters()}
     reestimate(network, split(40, 0, 3, 16)[0], 20, standardise)
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
@@ -92,7 +92,7 @@ def test_statistics_do_not_touch_weights():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_embedding_is_in_evaluation_mode_whatever_the_chunks(norm, monkeypatch):
-    network = backbone("resnet", norm)
+    network = encoder("resnet", norm)
     stir(network)
     images = split(11, 0, 3, 16)[0]
     state = {name: b.clone() for name, b in network.named_buffers()}

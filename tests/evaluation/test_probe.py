@@ -69,7 +69,7 @@ def chosen_at(wanted, penalties, draw, count):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "probe_c", "draw", "count"),
+    ("wanted", "penalties", "draw", "count"),
     [
         (0, [1e-4, 1e-1, 10.0], scarce, 24),
         (1, [1e-3, 1e-2, 10.0], scarce, 24),

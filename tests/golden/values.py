@@ -119,10 +119,10 @@ def evaluation() -> Entry:
     """The metrics of an untrained backbone on images whose brightness tells their class."""
     splits = made_up()
     spec = {
-        "knn_k": [5, 20], "temperature": 0.07, "probe_c": [0.01, 0.1, 1.0],
+        "knn_k": [5, 20], "knn_temperature": 0.07, "probe_c": [0.01, 0.1, 1.0],
         "precise_bn_batch_size": 20, "judge": "test",
     }  # fmt: skip
-    found = evaluate(small.backbone("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2)
+    found = evaluate(small.encoder("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2)
     values = {key: float(value) for key, value in found.items() if isinstance(value, float | bool)}
     return {"components": {"evaluation": plan.part_version("evaluation")}, "values": values}
 
@@ -131,7 +131,7 @@ def diagnostics() -> Entry:
     """The diagnostics of untrained networks on the same images, in double precision."""
     config = {
         "training": {"batch_size": small.BATCH, "views": [VIEWS, VIEWS]},
-        "evaluation": {"knn_k": [5, 20], "temperature": 0.07, "judge": "test"},
+        "evaluation": {"knn_k": [5, 20], "knn_temperature": 0.07, "judge": "test"},
         "seed": 0,
     }
     values: dict[str, float] = {}

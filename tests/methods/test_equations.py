@@ -17,11 +17,11 @@ OPTIONS = {"mocov3": {"temperature": 0.3}, "lejepa": {"weight": 0.3}}
 
 def embed(network, modules, inputs):
     """What a chain of modules makes of each view, in one BN batch or in one for each."""
-    together = network.context.view_batching == "joint"
-    outputs = [torch.cat(tuple(inputs))] if together else list(inputs)
+    joint = network.context.view_batching == "joint"
+    outputs = [torch.cat(tuple(inputs))] if joint else list(inputs)
     for module in modules:
         outputs = [module(output) for output in outputs]
-    return [outputs[0][:BATCH], outputs[0][BATCH:]] if together else outputs
+    return [outputs[0][:BATCH], outputs[0][BATCH:]] if joint else outputs
 
 
 def teach(network, views):
@@ -44,7 +44,7 @@ def standard_rows(rows):
     return standard(rows.T).T
 
 
-LOSS_NORMS = {"none": lambda z: z, "l2": unit, "layer": standard_rows, "batch_size": standard}
+LOSS_NORMS = {"none": lambda z: z, "l2": unit, "layer": standard_rows, "batch": standard}
 
 
 def cross_entropy(logits, target):

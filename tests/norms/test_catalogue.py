@@ -17,6 +17,7 @@ from tests.small import (
     NORMS,
     TRAINED,
     backbones,
+    encoder,
     images,
     legal,
     norms,
@@ -160,7 +161,7 @@ def test_in_evaluation_mode_no_layer_looks_at_the_batch(name, shape):
 
 @pytest.mark.parametrize(("backbone", "name"), backbones())
 def test_embedding_moves_with_its_batch_mates_only_if_the_norm_says_so(backbone, name):
-    network = backbone(backbone, name).train()
+    network = encoder(backbone, name).train()
     stir(network)
     x, other = images(seed=1), 1 + 2 * images(seed=2)
     other[0] = x[0]
@@ -179,7 +180,7 @@ def test_branch_is_what_the_norm_declares(name):
 def test_no_layer_is_used_at_two_sites(backbone, name):
     owners = [
         module
-        for _, module in backbone(backbone, name).named_modules(remove_duplicate=False)
+        for _, module in encoder(backbone, name).named_modules(remove_duplicate=False)
         if [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     ]
     assert len(owners) == len(set(map(id, owners)))
@@ -190,7 +191,7 @@ def test_no_layer_is_used_at_two_sites(backbone, name):
 
 @pytest.mark.parametrize(("backbone", "name"), backbones())
 def test_building_leaves_running_statistics_as_they_are(backbone, name):
-    network = backbone(backbone, name)
+    network = encoder(backbone, name)
     for key, buffer in network.named_buffers():
         assert bool((buffer == ("running_var" in key)).all()), key
     assert network.eval()(images(3)).shape == (3, network.width)

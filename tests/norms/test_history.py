@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.norms.history import POLICIES, HistoryBatchNorm, give_history
-from tests.small import backbones, images, stir
+from tests.small import backbones, encoder, images, stir
 
 
 def historic(policy, kind=nn.BatchNorm2d):
@@ -95,7 +95,7 @@ def test_its_statistics_can_be_reestimated_as_bns(policy):
 def test_every_bn_of_a_network_is_replaced_and_other_norms_of_the_batch_are_refused(
     backbone, norm, policy
 ):
-    network = backbone(backbone, norm)
+    network = encoder(backbone, norm)
     if norm != "bn" and registry.facts("norm", norm)["batch_dependent"]:
         with pytest.raises(UserError, match=f"statistics '{policy}' are defined for bn"):
             give_history(network, policy)

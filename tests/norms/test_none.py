@@ -12,13 +12,13 @@ from timm.models.vision_transformer import Block, ResPostBlock
 from benchmark.backbones import vit
 from benchmark.backbones.base import ImageShape
 from benchmark.norms.factory import SkipInit
-from tests.small import BACKBONE_OPTIONS, NORMS, backbone, build, norms
+from tests.small import BACKBONE_OPTIONS, NORMS, build, encoder, norms
 
 NONE = [("none-skipinit", True), ("none-plain", False)]
 
 
 def resnet_blocks(name):
-    blocks = [m for m in backbone("resnet", name).modules() if isinstance(m, BasicBlock)]
+    blocks = [m for m in encoder("resnet", name).modules() if isinstance(m, BasicBlock)]
     assert len(blocks) == 4
     assert any(block.downsample is None for block in blocks)
     return blocks

@@ -84,7 +84,7 @@ class Case:
     def __init__(self, method: str, backbone: str, scheme: str, folder: Path) -> None:
         tree = tiny.raw()
         tree["training"]["batch_size"] = BATCH
-        tree["methods"][method]["images"] = BATCH * STEPS
+        tree["methods"][method]["images_seen"] = BATCH * STEPS
         tree["methods"][method]["learning_rate"] = {"resnet": 0.05, "vit": 0.002}
         tree["methods"][method]["options"] |= OPTIONS.get(method, {})
         # A preset is known where an experiment asks for it.

@@ -18,7 +18,7 @@ def test_rate_at_points_one_can_work_out():
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-@pytest.mark.parametrize("warmup_fraction", [0.0, 0.25])
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
 def test_rate_follows_torchs_schedulers(warmup):
     steps, rising = 40, round(40 * warmup)
     weight = torch.nn.Parameter(torch.zeros(1))

@@ -122,7 +122,7 @@ def read_one(file: Path) -> Published:
         record = found["record"]
         if record.get("schema") == 1:
             raise UserError(
-                f"{file}: a record of version 1, which this version does not read: remove it and train the "
+                f"{file}: a record of version 1, which is not read any more: remove it and train the "
                 "cell again"
             )
         if set(record) != set(KEYS) or record["schema"] != SCHEMA:

@@ -28,6 +28,9 @@ LEAST_NOISE = 0.003
 RESOLUTION = 20
 """Candidates between two rates that were tried."""
 
+NEAR = 0.5
+"""Steps from an edge within which a better place may lie beyond it."""
+
 Array = NDArray[np.float64]
 
 
@@ -41,7 +44,7 @@ class Fit:
     """Between this and `high` every rate tried gave a score."""
     high: float
     at_edge: bool
-    """Whether the best place is the lowest or highest of all that were tried."""
+    """Whether the best place is within NEAR of the lowest or the highest of all that were tried."""
     _places: Array
     _weights: Array
     _mean: float
@@ -81,7 +84,7 @@ def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
     expected = centre + _kernel(candidates, places) @ weights
     # Rounded, so that the choice does not hang on the last bits of a linear solver.
     chosen = round(float(candidates[int(np.argmax(np.round(expected, 9)))]), 2)
-    at_edge = chosen in (min(scores), max(scores))
+    at_edge = chosen <= min(scores) + NEAR or chosen >= max(scores) - NEAR
     return Fit(chosen, run[0], run[-1], at_edge, places, weights, centre)
 
 

@@ -111,8 +111,9 @@ def tune(
         for group, rows in groups.items():
             exponents = tried[group]
             fits = [_fit(trials(params, row, exponents), results) for row in rows]
-            places = {found.place for found in fits if found and found.at_edge}
-            lower, higher = exponents[0] in places, exponents[-1] in places
+            places = [found.place for found in fits if found and found.at_edge]
+            middle = (exponents[0] + exponents[-1]) / 2
+            lower, higher = any(p <= middle for p in places), any(p > middle for p in places)
             grown += lower + higher
             if lower:
                 exponents.insert(0, exponents[0] - 1)

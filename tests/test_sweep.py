@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from benchmark import canonical, cli, commands, plan, records, sweep
-from benchmark.errors import UserError
 from benchmark.plan import Cell, Row
 from benchmark.schema import Params
 from benchmark.sweep import Result
@@ -24,7 +23,7 @@ LOW, HIGH = 0.0316, 0.316
 def params(**changes: Any) -> Params:
     """A sweep over SimCLR alone, two seeds, with some fields of the section `sweep` changed."""
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
-    tree["sweep"] |= {"seeds": [100, 101], **changes}
+    tree["sweep"] |= {"seeds": [100, 101], "learning_rates": 3, **changes}
     return tiny.params(tree)
 
 
@@ -55,8 +54,12 @@ def tune(
 
 
 def near(best: float) -> Callable[[float, float, int], float]:
-    """A score that falls on both sides of one rate."""
-    return lambda rate, decay, seed: 1 / (1 + abs(math.log(rate / best)))
+    """A score that falls on both sides of one rate, by .04 at the first step of the sweep's factor."""
+
+    def score(rate: float, decay: float, seed: int) -> float:
+        return 0.6 - 0.0966 * (math.hypot(1, math.log(rate / best, 10**0.5)) - 1)
+
+    return score
 
 
 def rates(row: Mapping[str, Any]) -> list[float]:
@@ -68,8 +71,9 @@ def test_the_middle_of_the_first_trials_is_the_recipe_and_needs_no_more() -> Non
     assert rates(table[BN]) == [LOW, RECIPE, HIGH]
     assert len(training.calls) == 1
     assert (table[BN]["learning_rate"], table[BN]["at_edge"]) == (RECIPE, False)
-    assert table[BN]["default_rate"] == RECIPE
-    assert table[BN]["validation"] == table[BN]["default_validation"] == 1.0
+    assert table[BN]["default_learning_rate"] == RECIPE
+    assert table[BN]["default_validation"] == pytest.approx(0.6)
+    assert table[BN]["validation"] == pytest.approx(0.6, abs=0.005)
 
 
 def test_only_rows_that_train_are_tuned() -> None:
@@ -80,23 +84,33 @@ def test_only_rows_that_train_are_tuned() -> None:
 def test_the_mean_over_seeds_decides() -> None:
     scores = {(LOW, 100): 0.9, (LOW, 101): 0.1, (RECIPE, 100): 0.6, (RECIPE, 101): 0.6}
     table, _ = tune(lambda rate, decay, seed: scores.get((rate, seed), 0.2), extensions=0)
-    assert table[BN]["learning_rate"] == RECIPE
-    assert table[BN]["validation"] == pytest.approx(0.6)
+    assert LOW < table[BN]["learning_rate"] < HIGH
 
 
-def test_among_equals_the_lowest_rate_wins() -> None:
-    table, _ = tune(lambda rate, decay, seed: 0.5 if rate > LOW else 0.1, extensions=0)
-    assert table[BN]["learning_rate"] == RECIPE
+def test_the_best_rate_may_lie_between_two_that_were_tried() -> None:
+    best = RECIPE * 10**0.2
+    table, _ = tune(near(best), learning_rates=5)
+    assert table[BN]["learning_rate"] == pytest.approx(best, rel=0.1)
+    assert table[BN]["learning_rate"] not in rates(table[BN])
 
 
-def test_a_trial_without_a_score_counts_as_zero() -> None:
+def test_one_step_of_the_rate_either_way_is_told() -> None:
+    table, _ = tune(near(RECIPE), learning_rates=5)
+    for name, rate in (("lower", LOW), ("higher", HIGH)):
+        found = table[BN]["one_step"][name]
+        assert found["learning_rate"] == rate
+        assert found["validation"] == pytest.approx(0.56, abs=0.01)
+
+
+def test_a_rate_at_which_a_seed_fails_is_not_chosen_nor_one_beyond() -> None:
     def score(rate: float, decay: float, seed: int) -> float | None:
         if rate == HIGH and seed == 101:
             return None
-        return {HIGH: 0.9, RECIPE: 0.5}.get(rate, 0.1)
+        return {LOW: 0.3, RECIPE: 0.5}.get(rate, 0.9)
 
     table, _ = tune(score, extensions=0)
     assert table[BN]["learning_rate"] == RECIPE
+    assert table[BN]["one_step"]["higher"] == {"learning_rate": HIGH, "validation": None}
     lost = [t for t in table[BN]["trials"] if t["status"] == "diverged"]
     assert [(t["learning_rate"], t["seed"], t["validation"]) for t in lost] == [(HIGH, 101, None)]
 
@@ -120,7 +134,30 @@ def test_an_extension_that_brings_the_best_inside_is_not_at_an_edge() -> None:
     table, training = tune(near(HIGH), extensions=4)
     assert rates(table[BN]) == [LOW, RECIPE, HIGH, 1.0]
     assert len(training.calls) == 2
-    assert (table[BN]["learning_rate"], table[BN]["at_edge"]) == (HIGH, False)
+    assert table[BN]["learning_rate"] == pytest.approx(HIGH, rel=0.2)
+    assert not table[BN]["at_edge"]
+
+
+def test_a_scheme_at_an_edge_brings_every_other_one_the_same_trials() -> None:
+    def score(rate: float, decay: float, seed: int) -> float:
+        return near(scheme_best)(rate, decay, seed)
+
+    training = Training(score)
+
+    def by_scheme(cells: Sequence[Cell]) -> Mapping[str, Result]:
+        nonlocal scheme_best
+        found: dict[str, Result] = {}
+        for cell in cells:
+            scheme_best = RECIPE if cell.scheme == "bn" else 1e9
+            found |= training([cell])
+        return found
+
+    scheme_best = RECIPE
+    table = sweep.tune(params(extensions=2), "leaderboard", by_scheme, lambda line: None)
+    bn, plain = table
+    assert rates(bn) == rates(plain)
+    assert len(rates(bn)) == 5
+    assert (bn["at_edge"], plain["at_edge"]) == (False, True)
 
 
 def test_no_trial_is_trained_twice() -> None:
@@ -132,21 +169,20 @@ def test_no_trial_is_trained_twice() -> None:
 def test_where_nothing_scores_the_recipe_stays_and_the_row_says_so() -> None:
     table, training = tune(lambda rate, decay, seed: None, extensions=3)
     row = table[BN]
-    assert (row["learning_rate"], row["validation"], row["at_edge"]) == (RECIPE, 0.0, True)
+    assert (row["learning_rate"], row["validation"], row["at_edge"]) == (RECIPE, None, True)
     assert len(training.calls) == 1
 
 
-def test_a_scheme_that_does_not_normalize_also_chooses_between_decay_and_none() -> None:
+def test_no_scheme_has_another_weight_decay_to_try() -> None:
     decay = tiny.raw()["methods"]["simclr"]["weight_decay"]["resnet"]
-    table, _ = tune(lambda rate, wd, seed: near(RECIPE)(rate, wd, seed) - 100 * wd)
-    assert {trial["weight_decay"] for trial in table[BN]["trials"]} == {decay}
-    assert {trial["weight_decay"] for trial in table[PLAIN]["trials"]} == {0.0, decay}
-    assert (table[BN]["weight_decay"], table[PLAIN]["weight_decay"]) == (decay, 0.0)
+    table, _ = tune(near(RECIPE))
+    for row in (BN, PLAIN):
+        assert {trial["weight_decay"] for trial in table[row]["trials"]} == {decay}
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_every_row_has_the_same_trials_at_first(count: int) -> None:
-    _, training = tune(near(RECIPE), rates=count, extensions=0)
+    _, training = tune(near(RECIPE), learning_rates=count, extensions=0)
     (cells,) = training.calls
     per_row: dict[str, set[tuple[float, int]]] = {}
     for cell in cells:
@@ -162,12 +198,6 @@ def test_a_recipe_with_many_digits_can_be_tuned() -> None:
     tree["methods"]["supervised"]["learning_rate"]["resnet"] = 0.1
     table = sweep.tune(tiny.params(tree), "leaderboard", Training(near(0.12345)), lambda line: None)
     assert table[0]["default_validation"] > 0
-
-
-def test_a_scheme_without_a_backbone_norm_is_refused() -> None:
-    tree = tiny.changed(tiny.raw(), "schemes/bn", {"projector": {"norm": "bn"}})
-    with pytest.raises(UserError, match="scheme bn has no norm for the backbone"):
-        sweep.tune(tiny.params(tree), "leaderboard", Training(near(RECIPE)), lambda line: None)
 
 
 # --- the table and the command
@@ -194,7 +224,7 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         for cell in cells:
             asked.append(cell.label)
             score = near(RECIPE)(cell.config["training"]["learning_rate"], 0, 0)
-            result = {"metrics": {"pooled.knn5": score}}
+            result = {"metrics": {"pooled_reestimated.knn5": score}}
             print_ = cell.fingerprint(dataset)
             store.put(records.record(cell, print_, dataset, {}, "done", result), {})
 
@@ -206,7 +236,7 @@ def test_the_table_is_its_own_cache(root: Path, trained: list[str]) -> None:
     assert cli.main(["sweep"]) == 0
     table = root / "results" / "mini" / "rates" / "leaderboard.json"
     first, count = table.read_bytes(), len(trained)
-    assert count == 3 + 2 * 3  # one row of three rates, one that also tries no weight decay
+    assert count == 2 * 5  # two rows of five rates, one seed each
     commands.store(root).folder.rename(root / "gone")
     assert cli.main(["sweep"]) == 0
     assert len(trained) == count
@@ -220,7 +250,7 @@ def test_only_what_changed_is_trained_again(root: Path, trained: list[str]) -> N
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
     tiny.write_params(root, tiny.changed(tree, "sweep/seeds", [100, 101]))
     assert cli.main(["sweep"]) == 0
-    assert len(trained) == 9
+    assert len(trained) == 10
     assert all(label.endswith("-s101") for label in trained)
 
 
@@ -230,7 +260,7 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
     assert cli.main(["sweep"]) == 0
     table = sweep.load(root / "results" / "mini" / "rates" / "leaderboard.json")
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
-    tree["experiments"]["leaderboard"]["rates"] = "tuned"
+    tree["experiments"]["leaderboard"]["learning_rates"] = "tuned"
     cells = plan.cells(tiny.params(tree), "leaderboard", sweep.settings(table))
     chosen = {cell.scheme: cell.config["training"] for cell in cells if cell.method == "simclr"}
     for row in table["rows"]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from benchmark import plan
 from benchmark.claims.file import STABLE_RATE, Advice, Claims
 from benchmark.claims.shelf import Shelf, Shelved
+from benchmark.report import gate
 from benchmark.report.statistics import mean
+from benchmark.schema import PIXELS
 
 ACCURACY = "knn_reestimated"
 """The metric that says whether something was learnt: fair to short runs and to untrained networks."""
@@ -19,12 +21,20 @@ ACCURACY = "knn_reestimated"
 class Bar:
     """The accuracy from which on the networks of one backbone have learnt."""
 
-    untrained: float | None
-    """Mean accuracy of the best row of untrained backbones, null where it is not known."""
     least: float | None
-    """The bar itself."""
+    """The bar itself, null where there is none."""
     row: str
-    """That row, or why there is none."""
+    """The better of the two controls, or why there is no bar."""
+    untrained: float | None = None
+    """Mean accuracy of the best row of untrained backbones, null where it is not known."""
+    pixels: float | None = None
+    """Accuracy of raw pixels, null where it is not known."""
+
+    @property
+    def better(self) -> float | None:
+        """The accuracy of the better control; null where either is not known."""
+        known = self.untrained is not None and self.pixels is not None
+        return max(self.untrained or 0.0, self.pixels or 0.0) if known else None
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Arm:
     """A row of an experiment, or a scheme with a row for each learning rate."""
 
     name: str
+    metric: str
     rows: tuple[Shelved, ...]
     seeds: tuple[int, ...]
     """Those that it is compared on."""
@@ -51,32 +62,41 @@ class Arm:
 
 
 def bar(shelf: Shelf, claims: Claims, experiment: str, backbone: str) -> Bar:
-    """The bar of a backbone in an experiment, from all of its untrained rows."""
-    rows = [
+    """The bar of a backbone in an experiment, from its untrained rows and from raw pixels.
+
+    Without either there is none: what is better than an untrained network can be worse than the pixels.
+    """
+    rows = shelf.rows(experiment)
+    untrained = [
         shelved
-        for row, shelved in shelf.rows(experiment).items()
+        for row, shelved in rows.items()
         if row.backbone == backbone and plan.component(shelf.params, row.method) == "untrained"
     ]
-    if not rows:
-        return Bar(None, None, f"experiment {experiment} has no untrained {backbone}")
-    if missing := [str(shelved.row) for shelved in rows if shelved.missing]:
-        return Bar(None, None, f"no record of every seed of {', '.join(missing)}")
+    pixels = [shelved for row, shelved in rows.items() if row.backbone == PIXELS]
+    kinds = {f"untrained {backbone}": untrained, "raw pixels": pixels}
+    if absent := [kind for kind, found in kinds.items() if not found]:
+        return Bar(None, f"experiment {experiment} has no {' and no '.join(absent)}")
+    if missing := [str(own.row) for own in (*untrained, *pixels) if own.missing]:
+        return Bar(None, f"no record of every seed of {', '.join(missing)}")
+    best = {kind: _best(shelf, found) for kind, found in kinds.items()}
+    known = {kind: found for kind, found in best.items() if found is not None}
+    values = [known[kind][1] if kind in known else None for kind in kinds]
+    least = gate.least([v for v in values[:1] if v is not None], values[1], claims.learnt)
+    if least is None:
+        lacking = ", ".join(kind for kind in kinds if kind not in known)
+        return Bar(None, f"no accuracy of {lacking}", *values)
+    name, _ = max(known.values(), key=lambda found: found[1])
+    return Bar(least, name, *values)
+
+
+def _best(shelf: Shelf, rows: Sequence[Shelved]) -> tuple[str, float] | None:
+    """The row of the best mean accuracy; None where no row has one."""
     means = {}
     for shelved in rows:
         values = shelf.values(shelved, ACCURACY)
         if len(values) == len(shelved.seeds):
             means[str(shelved.row)] = mean(list(values.values()))
-    if not means:
-        return Bar(None, None, f"no untrained {backbone} has an accuracy")
-    best = max(means, key=lambda name: means[name])
-    return Bar(means[best], means[best] + claims.learnt, best)
-
-
-def row_names(advice: Advice, name: str) -> list[str]:
-    """The rows of an arm: the one of that name, or those of a scheme at every learning rate."""
-    if advice.metric == STABLE_RATE and advice.recipes:
-        return [f"{recipe}-{advice.backbone}-{name}" for recipe in advice.recipes]
-    return [name]
+    return max(means.items(), key=lambda item: item[1]) if means else None
 
 
 def arm(
@@ -86,7 +106,7 @@ def arm(
 
     Raises UserError where the experiment lacks one of its rows.
     """
-    rows = [shelf.row(advice.experiment, row) for row in row_names(advice, name)]
+    rows = [shelf.row(advice.experiment, row) for row in advice.rows(name)]
     common = set(rows[0].seeds).intersection(*(row.seeds for row in rows))
     own = tuple(seed for seed in rows[0].seeds if seed in (common if seeds is None else seeds))
     least = bar(shelf, claims, advice.experiment, rows[0].row.backbone).least
@@ -104,7 +124,7 @@ def arm(
         values = {seed: known[seed] for seed in own if seed in known}
         learnt = None if least is None or accuracy is None else accuracy >= least
         at_edge = rows[0].at_edge
-    return Arm(name, tuple(rows), own, values, accuracy, learnt, at_edge)
+    return Arm(name, advice.metric, tuple(rows), own, values, accuracy, learnt, at_edge)
 
 
 def _stable(

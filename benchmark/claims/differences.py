@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from benchmark import plan
-from benchmark.claims.arms import Arm, arm, bar, row_names
+from benchmark.claims.arms import Arm, arm, bar
 from benchmark.claims.file import STABLE_RATE, Advice, Claims, Pair
 from benchmark.claims.shelf import Shelf
 from benchmark.report import contrasts
@@ -52,9 +52,10 @@ def difference(
     With one comparison the interval is that of this difference alone. Raises UserError where the
     experiment lacks a row of an arm.
     """
-    whole = [arm(shelf, claims, advice, name) for name in (pair.plus, pair.minus)]
+    asked = [(advice, pair.plus), (advice.of_minus, pair.minus)]
+    whole = [arm(shelf, claims, own, name) for own, name in asked]
     seeds = [seed for seed in whole[0].seeds if seed in whole[1].seeds]
-    plus, minus = (arm(shelf, claims, advice, own.name, seeds) for own in whole)
+    plus, minus = (arm(shelf, claims, own, name, seeds) for own, name in asked)
     if lacking := tuple(_lacking(shelf, claims, advice, (plus, minus))):
         return Difference(plus, minus, lacking, None, None)
     values = [[side.values[seed] for seed in seeds] for side in (plus, minus)]
@@ -77,8 +78,11 @@ def spread(shelf: Shelf, claims: Claims, advice: Advice) -> Spread:
     """The spread within the arms of an experiment, by recipe and backbone, without that of the seeds.
 
     Pooled are the rows that were trained with all of the experiment's own seeds, did not fail and have
-    learnt; rows of the very same trainings count once.
+    learnt; rows of the very same trainings count once. None of single values is the spread of a
+    difference between two measurements of the same networks, so that has its own alone.
     """
+    if advice.minus_metric:
+        return Spread(None, 0)
     seeds = shelf.params.experiments[advice.experiment].seeds
     groups: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for group, name in _candidates(shelf, advice):
@@ -99,7 +103,7 @@ def _candidates(shelf: Shelf, advice: Advice) -> Iterator[tuple[str, str]]:
     if advice.metric == STABLE_RATE:
         names = {str(row) for row in rows}
         for scheme in dict.fromkeys(row.scheme for row in rows):
-            if names.issuperset(row_names(advice, scheme)):
+            if names.issuperset(advice.rows(scheme)):
                 yield "rates", scheme
         return
     for row in rows:
@@ -152,17 +156,18 @@ def _lacking(shelf: Shelf, claims: Claims, advice: Advice, arms: Sequence[Arm]) 
         yield f"no learning rate was tuned for {_and(untuned)}"
     if lost or untuned:
         return
-    ended = [cell for own in arms for cell in failed(own, advice)]
+    ended = list(dict.fromkeys(cell for own in arms for cell in failed(own, advice)))
     if ended:
-        yield f"{len(ended)} of {2 * len(seeds)} cells failed: {', '.join(ended)}"
+        cells = {f"{row.row}-s{seed}" for own in arms for row in own.rows for seed in seeds}
+        yield f"{len(ended)} of {len(cells)} cells failed: {', '.join(ended)}"
         return
     rates = advice.metric == STABLE_RATE
-    if not rates and (null := [line for own in arms for line in _null(own)]):
+    if not rates and (null := dict.fromkeys(line for own in arms for line in _null(own))):
         yield from null
         return
     bars = [bar(shelf, claims, advice.experiment, own.rows[0].row.backbone) for own in arms]
     if without := dict.fromkeys(found.row for found in bars if found.least is None):
-        yield f"no untrained control: {'; '.join(without)}"
+        yield f"no bar from which on a row has learnt: {'; '.join(without)}"
         return
     for own in arms:
         if none := [seed for seed in seeds if seed not in own.values]:

@@ -11,12 +11,13 @@ from benchmark.claims.differences import Difference
 from benchmark.claims.file import Advice, Claims
 from benchmark.claims.judge import Judged
 from benchmark.claims.readings import Halfway, Leak
+from benchmark.claims.sensitivity import Sensitivity
 from benchmark.claims.words import scale
 from benchmark.report.contrasts import Finding
 from benchmark.report.tables import rounded
 from benchmark.schema import Params
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON layout; see docs/claims.md."""
 
 
@@ -70,7 +71,20 @@ def _advice(judged: Judged, advice: Advice, claims: Claims, track: str) -> dict[
         "seeds": _seeds(found) if found else [],
         "arms": found and {"plus": _arm(found.plus), "minus": _arm(found.minus)},
         "bar": bar
-        and {"accuracy": rounded(bar.least), "untrained": rounded(bar.untrained), "row": bar.row},
+        and {
+            "accuracy": rounded(bar.least),
+            "untrained": rounded(bar.untrained),
+            "raw_pixels": rounded(bar.pixels),
+            "row": bar.row,
+        },
+        "planned": judged.planned
+        and {
+            "seeds": judged.planned.seeds,
+            "for_equivalence": judged.planned.for_equivalence,
+            "for_difference": judged.planned.for_difference,
+            "reachable": judged.planned.reachable,
+        },
+        "sensitivity": judged.sensitivity and _sensitivity(judged.sensitivity),
         "running_statistics": judged.plain and _described(judged.plain),
         "confirmed_by": judged.confirmation and _described(judged.confirmation),
         "beside": [
@@ -85,7 +99,31 @@ def _advice(judged: Judged, advice: Advice, claims: Claims, track: str) -> dict[
         ],
         "leakage": [_leak(leak) for leak in judged.leaks],
         "halfway": judged.halfway and _halfway(judged.halfway),
-        "cells": [cell for own in (found.arms if found else ()) for cell in _cells(own, track)],
+        "cells": list(
+            {
+                cell["name"]: cell
+                for own in (found.arms if found else ())
+                for cell in _cells(own, track)
+            }.values()
+        ),
+    }
+
+
+def _sensitivity(found: Sensitivity) -> dict[str, Any]:
+    return {
+        "summary": found.summary,
+        "steps": [
+            {
+                "side": step.side,
+                "arm": step.arm,
+                "direction": step.direction,
+                "learning_rate": step.rate,
+                "change": rounded(step.change),
+                "estimate": rounded(step.estimate),
+                "verdict": step.verdict,
+            }
+            for step in found.steps
+        ],
     }
 
 
@@ -148,6 +186,7 @@ def _seeds(found: Difference) -> list[dict[str, Any]]:
 def _arm(own: Arm) -> dict[str, Any]:
     return {
         "name": own.name,
+        "metric": own.metric,
         "rows": [str(row.row) for row in own.rows],
         "accuracy": rounded(own.accuracy),
         "learnt": own.learnt,
@@ -160,8 +199,9 @@ def _arm(own: Arm) -> dict[str, Any]:
 def _leak(found: Leak) -> dict[str, Any]:
     return {
         "row": found.row,
+        "pretext_same_group": rounded(found.together),
+        "pretext_regrouped": rounded(found.apart),
         "swap_excess": rounded(found.excess),
-        "against": found.against,
         "batch_dependence": rounded(found.batch_dependence),
         "same_group": rounded(found.same_group),
         "same_group_chance": rounded(found.same_group_chance),

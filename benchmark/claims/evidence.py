@@ -11,6 +11,7 @@ from typing import Any
 from benchmark import plan
 from benchmark.claims.arms import ACCURACY, bar
 from benchmark.claims.file import Claims
+from benchmark.claims.readings import swap_excess
 from benchmark.claims.shelf import Shelf, Shelved
 from benchmark.plan import Row
 from benchmark.report.statistics import Spread, half_width, mean, pool
@@ -161,27 +162,12 @@ def _spreads(shelf: Shelf, backbone: str, rows: Sequence[Shelved]) -> tuple[Spre
         if shelved.row.backbone == backbone and plan.is_trained(shelf.params, shelved.row.method)
     ]
     accuracies = [(s, list(shelf.values(s, ACCURACY).values())) for s in trained]
-    excesses = [(s, swap_excess(s)) for s in trained]
+    excesses = [(s, list(swap_excess(s).values())) for s in trained]
     accuracy, excess = (
         pool(values for shelved, values in found if len(values) == len(shelved.seeds))
         for found in (accuracies, excesses)
     )
     return accuracy, excess
-
-
-def swap_excess(shelved: Shelved) -> list[float]:
-    """How much more a BN group gives away of the positives than before training, by seed, in -1..1.
-
-    The swap gap minus that of the network as initialised: what depends on the group in any network
-    is no sign that the training made use of it. Empty where no seed has a swap gap.
-    """
-    found = []
-    for entry in shelved.records.values():
-        leakage = (entry.record["result"].get("diagnostics") or {}).get("leakage") or {}
-        gap, initial = leakage.get("swap_gap"), leakage.get("swap_gap_initial")
-        if gap is not None and initial is not None:
-            found.append(float(gap) - float(initial))
-    return found
 
 
 def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
@@ -200,12 +186,12 @@ def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
         means[scheme] = mean(values) if values else -1.0
         half = half_width(evidence.accuracy, len(shelved.seeds))
         halves[scheme] = math.inf if half is None else half
-        excess = swap_excess(shelved)
+        excess = list(swap_excess(shelved).values())
         half = half_width(evidence.excess, len(excess)) if excess else None
         if len(values) < len(shelved.seeds):
             why[scheme] = _failed(shelved)
-        elif least.untrained and least.least and means[scheme] < least.least:
-            shown = f"{_percent(means[scheme])}, untrained {_percent(least.untrained)}"
+        elif least.least is not None and means[scheme] < least.least:
+            shown = f"{_percent(means[scheme])}, {least.row} {_percent(least.better or 0.0)}"
             why[scheme] = f"did not learn: {shown}"
         elif half is not None and mean(excess) > half:
             gained = f"{_percent(mean(excess))} ± {_percent(half)} points"

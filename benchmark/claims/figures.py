@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmark.claims.arms import ACCURACY, row_names
+from benchmark.claims.arms import ACCURACY
 from benchmark.claims.file import Advice, GroupsFigure, RatesFigure
 from benchmark.claims.judge import Judged
 from benchmark.claims.placement import placement
-from benchmark.claims.readings import shuffled_twin
 from benchmark.claims.shelf import Shelf, Shelved
 from benchmark.claims.words import METRICS
 from benchmark.plan import Row
@@ -38,7 +37,7 @@ def drawn(judged: Judged, shelf: Shelf) -> bytes:
     kinds: dict[str, Callable[[Any, Judged, Advice, Shelf], None]] = {
         "rates": _rates,
         "groups": _groups,
-        "pretext": _pretext,
+        "leakage": _leakage,
         "placement": lambda figure, _, advice, shelf: placement(figure, shelf, advice.experiment),
         "arms": _arms,
     }
@@ -98,7 +97,7 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
     panel = _panel(figure, "learning rate", KNN)
     handles, lacking, tried, failures = [], [], set(), False
     for place, scheme in enumerate(schemes):
-        rows = [shelf.row(advice.experiment, name) for name in row_names(advice, scheme)]
+        rows = [shelf.row(advice.experiment, name) for name in advice.rows(scheme)]
         if any(row.missing for row in rows):
             lacking.append(scheme)
             continue
@@ -128,7 +127,7 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
         panel.set_xscale("log")
         panel.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
         panel.minorticks_off()
-        _untrained(panel, judged, handles)
+        _controls(panel, judged, handles)
     if failures:
         handles.append(
             Line2D([], [], color=GREY, marker="x", linestyle="none", label="a seed failed")
@@ -136,58 +135,69 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
     _legend(figure, handles, lacking)
 
 
-def _untrained(panel: Any, judged: Judged, handles: list[Any]) -> None:
-    """A line where untrained networks are."""
+def _controls(panel: Any, judged: Judged, handles: list[Any]) -> None:
+    """Lines where the controls are."""
     from matplotlib.lines import Line2D
 
-    if judged.bar and judged.bar.untrained is not None:
-        style: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "dashes": (1, 2)}
-        panel.axhline(100 * judged.bar.untrained, **style)
-        handles.append(Line2D([], [], label="untrained", **style))
+    if judged.bar is None:
+        return
+    controls = {
+        "untrained": (judged.bar.untrained, (1, 2)),
+        "raw pixels": (judged.bar.pixels, (5, 2)),
+    }
+    for label, (accuracy, dashes) in controls.items():
+        if accuracy is not None:
+            style: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "dashes": dashes}
+            panel.axhline(100 * accuracy, **style)
+            handles.append(Line2D([], [], label=label, **style))
 
 
-def _pretext(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
-    """Pretext accuracy against kNN, with and without shuffling, the same seeds joined."""
+def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Every network's pretext accuracy in one BN group and regrouped: how it was trained by how it is
+    measured. The two of a network are joined.
+    """
     from matplotlib.lines import Line2D
 
-    panel = _panel(figure, "accuracy at the pretext task at the end of training, %", KNN)
-    handles, lacking = [], []
-    pairs = [
-        (shelved, twin)
-        for row, shelved in shelf.rows(advice.experiment).items()
-        if (twin := shuffled_twin(shelf, advice.experiment, row))
-    ]
-    for place, (apart, shuffled) in enumerate(pairs):
-        if lost := [str(row.row) for row in (apart, shuffled) if row.missing]:
-            lacking += lost
-            continue
-        style = mark(place).style | {"linestyle": "none", "markersize": 6}
-        spots = [
-            {
-                seed: (100 * pretext, 100 * shelf.values(row, ACCURACY)[seed])
-                for seed, pretext in shelf.values(row, "pretext").items()
-                if seed in shelf.values(row, ACCURACY)
-            }
-            for row in (shuffled, apart)
-        ]
-        for seed in sorted(spots[0].keys() & spots[1].keys()):
-            ends = [spot[seed] for spot in spots]
-            panel.plot(
-                [x for x, _ in ends], [y for _, y in ends], color="#aaaaaa", lw=0.8, zorder=1
-            )
-        for spot, face in zip(spots, ("white", style["color"]), strict=True):
-            style |= {"markerfacecolor": face}
-            panel.plot([x for x, _ in spot.values()], [y for _, y in spot.values()], **style)
-        handles.append(Line2D([], [], label=f"{apart.row.method}, {shuffled.row.scheme}", **style))
-    if handles:
-        for label, face in (("keys shuffled", "white"), ("not shuffled", GREY)):
-            handles.append(
-                Line2D([], [], color=GREY, marker="o", linestyle="none", label=label,
-                       markerfacecolor=face)
+    shown = [entry for entry, other in judged.beside if other and not entry.experiment]
+    names = dict.fromkeys(arm for pair in (advice, *shown) for arm in (pair.minus, pair.plus))
+    panel = _panel(figure, "", "accuracy at the pretext task, held-out images, %")
+    figure.subplots_adjust(left=0.075, right=0.82, top=0.96, bottom=0.19)
+    rows = [shelf.row(advice.experiment, name) for name in names]
+    any_shown = False
+    for place, row in enumerate(rows):
+        together, apart = (
+            {} if row.missing else shelf.values(row, metric)
+            for metric in ("pretext_same_group", "pretext_regrouped")
+        )
+        seeds = sorted(together.keys() & apart.keys())
+        if not seeds:
+            note = EMPTY if row.missing else "has no BN groups"
+            panel.text(
+                place, 0.5, note, transform=panel.get_xaxis_transform(), ha="center", color=GREY,
+                fontsize=8,
             )  # fmt: skip
-    else:
-        _blank(panel)
-    _legend(figure, handles, lacking)
+            continue
+        any_shown = True
+        for number, seed in enumerate(seeds):
+            x = place + 0.5 * ((number + 0.5) / len(seeds) - 0.5)
+            ends = _percent([apart[seed], together[seed]])
+            panel.plot([x, x], ends, color="#aaaaaa", lw=0.9, zorder=1)
+            for y, face in zip(ends, ("white", "#333333"), strict=True):
+                panel.plot(x, y, "o", color="#333333", markersize=4.5, markerfacecolor=face)
+    panel.set_xlim(-0.5, len(rows) - 0.5)
+    panel.set_xticks(range(len(rows)), [_broken(row.row) for row in rows], fontsize=7)
+    if not any_shown:
+        panel.set_yticks([])
+        return
+    handles = [
+        Line2D(
+            [], [], color="#333333", marker="o", linestyle="none", label=label, markerfacecolor=face
+        )
+        for label, face in (("both views in one group", "#333333"), ("groups redrawn", "white"))
+    ]
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.825, 0.98), frameon=False, fontsize=8
+    )
 
 
 def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
@@ -229,7 +239,7 @@ def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
         panel.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.minorticks_off()
-        _untrained(panel, judged, handles)
+        _controls(panel, judged, handles)
     else:
         _blank(panel)
     _legend(figure, handles, lacking)

@@ -17,8 +17,19 @@ NAME = "claims.yaml"
 
 STABLE_RATE = "highest-stable-rate"
 
-Metric = Literal["knn_reestimated", "knn", "pretext", "highest-stable-rate"]
+Metric = Literal[
+    "knn_reestimated",
+    "knn",
+    "pretext_same_group",
+    "pretext_regrouped",
+    "swap_gap",
+    "highest-stable-rate",
+]
 Verdict = Literal["supported", "refuted", "mixed", "undetermined"]
+Rule = Literal["better", "no-worse", "differs"]
+
+ACCURACIES = ("knn_reestimated", "knn")
+"""The metrics that learning rates are tuned for, so that a sweep says what another rate would change."""
 
 
 class Pair(Model):
@@ -26,6 +37,8 @@ class Pair(Model):
 
     plus: str
     minus: str
+    differs: tuple[str, ...]
+    """The fields of the cells' configuration in which the two differ, and no other: see `alike`."""
 
 
 class Beside(Pair):
@@ -44,18 +57,30 @@ class Description(Model):
     sources: tuple[str, ...] = Field(min_length=1)
 
 
+class Pilot(Model):
+    """What was known of the spread before the runs."""
+
+    sd: float = Field(gt=0)
+    """Standard deviation over seeds of the difference, in the metric's unit."""
+    source: str
+    """The records it is from."""
+
+
 class Advice(Pair):
     """The one difference that decides whether what the claim advises helps."""
 
     question: str
     experiment: str
     metric: Metric
+    minus_metric: Metric | None = None
+    """Of `minus`, where the difference is of two measurements of the same networks."""
     unit: str | None = None
     """Of the metric's values, where they are no accuracies."""
     backbone: str | None = None
     recipes: tuple[str, ...] | None = Field(default=None, min_length=2)
     """With `backbone`: the recipes that differ in their learning rate, for the highest stable one."""
-    rule: Literal["better", "no-worse"]
+    rule: Rule
+    pilot: Pilot
     confirmed_by: Pair | None = None
     """A difference that must have the same sign."""
 
@@ -63,6 +88,17 @@ class Advice(Pair):
         """The same question asked of what a difference beside it is about."""
         other = entry.experiment or self.experiment
         return self.model_copy(update={"experiment": other})
+
+    @property
+    def of_minus(self) -> Advice:
+        """The same question asked of `minus`, which another metric may stand for."""
+        return self.model_copy(update={"metric": self.minus_metric or self.metric})
+
+    def rows(self, arm: str) -> list[str]:
+        """The rows of an arm: the one of that name, or those of a scheme at every learning rate."""
+        if self.metric == STABLE_RATE and self.recipes:
+            return [f"{recipe}-{self.backbone}-{arm}" for recipe in self.recipes]
+        return [arm]
 
 
 class RatesFigure(Model):
@@ -86,9 +122,9 @@ class GroupsFigure(Model):
 
 
 class PlainFigure(Model):
-    """A figure of all that the experiment has: by shuffling, by section, or of the claim's arms."""
+    """A figure of the pretext task in and across BN groups, of all sections, or of the claim's arms."""
 
-    kind: Literal["pretext", "placement", "arms"]
+    kind: Literal["leakage", "placement", "arms"]
 
 
 class Claim(Model):
@@ -116,7 +152,7 @@ class Claims(Model):
     stable: float = Field(gt=0)
     """A learning rate is stable where its accuracy is within this of the best rate's."""
     learnt: float = Field(ge=0)
-    """A row has learnt where its accuracy is at least this above the untrained backbones."""
+    """A row has learnt where its accuracy is at least this above untrained backbones and raw pixels."""
     claims: dict[str, Claim] = Field(min_length=1)
 
     @property
@@ -137,8 +173,11 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
     """Checks every name in the claims, by the params that stand beside them.
 
     Raises UserError for an experiment, row, recipe, scheme or entry of the literature that does not
-    exist, with the nearest one, and for an advice that lacks what its metric needs.
+    exist, with the nearest one, for an advice that lacks what its metric needs, and for arms that differ
+    in another field than they say.
     """
+    from benchmark.claims import alike
+
     known = set(literature)
     if claims.level != LEVEL:
         raise UserError(f"{NAME}: level is {claims.level}, expected {LEVEL}, which is calibrated")
@@ -150,39 +189,40 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
             if entry not in known:
                 raise unknown(f"literature in {where}", entry, known)
         if claim.advice:
+            if claim.advice.metric not in claims.margins:
+                raise UserError(f"{NAME}: margins has no {claim.advice.metric}, which {name} needs")
             _check_advice(where, claim, claim.advice, params)
         elif claim.beside:
             raise UserError(f"{where}: beside needs an advice, whose experiment it shows")
+    alike.check(claims, params)
 
 
 def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:
     if advice.experiment not in params.experiments:
         raise unknown(f"experiment in {where}", advice.experiment, params.experiments)
-    elsewhere = [entry for entry in claim.beside if entry.experiment]
-    pairs: list[Pair] = [advice, *(entry for entry in claim.beside if not entry.experiment)]
+    pairs: list[tuple[str, Pair, Advice]] = [(where, advice, advice)]
     if advice.metric == STABLE_RATE:
         if advice.backbone is None or advice.recipes is None or advice.unit is None:
             raise UserError(f"{where}.advice: {STABLE_RATE} needs backbone, recipes and unit")
-        if elsewhere:
+        if any(entry.experiment for entry in claim.beside):
             raise UserError(f"{where}.beside: {STABLE_RATE} is of one experiment")
-        if advice.confirmed_by:
-            raise UserError(f"{where}.advice: {STABLE_RATE} has no confirmed_by")
-        names = {arm for pair in pairs for arm in (pair.plus, pair.minus)}
-        wanted = [
-            f"{recipe}-{advice.backbone}-{scheme}"
-            for recipe in advice.recipes
-            for scheme in sorted(names)
-        ]
-    else:
-        if advice.backbone or advice.recipes or advice.unit:
-            raise UserError(f"{where}.advice: backbone, recipes and unit belong to {STABLE_RATE}")
-        pairs += [advice.confirmed_by] if advice.confirmed_by else []
-        wanted = [arm for pair in pairs for arm in (pair.plus, pair.minus)]
+        if advice.confirmed_by or advice.minus_metric:
+            raise UserError(
+                f"{where}.advice: {STABLE_RATE} has no confirmed_by and no minus_metric"
+            )
+    elif advice.backbone or advice.recipes or advice.unit:
+        raise UserError(f"{where}.advice: backbone, recipes and unit belong to {STABLE_RATE}")
+    if advice.minus_metric == STABLE_RATE:
+        raise UserError(f"{where}.advice: minus_metric cannot be {STABLE_RATE}")
+    pairs += [(where, advice.confirmed_by, advice)] if advice.confirmed_by else []
+    pairs += [
+        (f"{where}.beside" if entry.experiment else where, entry, advice.beside(entry))
+        for entry in claim.beside
+    ]
     _check_figure(where, claim, advice, params)
-    _check_rows(where, advice.experiment, wanted, params)
-    for entry in elsewhere:
-        other = advice.beside(entry).experiment
-        _check_rows(f"{where}.beside", other, (entry.plus, entry.minus), params)
+    for place, pair, asked in pairs:
+        names = [row for arm in (pair.plus, pair.minus) for row in asked.rows(arm)]
+        _check_rows(place, asked.experiment, names, params)
 
 
 def _check_rows(where: str, experiment: str, names: Iterable[str], params: Params) -> None:

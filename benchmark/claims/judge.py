@@ -6,11 +6,30 @@ from dataclasses import dataclass
 
 from benchmark import plan
 from benchmark.claims import rules
-from benchmark.claims.arms import Bar, bar, row_names
+from benchmark.claims.arms import Bar, bar
 from benchmark.claims.differences import Difference, difference, missing
 from benchmark.claims.file import STABLE_RATE, Advice, Beside, Claim, Claims, Pair, Verdict
 from benchmark.claims.readings import Halfway, Leak, halfway, leak
+from benchmark.claims.sensitivity import Sensitivity, sensitivity
 from benchmark.claims.shelf import Shelf
+from benchmark.report import power
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How many paired seeds a verdict needs, by the spread of a pilot, and how many there are."""
+
+    seeds: int
+    """Those that the experiment asks for."""
+    for_equivalence: int | None
+    """To show equivalence four times in five if there is no difference; null beyond `power.MOST`."""
+    for_difference: int | None
+    """To find a difference as large as the margin four times in five; null beyond `power.MOST`."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the experiment has the seeds that equivalence needs."""
+        return self.for_equivalence is not None and self.for_equivalence <= self.seeds
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,11 @@ class Judged:
     beside: tuple[tuple[Beside, Difference | None], ...] = ()
     """Differences that decide nothing; null where the track lacks them."""
     leaks: tuple[Leak, ...] = ()
-    """What the diagnostics say of the arms, where the claim is about leakage."""
+    """What the diagnostics say of the arms, where their networks have BN groups."""
+    sensitivity: Sensitivity | None = None
+    """What one step of the learning rate would change; null where no rate was tuned for the metric."""
+    planned: Planned | None = None
+    """How many seeds the verdict needs by the pilot; null where the track does not ask for it."""
     halfway: Halfway | None = None
     """How soon schemes came half way, where the claim is about learning rates."""
 
@@ -72,8 +95,11 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
         beside.append((entry, None if absent else difference(shelf, claims, asked, entry)))
     verdict, reasons = rules.verdict(advice, found, least, confirmation)
     leaks: tuple[Leak, ...] = ()
-    if claim.figure.kind == "pretext" and not any(missing(own) for own in found.arms):
-        leaks = tuple(leak(shelf, own.rows[0]) for own in found.arms)
+    if advice.metric != STABLE_RATE and not any(missing(own) for own in found.arms):
+        named = {own.name: leak(own.rows[0]) for own in found.arms}
+        leaks = tuple(own for own in named.values() if own.excess is not None)
+    tuned = shelf.params.experiments[advice.experiment].learning_rates == "tuned"
+    rates = sensitivity(claims, advice, found, least, confirmation, tuned=tuned)
     speeds = None
     if advice.metric == STABLE_RATE and least.untrained is not None:
         schemes = [own.name for own in found.arms]
@@ -90,7 +116,19 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
         confirmation,
         tuple(beside),
         leaks,
+        rates,
+        _planned(claims, advice, found),
         speeds,
+    )
+
+
+def _planned(claims: Claims, advice: Advice, found: Difference) -> Planned:
+    margin, sd = claims.margins[advice.metric], advice.pilot.sd
+    level = claims.level / claims.comparisons
+    return Planned(
+        len(found.seeds),
+        power.seeds_for_equivalence(margin, sd, level),
+        power.seeds_for_difference(margin, sd, level),
     )
 
 
@@ -100,6 +138,6 @@ def _absent(shelf: Shelf, advice: Advice, pair: Pair) -> str | None:
         return f"this track has no experiment {advice.experiment}"
     rows = {str(row) for row in plan.rows(shelf.params, advice.experiment)}
     for arm in (pair.plus, pair.minus):
-        if lost := [row for row in row_names(advice, arm) if row not in rows]:
+        if lost := [row for row in advice.rows(arm) if row not in rows]:
             return f"this track's experiment {advice.experiment} has no row {', '.join(lost)}"
     return None

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.claims.arms import ACCURACY, row_names
+from benchmark.claims.arms import ACCURACY
 from benchmark.claims.file import Advice
 from benchmark.claims.shelf import Shelf, Shelved
-from benchmark.plan import Row
 from benchmark.report.statistics import mean
-
-MEASURES = ("batch_dependence", "same_group", "same_group_chance")
 
 
 @dataclass(frozen=True)
@@ -20,11 +17,12 @@ class Leak:
     """The diagnostics of leakage of one row, each the mean over the seeds that have it, or null."""
 
     row: str
+    together: float | None
+    """Pretext accuracy on held-out images with both views of an image in one BN group."""
+    apart: float | None
+    """The same with groups redrawn."""
     excess: float | None
-    """How much better pretext pairs are found in one BN group than in redrawn ones, less the same of
-    `against`: that much the training made use of the group. In -1..1."""
-    against: str
-    """The row that shuffles and is otherwise the same, or `its start`: the network as initialised."""
+    """See `swap_excess`."""
     batch_dependence: float | None
     """Of the backbone: 0 where batch-mates do not matter, 1 where nothing else does."""
     same_group: float | None
@@ -57,42 +55,32 @@ class Halfway:
     speeds: tuple[Speed, ...]
 
 
-def shuffled_twin(shelf: Shelf, experiment: str, row: Row) -> Shelved | None:
-    """The row that differs from `row` only in that its teacher shuffles; None for other rows."""
-    schemes = shelf.params.schemes
-    own = schemes.get(row.scheme, {})
-    if own.get("teacher", {}).get("shuffle") is not False:
-        return None
-    rest = {key: value for key, value in own["teacher"].items() if key != "shuffle"}
-    wanted = {key: value for key, value in own.items() if key != "teacher"}
-    wanted |= {"teacher": rest} if rest else {}
-    return next(
-        (
-            shelved
-            for other, shelved in shelf.rows(experiment).items()
-            if (other.method, other.backbone) == (row.method, row.backbone)
-            and schemes.get(other.scheme) == wanted
-        ),
-        None,
-    )
+def swap_excess(shelved: Shelved) -> dict[int, float]:
+    """How much the training made use of BN's groups, by seed, in -1..1.
+
+    The swap gap, by how much better pretext pairs are found with both views of an image in one BN group
+    than in redrawn ones, minus that of the same network before its training: what depends on the groups
+    in any network is no sign that the training made use of it.
+    """
+    before = diagnosed(shelved, "leakage", "swap_gap_initial")
+    after = diagnosed(shelved, "leakage", "swap_gap")
+    return {seed: gap - before[seed] for seed, gap in after.items() if seed in before}
 
 
-def leak(shelf: Shelf, shelved: Shelved) -> Leak:
+def leak(shelved: Shelved) -> Leak:
     """The diagnostics of leakage of a row."""
-    gaps = diagnosed(shelved, "leakage", "swap_gap")
-    twin = shuffled_twin(shelf, shelved.experiment, shelved.row)
-    if twin:
-        reference, against = diagnosed(twin, "leakage", "swap_gap"), str(twin.row)
-    else:
-        reference, against = diagnosed(shelved, "leakage", "swap_gap_initial"), "its start"
-    excess = [gap - reference[seed] for seed, gap in gaps.items() if seed in reference]
+
+    def of(key: str, part: str = "leakage") -> float | None:
+        return _mean(diagnosed(shelved, part, key).values())
+
     return Leak(
         row=str(shelved.row),
-        excess=_mean(excess),
-        against=against,
-        batch_dependence=_mean(diagnosed(shelved, "backbone", "batch_dependence").values()),
-        same_group=_mean(diagnosed(shelved, "leakage", "same_group").values()),
-        same_group_chance=_mean(diagnosed(shelved, "leakage", "same_group_chance").values()),
+        together=of("pretext_same_group"),
+        apart=of("pretext_regrouped"),
+        excess=_mean(swap_excess(shelved).values()),
+        batch_dependence=of("batch_dependence", "backbone"),
+        same_group=of("same_group"),
+        same_group_chance=of("same_group_chance"),
     )
 
 
@@ -114,7 +102,7 @@ def best_rate(shelf: Shelf, advice: Advice, scheme: str) -> Shelved | None:
 
     A rate at which a seed failed has no mean.
     """
-    rows = [shelf.row(advice.experiment, name) for name in row_names(advice, scheme)]
+    rows = [shelf.row(advice.experiment, name) for name in advice.rows(scheme)]
     if any(row.missing for row in rows):
         return None
     means = {}

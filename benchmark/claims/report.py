@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark import canonical
-from benchmark.claims import file, judge, literature
+from benchmark.claims import alike, file, judge, literature
 
 
 def write(root: Path, track: str) -> list[Path]:
@@ -23,6 +23,7 @@ def write(root: Path, track: str) -> list[Path]:
     # The claims are written for the params that stand beside them; other tracks may have less.
     file.check(claims, shelves["mini"].params, library.entries)
     shelf = shelves[track]
+    alike.check(claims, shelf.params)
     found = judge.judge(claims, shelf)
     wanted = {name for claim in claims.claims.values() for name in claim.literature}
     compared = {name: literature.compare(library.entries[name], shelf) for name in sorted(wanted)}

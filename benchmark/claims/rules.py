@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from benchmark.claims.arms import Arm, Bar
 from benchmark.claims.differences import Difference
-from benchmark.claims.file import STABLE_RATE, Advice, Verdict
+from benchmark.claims.file import STABLE_RATE, Advice, Rule, Verdict
 from benchmark.report.contrasts import Finding
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A rule: the verdict for whatever is shown of a difference."""
+
+    above: Verdict
+    """Significantly above zero."""
+    below: Verdict
+    equivalent: Verdict
+    """Within the margin, and not significant."""
+    above_equivalent: Verdict
+    """Significantly above zero, and yet within the margin."""
+    below_equivalent: Verdict
+
+
+TABLE: dict[Rule, Outcomes] = {
+    "better": Outcomes("supported", "refuted", "refuted", "mixed", "refuted"),
+    "no-worse": Outcomes("supported", "refuted", "supported", "supported", "mixed"),
+    "differs": Outcomes("supported", "supported", "refuted", "mixed", "mixed"),
+}
 
 Ruling = tuple[Verdict, tuple[str, ...]]
 """A verdict and why, in words."""
@@ -32,9 +53,9 @@ def verdict(advice: Advice, found: Difference, bar: Bar, confirmation: Differenc
     notes = [why]
     if finding.equivalent and edge:
         notes += [_edge(advice, own, "shows no equivalence") for own in edge]
-    notes += [
+    notes += dict.fromkeys(
         f"{own.name} has learnt nothing: that is the effect" for own in found.arms if not own.learnt
-    ]
+    )
     if advice.confirmed_by and ruled != "undetermined":
         if objection := _objection(advice, found, confirmation):
             return "undetermined", (objection, f"otherwise {ruled}: {why}")
@@ -42,35 +63,34 @@ def verdict(advice: Advice, found: Difference, bar: Bar, confirmation: Differenc
     return ruled, tuple(notes)
 
 
-def ruling(
-    rule: Literal["better", "no-worse"], finding: Finding, *, equivalent: bool
-) -> tuple[Verdict, str]:
+def ruling(rule: Rule, finding: Finding, *, equivalent: bool) -> tuple[Verdict, str]:
     """The verdict of a rule on a finding, and why."""
+    of = TABLE[rule]
     above = finding.significant and finding.estimate > 0
     below = finding.significant and finding.estimate < 0
     within = "within the margin of what counts as equivalent"
     if above and equivalent:
-        why = f"significantly above zero, and yet {within}"
-        return ("mixed" if rule == "better" else "supported"), why
+        return of.above_equivalent, f"significantly above zero, and yet {within}"
     if below and equivalent:
-        why = f"significantly below zero, and yet {within}"
-        return ("refuted" if rule == "better" else "mixed"), why
+        return of.below_equivalent, f"significantly below zero, and yet {within}"
     if above:
-        return "supported", "significantly above zero"
+        return of.above, "significantly above zero"
     if below:
-        return "refuted", "significantly below zero"
+        return of.below, "significantly below zero"
     if equivalent:
-        return ("refuted" if rule == "better" else "supported"), f"equivalent: {within}"
+        return of.equivalent, f"equivalent: {within}"
     return "undetermined", "neither a difference nor equivalence is shown"
 
 
 def _not_learnt(arms: Sequence[Arm], bar: Bar) -> str:
     reached = ", ".join(
-        f"{own.name} {100 * own.accuracy:.1f} %" for own in arms if own.accuracy is not None
+        dict.fromkeys(
+            f"{own.name} {100 * own.accuracy:.1f} %" for own in arms if own.accuracy is not None
+        )
     )
     return (
         f"neither arm has learnt: {reached}; from {100 * (bar.least or 0):.1f} % on a row has "
-        f"({bar.row} has {100 * (bar.untrained or 0):.1f} %)"
+        f"({bar.row} has {100 * (bar.better or 0):.1f} %)"
     )
 
 

@@ -10,10 +10,12 @@ from benchmark.claims import words
 from benchmark.claims.arms import Arm
 from benchmark.claims.differences import Difference, seed_list
 from benchmark.claims.file import STABLE_RATE, Advice, Claims
-from benchmark.claims.judge import Judged
+from benchmark.claims.judge import Judged, Planned
 from benchmark.claims.readings import Halfway, Leak
+from benchmark.claims.sensitivity import Sensitivity
 from benchmark.claims.words import NONE, bullets, table
 from benchmark.provenance.published import MARKS
+from benchmark.report import power
 from benchmark.report.contrasts import Finding
 from benchmark.report.tables import escape
 
@@ -27,11 +29,21 @@ def advised(judged: Judged, advice: Advice, claims: Claims, track: str) -> Itera
     yield f"![{escape(judged.claim.title)}](figures/claims/{judged.name}.svg)"
     if found is None:
         return
+    yield _compared(advice, found)
+    if judged.planned:
+        yield f"**Seeds.** {_planned(judged.planned, advice, claims)}"
     if found.finding:
         yield _finding(found.finding, judged, advice, claims)
         yield _pairs(found, advice)
         yield _pairing(found)
-    yield _arms(judged, found, advice)
+    yield _arms(judged, found)
+    if judged.sensitivity:
+        yield _sensitivity(judged.sensitivity, advice)
+    elif found.finding and advice.metric != STABLE_RATE and not found.plus.rows[0].steps:
+        yield (
+            "**Another learning rate.** Both arms have the recipe's rate. What another would make of "
+            "the verdict is not known."
+        )
     if judged.leaks:
         yield _leaks(judged.leaks)
     if judged.halfway:
@@ -47,7 +59,7 @@ def _finding(found: Finding, judged: Judged, advice: Advice, claims: Claims) -> 
     least = "at least " if judged.at_least else ""
     lines = [
         f"estimate, {advice.plus} minus {advice.minus}: **{least}{words.interval(found, metric)}** "
-        f"{unit}, n = {found.n}, in {words.METRICS[metric]}",
+        f"{unit}, n = {found.n}, in {_metrics(advice)}",
         f"p {words.chance(found.p)}, adjusted p {words.chance(found.p_adjusted)}",
     ]
     if metric == STABLE_RATE and judged.difference:
@@ -79,6 +91,70 @@ def _finding(found: Finding, judged: Judged, advice: Advice, claims: Claims) -> 
     return bullets(lines)
 
 
+def _metrics(advice: Advice) -> str:
+    if advice.minus_metric is None:
+        return words.METRICS[advice.metric]
+    return f"{words.METRICS[advice.metric]}, minus {words.METRICS[advice.minus_metric]}"
+
+
+def _compared(advice: Advice, found: Difference) -> str:
+    """In what the arms differ, as the claim says and `alike` has checked."""
+    tuned = found.plus.rows[0].rate is not None or found.minus.rows[0].rate is not None
+    rates = "; each has a learning rate of its own, tuned alike" if tuned else ""
+    if not advice.differs:
+        return "**Compared.** Two measurements of the same networks."
+    fields = ", ".join(f"`{field}`" for field in advice.differs)
+    return f"**Compared.** The arms differ in {fields} and in nothing else{rates}."
+
+
+def _planned(planned: Planned, advice: Advice, claims: Claims) -> str:
+    """How many seeds the verdict needs, in plain words."""
+    metric, unit = advice.metric, escape(words.unit(advice))
+    margin = f"{words.whole(claims.margins[metric], metric)} {unit}"
+    said = [
+        f"Before the runs, the difference was taken to have a standard deviation over seeds of "
+        f"{words.whole(advice.pilot.sd, metric)} {unit} ({escape(advice.pilot.source)})."
+    ]
+    needed = (
+        f"more than {power.MOST}" if planned.for_equivalence is None else planned.for_equivalence
+    )
+    if planned.reachable:
+        said.append(
+            f"Equivalence within ±{margin} needs {needed} seeds, and the experiment has {planned.seeds}."
+        )
+    else:
+        said.append(
+            f"Equivalence within ±{margin} is not reachable with {planned.seeds} seeds at this spread: "
+            f"it needs {needed}."
+        )
+    least = f"more than {power.MOST}" if planned.for_difference is None else planned.for_difference
+    said.append(f"A difference of {margin} needs {least}.")
+    return " ".join(said)
+
+
+def _sensitivity(found: Sensitivity, advice: Advice) -> str:
+    rows = []
+    for step in found.steps:
+        rate = NONE if step.rate is None else f"{step.rate:g}"
+        if step.change is None or step.estimate is None:
+            rows.append([f"`{step.arm}`", step.direction, rate, NONE, NONE, "not known"])
+            continue
+        change, estimate = (
+            words.amount(value, advice.metric) for value in (step.change, step.estimate)
+        )
+        rows.append([f"`{step.arm}`", step.direction, rate, change, estimate, str(step.verdict)])
+    head = [
+        "arm",
+        "one step",
+        "learning rate",
+        "its accuracy, expected",
+        "estimate then",
+        "verdict then",
+    ]
+    lead = f"**Another learning rate** (this decides nothing): {escape(found.summary)}."
+    return f"{lead}\n\n{table(head, rows)}"
+
+
 def _apart(own: Arm) -> float:
     """The widest step between the rates of an arm that has every record, in decades."""
     rates = sorted(
@@ -94,7 +170,8 @@ def _pairs(found: Difference, advice: Advice) -> str:
     for own in found.arms:
         values = [*(own.values[seed] for seed in found.seeds), own.mean]
         shown = [words.amount(value, metric, signed=False) for value in values]
-        rows.append([f"`{own.name}`", *shown])
+        of = f", {words.METRICS[own.metric]}" if advice.minus_metric else ""
+        rows.append([f"`{own.name}`{of}", *shown])
     gaps = [found.plus.values[seed] - found.minus.values[seed] for seed in found.seeds]
     gaps += [found.finding.estimate] if found.finding else []
     rows.append(["difference", *(words.amount(gap, metric) for gap in gaps)])
@@ -108,22 +185,22 @@ def _pairing(found: Difference) -> str:
     return f"Correlation of the arms over the seeds: {found.correlation:+.2f}, so {gained}."
 
 
-def _arms(judged: Judged, found: Difference, advice: Advice) -> str:
+def _arms(judged: Judged, found: Difference) -> str:
     rows = []
-    for own in found.arms:
+    for own in {own.name: own for own in found.arms}.values():
         accuracy = NONE if own.accuracy is None else f"{100 * own.accuracy:.1f}"
         learnt = {True: "yes", False: "**no**", None: NONE}[own.learnt]
-        rows.append([f"`{own.name}`", accuracy, learnt, _rate(own, advice)])
-    if judged.bar and judged.bar.least is not None and judged.bar.untrained is not None:
-        least, untrained = 100 * judged.bar.least, 100 * judged.bar.untrained
-        rows.append([f"`{judged.bar.row}`", f"{untrained:.1f}", f"from {least:.1f} on", NONE])
+        rows.append([f"`{own.name}`", accuracy, learnt, _rate(own)])
+    if judged.bar and judged.bar.least is not None and judged.bar.better is not None:
+        least, better = 100 * judged.bar.least, 100 * judged.bar.better
+        rows.append([f"`{judged.bar.row}`", f"{better:.1f}", f"from {least:.1f} on", NONE])
     return table(["arm", "kNN, %", "learnt", "learning rate"], rows)
 
 
-def _rate(own: Arm, advice: Advice) -> str:
+def _rate(own: Arm) -> str:
     if not own.values:
         return NONE
-    if advice.metric == STABLE_RATE:
+    if own.metric == STABLE_RATE:
         return "the highest tried is stable for a seed" if own.at_edge else "within those tried"
     rate = own.rows[0].rate
     if rate is None:
@@ -138,7 +215,9 @@ def _leaks(leaks: Sequence[Leak]) -> str:
     rows = [
         [
             f"`{leak.row}`",
-            f"{share(leak.excess)} (against {escape(leak.against)})",
+            share(leak.together),
+            share(leak.apart),
+            share(leak.excess),
             NONE if leak.batch_dependence is None else f"{leak.batch_dependence:.3f}",
             f"{share(leak.same_group)} ({share(leak.same_group_chance)})",
         ]
@@ -146,6 +225,8 @@ def _leaks(leaks: Sequence[Leak]) -> str:
     ]
     head = [
         "arm",
+        "pretext, one BN group, %",
+        "regrouped, %",
         "swap excess, points",
         "batch dependence",
         "same-group neighbours, % (by chance)",
@@ -197,7 +278,7 @@ def _described(judged: Judged, advice: Advice) -> Iterator[list[str]]:
 
 def _cells(found: Difference, track: str) -> str:
     lines = []
-    for own in found.arms:
+    for own in {own.name: own for own in found.arms}.values():
         for row in own.rows:
             known = [
                 f"s{s} `{row.records[s].checksum[:12]}`" for s in own.seeds if s in row.records
@@ -213,9 +294,8 @@ def _cells(found: Difference, track: str) -> str:
 
 def _provenance(found: Difference) -> str:
     """What is to be said against the provenance of how many of the records."""
-    marks = [
-        own_marks for own in found.arms for row in own.rows for own_marks in row.marks.values()
-    ]
+    arms = {own.name: own for own in found.arms}.values()
+    marks = [own_marks for own in arms for row in own.rows for own_marks in row.marks.values()]
     counts = {mark: sum(mark in one for one in marks) for mark in MARKS}
     said = [f"{count} **{mark}** ({MARKS[mark]})" for mark, count in counts.items() if count]
     lead = f"Provenance of the {len(marks)} records: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmark import collect, plan, sweep
 from benchmark.collect import Published
@@ -14,8 +15,20 @@ from benchmark.provenance import published as provenance
 from benchmark.report.statistics import mean
 from benchmark.schema import Params
 
+LEAKAGE = ("pretext_same_group", "pretext_regrouped", "swap_gap")
+"""Metrics that the diagnostics of a record hold."""
+
 LAST = 5
 """Points of a recorded curve, of fifty, that stand for its end."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a sweep expects one step of the learning rate away from the rate that it chose."""
+
+    rate: float
+    change: float | None
+    """Of the accuracy on the validation split; null where it was not tried, or a training failed."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class Shelved:
     """Whether the best rate tried was the lowest or the highest."""
     rate: float | None
     """The tuned learning rate; null where nothing was tuned."""
+    steps: Mapping[str, Step]
+    """By direction, `lower` and `higher`; none where nothing was tuned."""
     marks: Mapping[int, tuple[str, ...]]
     """By seed, what may be said against the provenance of its record (`provenance.published.MARKS`)."""
 
@@ -76,7 +91,9 @@ class Shelf:
 
         `knn`, `knn_reestimated`: test accuracy of the nearest neighbours, in 0..1, with running and with
         re-estimated statistics. `pretext`: accuracy at the pretext task, the mean of the last tenth of
-        the training.
+        the training. `pretext_same_group`, `pretext_regrouped`, `swap_gap`: of the diagnostics, the same
+        on held-out images with both views of an image in one BN group, with groups redrawn, and the
+        difference.
         """
         found = {
             seed: self._value(entry, metric)
@@ -91,10 +108,14 @@ class Shelf:
             curve = result["curves"].get("pretext", [])[-LAST:]
             kept = [value for value in curve if value is not None]
             return mean(kept) if kept and len(kept) == len(curve) else None
+        if metric in LEAKAGE:
+            measured = (result.get("diagnostics") or {}).get("leakage") or {}
+            found = measured.get(metric)
+            return None if found is None else float(found)
         near = self.params.evaluation.knn_k[0]
         keys = {"knn": f"pooled.knn{near}", "knn_reestimated": f"pooled_reestimated.knn{near}"}
         if metric not in keys:
-            raise unknown("metric", metric, (*keys, "pretext"))
+            raise unknown("metric", metric, (*keys, "pretext", *LEAKAGE))
         value = result["metrics"].get(keys[metric])
         return None if value is None else float(value)
 
@@ -103,9 +124,8 @@ class Shelf:
         asked = plan.seeds(params, experiment)
         table = sweep.load(sweep.path(self.root, track, experiment))
         rates = sweep.settings(table)
-        edges = {
-            Row(line["method"], line["backbone"], line["scheme"]): bool(line["at_edge"])
-            for line in table["rows"]
+        lines = {
+            Row(line["method"], line["backbone"], line["scheme"]): line for line in table["rows"]
         }
         where = collect.folder(self.root, track, experiment)
         published = _by_label(where)
@@ -138,12 +158,22 @@ class Shelf:
             tuned = plan.tuned_row(params, row)
             setting = rates.get(tuned)
             found[row] = Shelved(
-                experiment, row, seeds, records, edges.get(tuned, False),
-                setting[0] if setting else None, marks,
+                experiment, row, seeds, records, bool(lines.get(tuned, {}).get("at_edge")),
+                setting[0] if setting else None, _steps(lines.get(tuned, {})), marks,
             )  # fmt: skip
         if len(images) > 1:
             raise UserError(f"{where} mixes {len(images)} versions of the images: {images}")
         return found
+
+
+def _steps(line: Mapping[str, Any]) -> dict[str, Step]:
+    """What a row of a table of rates says of one step either way."""
+    found = {}
+    for direction, entry in line.get("one_step", {}).items():
+        here, there = line["validation"], entry["validation"]
+        change = None if here is None or there is None else float(there) - float(here)
+        found[direction] = Step(float(entry["learning_rate"]), change)
+    return found
 
 
 def _by_label(where: Path) -> dict[str, Published]:

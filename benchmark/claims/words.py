@@ -12,7 +12,9 @@ NONE = "—"
 METRICS = {
     "knn_reestimated": "kNN accuracy, statistics re-estimated",
     "knn": "kNN accuracy, running statistics",
-    "pretext": "accuracy at the pretext task",
+    "pretext_same_group": "accuracy at the pretext task, held-out images, both views in one BN group",
+    "pretext_regrouped": "accuracy at the pretext task, held-out images, BN groups redrawn",
+    "swap_gap": "swap gap",
     STABLE_RATE: "highest stable learning rate, log₁₀",
 }
 
@@ -41,6 +43,11 @@ def amount(value: float, metric: str, *, signed: bool = True, digits: int = 2) -
     shown = f"{value if metric == STABLE_RATE else 100 * value:{'+' if signed else ''}.{digits}f}"
     # Minus nothing is nothing.
     return shown if float(shown) else shown.lstrip("+-")
+
+
+def whole(value: float, metric: str) -> str:
+    """An amount without digits that say nothing, e.g. `2` for .02."""
+    return f"{value if metric == STABLE_RATE else 100 * value:.3g}"
 
 
 def interval(finding: Finding, metric: str) -> str:

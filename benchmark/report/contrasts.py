@@ -2,29 +2,25 @@
 
 The test is a paired t-test. Its spread is the larger of two: that of the contrast's own differences
 over seeds, and that pooled over the arms of its experiment. The pool alone would be calibrated only
-if all arms were equally noisy; the differences alone have too few degrees of freedom to find much.
-The larger of both, against the t quantile of the pool's degrees of freedom, keeps whole tables of
-claims at the stated level; `tests/report/test_calibration.py` simulates it and says where it ends.
+if all arms were equally noisy; a difference's own spread is now and then small by chance. Each spread
+brings its own degrees of freedom: n − 1 where the differences' own decides, the pool's where that does.
+So whole tables of claims keep the stated level; `tests/report/test_calibration.py` simulates it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
-from benchmark.report import statistics
+from benchmark.report import power, statistics
 from benchmark.report.statistics import Spread
 
 LEVEL = 0.05
 """Share of whole tables of claims that may hold a false verdict."""
 
-COMPARISONS = 9
+COMPARISONS = 10
 """Primary contrasts in a table; each is judged at LEVEL / COMPARISONS (Bonferroni)."""
-
-POWER = 0.8
-"""With which probability a detectable effect is found."""
 
 ROUNDING = 1e-12
 """What sums of a few values near 1 differ by when nothing but their rounding differs."""
@@ -59,7 +55,7 @@ class Finding:
     se: float | None
     """Standard error of the estimate, from the larger spread."""
     df: int
-    """Degrees of freedom of the t quantiles: the pool's, or n − 1 without a pool."""
+    """Degrees of freedom of the t quantiles: of the spread that decided, the pool's or n − 1."""
     p: float
     """Two-sided, of no difference, not adjusted; 1 where no spread could be estimated."""
     p_adjusted: float
@@ -70,7 +66,7 @@ class Finding:
     equivalent: bool | None
     """The difference is shown to lie within ± margin, at the same adjusted level."""
     detectable: float | None
-    """The smallest true difference, of either sign, that this design finds with POWER."""
+    """The smallest true difference, of either sign, that this design finds four times in five."""
     n: int
     """Paired seeds."""
     own_sd: float | None
@@ -139,21 +135,51 @@ def judge(
     independent draws from one law have a given difference d ≠ 0 with probability at most 1/4
     (values d apart form chains; P ≤ P(even links) · P(odd links)). The interval is then a point.
     """
-    from scipy import stats
-
     n = len(contrast.differences)
-    estimate = statistics.mean(contrast.differences)
     own = statistics.deviation(contrast.differences)
     shared = None if pooled.sd is None else math.sqrt(contrast.weight) * pooled.sd
-    df = n - 1 if shared is None else pooled.df
-    sd = max((sd for sd in (own, shared) if sd is not None), default=None)
+    # Two arms' pool is their differences' spread but for rounding.
+    larger = shared is not None and (own is None or shared > own or math.isclose(shared, own))
+    sd = shared if larger else own
+    return _tested(
+        Finding(
+            estimate=statistics.mean(contrast.differences),
+            low=None,
+            high=None,
+            se=None if sd is None else sd / math.sqrt(n),
+            df=pooled.df if larger else n - 1,
+            p=1.0,
+            p_adjusted=1.0,
+            significant=False,
+            p_equivalence=None,
+            equivalent=None,
+            detectable=None,
+            n=n,
+            own_sd=own,
+            pooled_sd=shared,
+            pooled=larger,
+        ),
+        comparisons,
+        margin,
+    )
+
+
+def moved(finding: Finding, by: float, *, comparisons: int, margin: float | None) -> Finding:
+    """The finding if the estimate were another by so much, with the same standard error."""
+    return _tested(replace(finding, estimate=finding.estimate + by), comparisons, margin)
+
+
+def _tested(finding: Finding, comparisons: int, margin: float | None) -> Finding:
+    """The finding with all that follows from its estimate, its standard error and its seeds."""
+    from scipy import stats
+
     level = LEVEL / comparisons
-    se = None if sd is None else sd / math.sqrt(n)
+    estimate, se, df, n = finding.estimate, finding.se, finding.df, finding.n
     half: float | None
     detectable: float | None
     if se is not None and se > ROUNDING:
         half = float(stats.t.isf(level / 2, df)) * se
-        detectable = _noncentrality(df, level) * se
+        detectable = power.effect(df, level) * se
         p = float(2 * stats.t.sf(abs(estimate) / se, df))
         beyond = None if margin is None else float(stats.t.sf((margin - abs(estimate)) / se, df))
     elif se is not None and (chance := 4.0 ** (1 - n)) <= level:
@@ -163,38 +189,18 @@ def judge(
     else:
         se = half = detectable = None
         p, beyond = 1.0, None if margin is None else 1.0
-    return Finding(
-        estimate=estimate,
+    return replace(
+        finding,
         low=None if half is None else estimate - half,
         high=None if half is None else estimate + half,
         se=se,
-        df=df,
         p=p,
         p_adjusted=min(1.0, comparisons * p),
         significant=p <= level,
         p_equivalence=beyond,
         equivalent=None if beyond is None else beyond <= level,
         detectable=detectable,
-        n=n,
-        own_sd=own,
-        pooled_sd=shared,
-        # Two arms' pool is their differences' spread but for rounding.
-        pooled=shared is not None and (own is None or shared > own or math.isclose(shared, own)),
     )
-
-
-@lru_cache
-def _noncentrality(df: int, level: float) -> float:
-    """The effect, in standard errors, that a two-sided t-test at a level finds with POWER."""
-    from scipy import optimize, stats
-
-    limit = float(stats.t.isf(level / 2, df))
-
-    def lacking(effect: float) -> float:
-        # The other tail adds less than the level.
-        return float(stats.nct.sf(limit, df, effect)) - POWER
-
-    return float(optimize.brentq(lacking, 0.0, 4 * limit + 4))
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -11,7 +11,7 @@ LEARNT = 0.02
 def least(untrained: Sequence[float], pixels: float | None, margin: float = LEARNT) -> float | None:
     """The accuracy from which on a row has learnt, None where either control is not known.
 
-    `untrained` are the mean accuracies of untrained backbones of the same kind, the best of which counts;
+    `untrained` are mean accuracies of untrained backbones of the same kind, the best of which counts;
     `pixels` is that of raw pixels: a network worse than its input has learnt nothing of use.
     """
     if not untrained or pixels is None:

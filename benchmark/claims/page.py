@@ -76,8 +76,8 @@ def _reading(claims: Claims) -> Iterator[str]:
     yield (
         f"The **interval** has {100 * each:.2f} %, so that all {claims.comparisons} hold together with "
         f"{100 * (1 - claims.level):g} %; **p adjusted** is {claims.comparisons} times p. The spread is "
-        "the larger of the differences' own and the one pooled over the experiment's rows, each with its "
-        "own degrees of freedom."
+        "the larger of the differences' own and the one pooled over the experiment's rows, each with "
+        "its own degrees of freedom."
     )
     yield (
         "**Undetermined** means that the records do not say: some are missing, a training failed, "
@@ -89,9 +89,9 @@ def _reading(claims: Claims) -> Iterator[str]:
         "the same experiment: the best untrained backbone of that kind, and raw pixels."
     )
     yield (
-        "**Another learning rate**: by the sweep's fit on the validation split, what the verdict would be "
-        "if one arm had been trained one step lower or higher. It shows how far a verdict hangs on the "
-        "rates, and decides nothing."
+        "**Another learning rate**: by the sweep's fit on the validation split, what the verdict would "
+        "be if one arm had been trained one step lower or higher. It shows how far a verdict depends on "
+        "the rates, and decides nothing."
     )
     yield (
         "**Equivalent** means shown to lie within the margin ("

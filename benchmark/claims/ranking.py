@@ -39,8 +39,8 @@ def section(ranks: Ranks) -> list[str]:
     return [
         "## Ranks of the leaderboard's schemes",
         f"Average ranks (1 is the best) over {ranks.blocks} pairs of method and backbone. Friedman's "
-        f"test gives p = {ranks.p:.3f}; ranks further apart than {ranks.critical:.2f} differ by Nemenyi's. "
-        f"Not told apart: {escape(groups)}. This is descriptive and decides no verdict.",
+        f"test gives p = {ranks.p:.3f}; ranks further apart than {ranks.critical:.2f} differ by "
+        f"Nemenyi's. Not told apart: {escape(groups)}. This is descriptive and decides no verdict.",
         table(
             ["scheme", "average rank"],
             [[escape(name), f"{rank:.2f}"] for name, rank in ranks.average.items()],

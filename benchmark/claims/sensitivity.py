@@ -71,8 +71,9 @@ def sensitivity(
 ) -> Sensitivity | None:
     """The verdicts of an advice if either arm's learning rate were one step lower or higher.
 
-    A step is the sweep's factor. The estimate is shifted by what the fit of the sweep expects of the validation accuracy there. None
-    where nothing is estimated, and where the rates are not tuned by the metric that decides.
+    A step is the sweep's factor. The estimate is shifted by what the fit of the sweep expects of the
+    validation accuracy there. None where nothing is estimated, and where no rate was tuned by the metric
+    that decides.
     """
     if found.finding is None or not tuned or advice.metric not in ACCURACIES or advice.minus_metric:
         return None

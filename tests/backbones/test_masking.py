@@ -56,6 +56,7 @@ def test_every_patch_is_hidden_as_often_and_masks_differ():
 def masked_backbone(backbone, norm):
     network = encoder(backbone, norm)
     assert isinstance(network, MaskedBackbone)
+    network.prepare_masking(4)
     stir(network)
     return network.train()
 

@@ -35,7 +35,9 @@ def test_wide_resnet_with_bn_is_timms(stem):
         for parameter in theirs.parameters():
             if parameter.ndim == 1:  # timm, too, starts the last norm of a branch at zero
                 parameter.add_(0.5 * torch.rand_like(parameter))
-    ours = resnet.build(ImageShape(3, 32, 32), norms("bn"), **RESNET18, **STEMS[stem])
+    ours = resnet.build(
+        ImageShape(3, 32, 32), norms("bn"), **RESNET18, **STEMS[stem], branch_gain=0
+    )
     ours.net.load_state_dict(theirs.state_dict())
     assert ours.width == 512
     x = torch.randn(3, 3, 32, 32)

@@ -31,8 +31,11 @@ def tree(**experiments: Any) -> dict[str, Any]:
 def grid(*schemes: str, **changes: Any) -> dict[str, Any]:
     """An experiment of SimCLR on a ResNet with three seeds, and of the backbone as initialised."""
     found = {"methods": ["simclr"], "backbones": ["resnet"], "schemes": list(schemes)}
-    untrained = {"methods": ["untrained"], "backbones": ["resnet"], "schemes": ["bn"]}
-    return found | {"seeds": [0, 1, 2], "learning_rates": "default", "also": [untrained]} | changes
+    controls = [
+        {"methods": [method], "backbones": ["resnet"], "schemes": ["bn"]}
+        for method in ("untrained", "raw-pixels")
+    ]
+    return found | {"seeds": [0, 1, 2], "learning_rates": "default", "also": controls} | changes
 
 
 def stand(root: Path, found: Mapping[str, Any]) -> Shelf:

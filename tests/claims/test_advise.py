@@ -17,7 +17,7 @@ from benchmark.errors import UserError
 from tests import tiny
 from tests.claims.project import Planted, grid, plant, stand, tree, tune
 
-UNTRAINED = {"untrained-resnet-bn": [0.20, 0.21, 0.19]}
+UNTRAINED = {"untrained-resnet-bn": [0.20, 0.21, 0.19], "raw-pixels-pixels-none": [0.15]}
 BN, GN, LN = (f"simclr-resnet-{scheme}" for scheme in ("bn", "gn", "ln"))
 BEST, LOWER, NEAR = [0.60, 0.62, 0.61], [0.41, 0.40, 0.42], [0.60, 0.61, 0.605]
 
@@ -85,7 +85,13 @@ def test_a_scheme_that_failed_is_not_the_best_however_well_the_rest_did(
 
 def test_a_scheme_that_did_not_learn(tmp_path: Path) -> None:
     said = asked(tmp_path, {BN: BEST, GN: BEST, LN: [0.21, 0.22, 0.215]})
-    assert line(said, "Avoid:") == "Avoid: ln (did not learn: 21.5, untrained 20.0)."
+    assert line(said, "Avoid:") == "Avoid: ln (did not learn: 21.5, untrained-resnet-bn 20.0)."
+
+
+def test_a_scheme_that_is_worse_than_its_input_did_not_learn(tmp_path: Path) -> None:
+    pixels = {"raw-pixels-pixels-none": [0.41]}
+    said = asked(tmp_path, {BN: BEST, GN: BEST, LN: LOWER, **pixels})
+    assert line(said, "Avoid:") == "Avoid: ln (did not learn: 41.0, raw-pixels-pixels-none 41.0)."
 
 
 def test_where_no_scheme_learnt_none_is_best(tmp_path: Path) -> None:
@@ -174,7 +180,7 @@ def test_of_two_recipes_the_one_that_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_tuned_rates_come_before_one_rate_for_all(tmp_path: Path) -> None:
-    tuned = grid("bn", "gn", rates="tuned")
+    tuned = grid("bn", "gn", learning_rates="tuned")
     shelf = stand(tmp_path, tree(one_rate=grid("bn", "gn", "ln"), tuned=tuned))
     tune(shelf, "tuned", edge=GN)
     plant(shelf, "one_rate", {**UNTRAINED, BN: LOWER, GN: BEST, LN: LOWER})
@@ -199,7 +205,7 @@ def test_without_records_it_says_so(tmp_path: Path) -> None:
     said = asked(tmp_path, {})
     assert "simclr on resnet is in first, without complete records" in line(said, "The records")
     assert line(said, "Nothing near")
-    shelf = stand(tmp_path, tree(tuned=grid("bn", "gn", rates="tuned")))
+    shelf = stand(tmp_path, tree(tuned=grid("bn", "gn", learning_rates="tuned")))
     assert "is in tuned, without" in line(advise(shelf, "simclr", "resnet"), "The records")
 
 

@@ -45,20 +45,20 @@ def values(root: Path, row: str, key: str = "pooled_reestimated.knn5") -> list[f
 
 
 @pytest.mark.parametrize(
-    ("gap", "spread", "better", "no_worse"),
+    ("gap", "spread", "better", "no_worse", "differs"),
     [
-        (0.05, 0.002, "supported", "supported"),
-        (-0.05, 0.002, "refuted", "refuted"),
-        (0.0, 0.001, "refuted", "supported"),
-        (0.0, 0.05, "undetermined", "undetermined"),
-        (0.008, 0.001, "mixed", "supported"),
-        (-0.008, 0.001, "refuted", "mixed"),
+        (0.05, 0.002, "supported", "supported", "supported"),
+        (-0.05, 0.002, "refuted", "refuted", "supported"),
+        (0.0, 0.001, "refuted", "supported", "refuted"),
+        (0.0, 0.05, "undetermined", "undetermined", "undetermined"),
+        (0.008, 0.001, "mixed", "supported", "mixed"),
+        (-0.008, 0.001, "refuted", "mixed", "mixed"),
     ],
 )
 def test_each_rule_finds_what_is_planted(
-    tmp_path: Path, gap: float, spread: float, better: str, no_worse: str
+    tmp_path: Path, gap: float, spread: float, better: str, no_worse: str, differs: str
 ) -> None:
-    for rule, verdict in (("better", better), ("no-worse", no_worse)):
+    for rule, verdict in (("better", better), ("no-worse", no_worse), ("differs", differs)):
         entry = found(tmp_path / rule, effect(gap, spread), advice(rule))
         assert entry["verdict"] == verdict, reasons(entry)
         estimate = entry["estimate"]
@@ -67,7 +67,7 @@ def test_each_rule_finds_what_is_planted(
         assert estimate["n"] == 6
 
 
-@pytest.mark.parametrize("rule", ["better", "no-worse"])
+@pytest.mark.parametrize("rule", ["better", "no-worse", "differs"])
 def test_the_table_of_verdicts(rule: Any) -> None:
     """By the words of claims.yaml, which are independent of the code's order."""
 
@@ -83,6 +83,7 @@ def test_the_table_of_verdicts(rule: Any) -> None:
     expected = {
         "better": ("supported", "refuted", "mixed", "refuted", "refuted"),
         "no-worse": ("supported", "refuted", "supported", "mixed", "supported"),
+        "differs": ("supported", "supported", "mixed", "mixed", "refuted"),
     }
     assert (above, below, both, under, same) == expected[rule]
     assert said(1, False, False) == said(-1, False, False) == "undetermined"
@@ -90,7 +91,8 @@ def test_the_table_of_verdicts(rule: Any) -> None:
 
 def test_numbers_against_an_independent_calculation(tmp_path: Path) -> None:
     asked = advice()
-    beside = [{"text": "x", "plus": THIRD, "minus": "simclr-resnet-bn-gn-head"}]
+    other_row = "simclr-resnet-bn-gn-head"
+    beside = [{"text": "x", "plus": THIRD, "minus": other_row, "differs": ["norms"]}]
     many = {f"D{n}": claim(advice()) for n in range(3)}
     stand(tmp_path, {"study": effect(0.01, 0.004)}, claims(C=claim(asked, beside=beside), **many))
     entry = judged(tmp_path)
@@ -102,10 +104,13 @@ def test_numbers_against_an_independent_calculation(tmp_path: Path) -> None:
     _, squares, rank, _ = np.linalg.lstsq(design, np.ravel(rows), rcond=None)
     df = 18 - rank
     pooled = math.sqrt(2 * squares[0] / df)
-    sd = max(pooled, float(np.std(gaps, ddof=1)))
+    own = float(np.std(gaps, ddof=1))
     estimate = entry["estimate"]
-    half = stats.t.ppf(1 - 0.05 / 4 / 2, df) * sd / math.sqrt(6)
-    assert estimate["df"] == df == 10
+    half = (
+        stats.t.ppf(1 - 0.05 / 4 / 2, df if pooled > own else 5) * max(pooled, own) / math.sqrt(6)
+    )
+    assert (df, estimate["pooled"]) == (10, pooled > own)
+    assert estimate["df"] == (df if pooled > own else 5)
     assert estimate["mean"] == pytest.approx(gaps.mean(), abs=1e-6)
     assert estimate["high"] - estimate["mean"] == pytest.approx(half, abs=2e-6)
     assert estimate["pooled_sd"] == pytest.approx(pooled, abs=1e-6)
@@ -132,7 +137,8 @@ def test_a_difference_beside_can_be_of_another_experiment(tmp_path: Path) -> Non
     def elsewhere(cell: Cell) -> float:
         return float(effect(0.0)(cell)) + (0.05 if cell.scheme == "bn-of-8-no-shuffle" else 0.0)
 
-    beside = [{"text": "x", "experiment": "leakage", "plus": APART, "minus": SHUFFLED}]
+    pair = {"plus": APART, "minus": SHUFFLED, "differs": [planted.SHUFFLE]}
+    beside = [{"text": "x", "experiment": "leakage", **pair}]
     stand(tmp_path, {"study": effect(0.03), "leakage": elsewhere}, one(advice(), beside=beside))
     entry = judged(tmp_path)
     (other,) = entry["beside"]
@@ -143,7 +149,7 @@ def test_a_difference_beside_can_be_of_another_experiment(tmp_path: Path) -> Non
 
 
 def test_a_single_seed_beside_has_no_interval(tmp_path: Path) -> None:
-    beside = [{"text": "x", "plus": "bn", "minus": "ln"}]
+    beside = [{"text": "x", "plus": "bn", "minus": "ln", "differs": ["norms"]}]
     tops = {"bn": 1.0, "none-plain": 0.1, "ln": 0.1}
     stand(tmp_path, {"speed": ladder(tops)}, one(speed(), beside=beside))
     (other,) = judged(tmp_path)["beside"]

@@ -15,9 +15,10 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmark import params
-from benchmark.claims import file, judge, report
+from benchmark.claims import evidence, file, judge, readings, report
 from benchmark.claims.judge import Judged
 from benchmark.claims.shelf import Shelf
+from benchmark.report import power
 from tests import tiny
 from tests.claims import planted
 from tests.claims.planted import APART, MINUS, PLUS, SHUFFLED, effect, ladder, record_of, stand
@@ -28,7 +29,8 @@ ALL = {
     "speed": ladder({"bn": 1.0, "none-plain": 0.1, "ln": 0.1}),
     "leakage": effect(0.0),
 }
-FIGURES = [f"results/mini/figures/claims/C{number}.svg" for number in range(1, 6)]
+NAMES = ["C1", "C2", "C3a", "C3b", "C4", "C5"]
+FIGURES = [f"results/mini/figures/claims/{name}.svg" for name in NAMES]
 FILES = ["results/mini/claims.md", "results/mini/claims.json", "results/literature.md", *FIGURES]
 
 
@@ -85,16 +87,16 @@ def test_every_key_of_the_json_is_documented(made: Path) -> None:
     assert set(keys(document)) - names
     for key in set(keys(document)) - names:
         assert f"`{key}`" in text, key
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["scale"] == "short trainings of small networks"
-    assert document["comparisons"] == 5
+    assert document["comparisons"] == 6
 
 
 def test_the_page_sums_up_and_says_where_a_verdict_holds(made: Path) -> None:
     text = (made / FILES[0]).read_text(encoding="utf-8")
     document = json.loads((made / FILES[1]).read_text(encoding="utf-8"))
     summary = [line for line in text.splitlines() if line.startswith("| [C")]
-    assert len(summary) == 5
+    assert len(summary) == 6
     for line, claim in zip(summary, document["claims"], strict=True):
         verdict = claim["advice"]["verdict"]
         assert f"| **{verdict}** |" in line
@@ -112,7 +114,7 @@ def test_the_page_sums_up_and_says_where_a_verdict_holds(made: Path) -> None:
         for seed in claim["advice"]["seeds"]:
             assert f" {100 * seed['difference']:+.2f} |" in said or claim["id"] == "C1"
     assert [claim["advice"]["verdict"] for claim in document["claims"]] == [
-        "supported", "supported", "refuted", "supported", "supported",
+        "supported", "supported", "supported", "supported", "supported", "supported",
     ]  # fmt: skip
     assert "They &lt;say&gt; so." in section(made, "C2")
     assert "He et al., MoCo" in section(made, "C2")
@@ -126,8 +128,8 @@ def test_without_records_everything_is_undetermined_and_written(bare: Path) -> N
         assert claim["advice"]["verdict"] == "undetermined"
         assert claim["advice"]["estimate"] is None
         assert "no record of" in section(bare, claim["id"])
-    for number in range(1, 6):
-        assert "no records" in drawn(bare, f"C{number}")
+    for name in NAMES:
+        assert "no records" in drawn(bare, name)
 
 
 @pytest.mark.parametrize("root", ["made", "bare"])
@@ -143,10 +145,10 @@ def test_figures_are_xml_without_a_date(
 
 
 def test_figures_show_what_there_is_and_name_what_is_lacking(made: Path, tmp_path: Path) -> None:
-    assert all("no records" not in drawn(made, f"C{number}") for number in range(1, 6))
-    for name in ("bn", "none-plain", "a seed failed", "untrained"):
+    assert all("no records" not in drawn(made, name) for name in NAMES)
+    for name in ("bn", "none-plain", "a seed failed", "untrained", "raw pixels"):
         assert f"<!-- {name} -->" in drawn(made, "C1")
-    assert "<!-- moco, bn-of-8 -->" in drawn(made, "C3")
+    assert "<!-- groups redrawn -->" in drawn(made, "C3b")
     mean = 100 * judgements(made)["C5"].difference.plus.mean  # type: ignore[union-attr]  # it is there
     assert f"<!-- {mean:.1f} % -->" in drawn(made, "C5")
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
@@ -155,32 +157,78 @@ def test_figures_show_what_there_is_and_name_what_is_lacking(made: Path, tmp_pat
     record_of(tmp_path, "simclr-lr-1-resnet-bn-s1", "speed").unlink()
     report.write(tmp_path, "mini")
     assert "<!-- bn -->" in drawn(tmp_path, "C1").split("no records yet")[1]
-    assert f"<!-- {APART} -->" in drawn(tmp_path, "C3")
     assert f"<!-- {mean:.1f} % -->" not in drawn(tmp_path, "C5")
-    for number in range(1, 6):
-        assert "no records" in drawn(tmp_path, f"C{number}")
+    for name in NAMES:
+        assert ("no records" in drawn(tmp_path, name)) == (name != "C3a")
 
 
-def test_leakage_is_held_against_the_row_that_shuffles(made: Path) -> None:
-    apart, shuffled = judgements(made)["C3"].leaks
-    assert (apart.row, apart.against) == (APART, SHUFFLED)
-    assert apart.excess == pytest.approx(0.3 - 0.1)
-    assert (shuffled.row, shuffled.against) == (SHUFFLED, "its start")
-    assert shuffled.excess == pytest.approx(0.1 - 0.02)
-    assert apart.batch_dependence == 0.125
+def test_leakage_is_held_against_the_same_network_before_its_training(made: Path) -> None:
+    apart, shuffled = judgements(made)["C3b"].leaks
+    assert (apart.row, shuffled.row) == (APART, SHUFFLED)
+    assert apart.excess == pytest.approx(0.3 - 0.02, abs=0.01)
+    assert shuffled.excess == pytest.approx(0.1 - 0.02, abs=0.01)
+    assert apart.together == pytest.approx(0.8, abs=0.01)
+    assert (apart.apart, apart.batch_dependence) == (0.5, 0.125)
     assert (apart.same_group, apart.same_group_chance) == pytest.approx((0.4, 0.25))
-    assert "20.0 (against moco-resnet-bn-of-8)" in section(made, "C3")
+    assert f"| `{APART}` | {100 * (apart.together or 0):.1f} | 50.0 | " in section(made, "C3b")
 
 
-def test_diagnostics_that_are_absent_are_a_dash(made: Path, tmp_path: Path) -> None:
+def test_the_advice_and_the_page_have_one_swap_excess(made: Path) -> None:
+    shelf = Shelf(made, params.read(made / "params.yaml"))
+    rows = {str(row): shelved for row, shelved in shelf.rows("leakage").items()}
+    found = readings.swap_excess(rows[APART])
+    entry = record_of(made, f"{APART}-s2", "leakage")
+    leakage = json.loads(entry.read_text())["record"]["result"]["diagnostics"]["leakage"]
+    assert found[2] == pytest.approx(leakage["swap_gap"] - leakage["swap_gap_initial"])
+    assert evidence.swap_excess is readings.swap_excess
+
+
+def test_within_a_network_there_are_two_metrics_and_no_pool(made: Path) -> None:
+    document = json.loads((made / FILES[1]).read_text(encoding="utf-8"))
+    (entry,) = (c["advice"] for c in document["claims"] if c["id"] == "C3a")
+    assert [entry["arms"][side]["name"] for side in ("plus", "minus")] == [SHUFFLED] * 2
+    assert entry["arms"]["minus"]["metric"] == "pretext_regrouped"
+    estimate = entry["estimate"]
+    gaps = [line["difference"] for line in entry["seeds"]]
+    assert estimate["mean"] == pytest.approx(sum(gaps) / 6, abs=1e-6)
+    assert estimate["mean"] == pytest.approx(0.1, abs=0.01)
+    assert (estimate["pooled_sd"], estimate["df"]) == (None, 5)
+    assert len(entry["cells"]) == 6
+    assert entry["sensitivity"] is None
+    assert "Two measurements of the same networks" in section(made, "C3a")
+    assert "BN groups redrawn" in section(made, "C3a")
+    assert "Both arms have the recipe's rate" in section(made, "C3a")
+
+
+def test_diagnostics_that_are_absent_decide_nothing(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "results/mini/records/leakage").rglob("*.json"):
         document = json.loads(path.read_text())
         document["record"]["result"]["diagnostics"] = {}
         path.write_text(json.dumps(document))
     report.write(tmp_path, "mini")
-    line = f"| `{APART}` | — (against {SHUFFLED}) | — | — (—) |"
-    assert line in section(tmp_path, "C3")
+    for name in ("C3a", "C3b"):
+        assert "has no finite value for seeds 0, 1, 2, 3, 4, 5" in section(tmp_path, name)
+        assert "swap excess, points" not in section(tmp_path, name)
+        assert "has no BN groups" in drawn(tmp_path, name)
+
+
+def test_the_page_says_in_what_the_arms_differ_and_how_many_seeds_it_takes(made: Path) -> None:
+    said = section(made, "C2")
+    assert "The arms differ in `norms` and in nothing else; each has a learning rate" in said
+    assert "a standard deviation over seeds of 1 points (earlier records)" in said
+    document = json.loads((made / FILES[1]).read_text(encoding="utf-8"))
+    planned = {claim["id"]: claim["advice"]["planned"] for claim in document["claims"]}
+    level = 0.05 / 6
+    needed = power.seeds_for_equivalence(0.02, 0.01, level)
+    assert planned["C2"]["for_equivalence"] == needed
+    assert planned["C2"]["seeds"] == 6
+    assert (
+        f"Equivalence within ±2 points is not reachable with 6 seeds at this spread: it needs {needed}."
+        in said
+    )
+    assert planned["C2"]["reachable"] is False
+    assert "Equivalence within ±0.25 decades is not reachable" in section(made, "C1")
 
 
 def test_half_way_is_where_it_was_planted(made: Path) -> None:
@@ -258,7 +306,7 @@ def test_the_command_prints_what_it_wrote(
     monkeypatch.chdir(made)
     assert cli.main(["claims"]) == 0
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [
-        "claims.md", "claims.json", *(f"C{n}.svg" for n in range(1, 6)), "literature.md",
+        "claims.md", "claims.json", *(f"{name}.svg" for name in NAMES), "literature.md",
     ]  # fmt: skip
     assert "unknown track 'minni'; did you mean 'mini'" in tiny.refusal(
         capsys, "claims", "--track", "minni"

@@ -29,8 +29,10 @@ from tests.claims.planted import (
 )
 
 LABELS = [f"{row}-s{seed}" for row in (PLUS, MINUS) for seed in SEEDS]
-LONG = {"plus": "simclr-long-resnet-bn", "minus": "simclr-long-resnet-gn"}
-CONTROLS = ["untrained-resnet-bn", "untrained-resnet-gn"]
+LONG = {**planted.LONG, "differs": ["norms"]}
+UNTRAINED = ["untrained-resnet-bn", "untrained-resnet-gn"]
+PIXELS = "raw-pixels-pixels-none"
+NO_BAR = "no bar from which on a row has learnt:"
 
 
 # Rule 1: nothing is said of a part of the data
@@ -59,12 +61,12 @@ def test_without_any_one_record_there_is_no_verdict(whole: Path, label: str) -> 
     assert (lost["name"], lost["status"]) == (f"mini/study/{label}", "missing")
 
 
-@pytest.mark.parametrize("control", CONTROLS)
-def test_without_a_control_there_is_no_verdict(whole: Path, control: str) -> None:
-    with without(whole, f"{control}-s1"):
+@pytest.mark.parametrize(("control", "seed"), [(UNTRAINED[0], 1), (UNTRAINED[1], 1), (PIXELS, 0)])
+def test_without_a_control_there_is_no_verdict(whole: Path, control: str, seed: int) -> None:
+    with without(whole, f"{control}-s{seed}"):
         entry = judged(whole)
     assert (entry["verdict"], entry["estimate"]) == ("undetermined", None)
-    assert reasons(entry) == f"no untrained control: no record of every seed of {control}"
+    assert reasons(entry) == f"{NO_BAR} no record of every seed of {control}"
 
 
 def test_without_any_record(tmp_path: Path) -> None:
@@ -133,19 +135,45 @@ def test_where_one_arm_has_not_learnt_that_is_the_effect(tmp_path: Path) -> None
 
 
 def test_the_best_untrained_row_is_the_bar(tmp_path: Path) -> None:
-    planned = but(effect(0.0, level=0.3), {CONTROLS[1]: 0.29})
+    planned = but(effect(0.0, level=0.3), {UNTRAINED[1]: 0.29})
     entry = found(tmp_path, planned, advice())
-    assert entry["bar"] == {"accuracy": 0.31, "untrained": 0.29, "row": CONTROLS[1]}
+    bar = {"accuracy": 0.31, "untrained": 0.29, "raw_pixels": 0.15, "row": UNTRAINED[1]}
+    assert entry["bar"] == bar
     assert reasons(entry).startswith("neither arm has learnt")
 
 
-def test_an_experiment_without_untrained_rows(tmp_path: Path) -> None:
+def test_raw_pixels_are_the_bar_where_they_are_better(tmp_path: Path) -> None:
+    """What is far above an untrained network and below the pixels has learnt nothing of use."""
+    entry = found(tmp_path / "both", but(effect(0.05, level=0.4), {PIXELS: 0.5}), advice())
+    assert entry["bar"]["accuracy"] == 0.52
+    assert entry["verdict"] == "undetermined"
+    assert reasons(entry).startswith("neither arm has learnt")
+    assert f"({PIXELS} has 50.0 %)" in reasons(entry)
+    entry = found(tmp_path / "one", but(effect(0.05, level=0.4), {PIXELS: 0.4}), advice())
+    assert [entry["arms"][arm]["learnt"] for arm in ("plus", "minus")] == [True, False]
+    assert entry["verdict"] == "supported"
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost"),
+    [
+        ([], "no untrained resnet and no raw pixels"),
+        (["untrained"], "no raw pixels"),
+        (["raw-pixels"], "no untrained resnet"),
+    ],
+    ids=str,
+)
+def test_an_experiment_without_both_controls_has_no_bar(
+    tmp_path: Path, kept: list[str], lost: str
+) -> None:
     tree = planted.experiments()
-    del tree["experiments"]["study"]["also"]
+    study = tree["experiments"]["study"]
+    study["also"] = [grid for grid in study["also"] if grid["methods"][0] in kept]
     stand(tmp_path, {"study": effect(0.05)}, one(advice()), tree=tree)
     entry = judged(tmp_path)
     assert (entry["verdict"], entry["estimate"]) == ("undetermined", None)
-    assert reasons(entry) == "no untrained control: experiment study has no untrained resnet"
+    assert entry["bar"]["accuracy"] is None
+    assert reasons(entry) == f"{NO_BAR} experiment study has {lost}"
 
 
 # Rule 4: rates

@@ -8,6 +8,7 @@ import copy
 import torch
 
 from benchmark.diagnostics.held_out import HeldOut, batches, by_image
+from benchmark.evaluation.features import preserve_state
 from tests.diagnosed import photos, standardise
 from tests.golden.values import VIEWS
 from tests.small import build, images
@@ -47,7 +48,7 @@ def test_views_go_by_turns_and_images_by_an_order() -> None:
     assert not torch.equal(augmented.views(0, 8, 0), augmented.views(0, 8, 1))
 
 
-def test_kept_networks_forget_what_they_saw() -> None:
+def test_networks_forget_what_they_saw() -> None:
     network = build("simclr", "resnet", "bn").train()
     before = copy.deepcopy(network.state_dict())
     with contextlib.suppress(ZeroDivisionError), preserve_state(network):

@@ -25,10 +25,9 @@ def embed(network, modules, inputs):
 
 
 def teach(network, views):
-    """What the teacher makes of each view, without a trace in its statistics."""
+    """What the teacher makes of each view, batched as its student's, without a trace in it."""
     with torch.no_grad():
-        teacher = copy.deepcopy(network.teacher).network
-        return [teacher(view) for view in views]
+        return embed(network, [copy.deepcopy(network.teacher).network], views)
 
 
 def unit(rows):

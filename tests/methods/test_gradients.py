@@ -26,13 +26,10 @@ def branch_parameters(network, skipinit):
     for name, module in network.named_modules():
         if name.startswith("teacher."):
             continue
-        # In a ResNet without skipinit the factor is the scale of the last norm, if that has one.
+        # In a ResNet a gain of zero would do the same without skipinit; here it is one.
         inner = ()
-        last = getattr(module, "bn2", None)
         if isinstance(module, BasicBlock) and skipinit:
             inner = ("conv1", "bn1", "conv2", "bn2")
-        elif isinstance(module, BasicBlock) and getattr(last, "weight", None) is not None:
-            inner = ("conv1", "bn1", "conv2", "bn2.alpha", "bn2.tau")
         elif isinstance(module, Block) and skipinit:
             inner = ("norm1", "attn", "norm2", "mlp")
         names |= {f"{name}.{key}" for key, _ in module.named_parameters() if key.startswith(inner)}

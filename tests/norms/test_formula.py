@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.norms.factory import SectionNorms
+from benchmark.norms.factory import EPS, SectionNorms
 from tests.small import NORM_OPTIONS, NORMS, norms, options
 
 SHAPES = {"map": (6, 16, 3, 5), "vector": (6, 16), "tokens": (6, 5, 16)}
@@ -56,13 +57,27 @@ def strided_ghost(x, shape, p):
     return y
 
 
+def over_sample(shape):
+    """All of a map, but each token alone."""
+    return (1, 2, 3) if shape == "map" else over_channels(shape)
+
+
 def ln(x, shape, p):
+    """Over the channels and positions of a map."""
+    return standardised(x, over_sample(shape), 1e-5)
+
+
+def ln_position(x, shape, p):
     """Over the channels of each position."""
-    return standardised(x, over_channels(shape), 1e-6)
+    return standardised(x, over_channels(shape), 1e-5)
 
 
 def rms(x, shape, p):
-    return rooted(x, over_channels(shape), 1e-6)
+    return rooted(x, over_sample(shape), 1e-5)
+
+
+def rms_position(x, shape, p):
+    return rooted(x, over_channels(shape), 1e-5)
 
 
 def in_groups(x, shape, count):
@@ -113,10 +128,12 @@ FORMULAS = {
     "ghost-bn": ghost,
     "batch-renorm": bn,
     "ln": ln,
+    "ln-position": ln_position,
     "gn": gn,
     "gn-ws": gn,
     "in": instance,
     "rmsnorm": rms,
+    "rmsnorm-position": rms_position,
     "dyt": dyt,
     "frn": frn,
     "evonorm-s0": evonorm,
@@ -137,7 +154,13 @@ def parameters_of(norm, shape, site):
     """What can be trained at a site, by the last part of its name."""
     if norm.startswith("none"):
         return set() if shape == "tokens" or site == "bare" else {"bias"}
-    affine = set() if site == "bare" else {"weight"} if norm == "rmsnorm" else {"weight", "bias"}
+    affine = (
+        set()
+        if site == "bare"
+        else {"weight"}
+        if norm.startswith("rmsnorm")
+        else {"weight", "bias"}
+    )
     own = {"frn": {"tau"}, "evonorm-s0": {"v"}}.get(norm, set()) if site == "activated" else set()
     return affine | own | ({"alpha"} if norm == "dyt" else set())
 
@@ -213,6 +236,15 @@ def channels_last(function):
     return over
 
 
+def whole_maps(function, channels):
+    """Over all of a map, and over the channels of a vector and of each token."""
+
+    def over(x, shape):
+        return function(x) if shape == "map" else channels(x, shape)
+
+    return over
+
+
 def flat_tokens(function):
     """Tokens as samples of their own."""
 
@@ -222,10 +254,13 @@ def flat_tokens(function):
     return over
 
 
+RMS = functools.partial(F.rms_norm, eps=1e-5)
 TORCHS = {
     "bn": flat_tokens(lambda x: F.batch_norm(x, None, None, training=True)),
-    "ln": channels_last(lambda x, width: F.layer_norm(x, width, eps=1e-6)),
-    "rmsnorm": channels_last(lambda x, width: F.rms_norm(x, width, eps=1e-6)),
+    "ln": whole_maps(lambda x: F.group_norm(x, 1), channels_last(F.layer_norm)),
+    "ln-position": channels_last(F.layer_norm),
+    "rmsnorm": whole_maps(lambda x: F.rms_norm(x, x.shape[1:], eps=1e-5), channels_last(RMS)),
+    "rmsnorm-position": channels_last(RMS),
     "gn": flat_tokens(lambda x: F.group_norm(x, 4)),
     "in": lambda x, shape: F.instance_norm(x),
 }
@@ -255,3 +290,53 @@ def test_norm_of_the_batch_evaluates_with_running_statistics(name, shape):
         variance = 0.9 * variance + 0.1 * flat.var(0, unbiased=True)
     expected = (x - per_channel(mean, shape)) / (per_channel(variance, shape) + 1e-5).sqrt()
     torch.testing.assert_close(layer.eval()(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def nearly_constant(shape, deviation):
+    """Two values about zero for every norm's mean and root mean square, whatever it is over."""
+    size = torch.Size(SHAPES[shape])
+    signs = sum(torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")) % 2
+    return deviation * (1.0 - 2.0 * signs)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (name, shape)
+        for name, shape in itertools.product(NORMS, SHAPES)
+        if not name.startswith("none")
+        and name != "dyt"
+        and not (name in ("in", "frn", "evonorm-s0") and shape != "map")
+    ],
+)
+def test_every_norm_adds_the_same_to_a_variance(name, shape):
+    """An input of variance v leaves with v / (v + eps), which says what eps is."""
+    section = norms(name)
+    layer = section.layer(shape, 16, POSITIONS[shape])
+    if name == "evonorm-s0":
+        layer, _ = section.activated(shape, 16, nn.ReLU(), POSITIONS[shape])
+        layer.v.data.zero_()  # the gate is then one half everywhere
+    x = nearly_constant(shape, 1e-3)
+    y = layer(x) * (2 if name == "evonorm-s0" else 1)
+    variance = x.var(unbiased=False) if name != "rmsnorm" else x.square().mean()
+    found = float(variance / y.square().mean() - variance)
+    assert found == pytest.approx(EPS, rel=0.2)
+
+
+def dtypes_of(layer, x):
+    """The type of a layer's output under autocast to bfloat16, for float32 and bfloat16 inputs."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return [layer(x.to(given)).dtype for given in (torch.float32, torch.bfloat16)]
+
+
+@pytest.mark.parametrize(("name", "shape"), [(n, s) for n, s in itertools.product(NORMS, SHAPES)])
+def test_under_autocast_a_norm_gives_back_the_type_it_gets(name, shape):
+    section = norms(name)
+    try:
+        layer = section.layer(shape, 16, POSITIONS[shape])
+    except UserError:
+        pytest.skip("not defined there, see test_catalogue")
+    x = torch.randn(SHAPES[shape], generator=torch.Generator().manual_seed(0))
+    assert dtypes_of(layer, x) == [torch.float32, torch.bfloat16]
+    activated, _ = section.activated(shape, 16, nn.ReLU(), POSITIONS[shape])
+    assert dtypes_of(activated, x) == [torch.float32, torch.bfloat16]

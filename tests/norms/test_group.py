@@ -19,13 +19,14 @@ def test_groups_of_one_channel_in_a_map_are_instance_norm():
     torch.testing.assert_close(layer(x), F.instance_norm(x))
 
 
-def test_one_group_of_a_vector_is_ln_and_of_a_map_is_not():
-    x = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
-    one = SectionNorms("backbone", {"norm": "gn", "groups": 1})
-    vector = x[:, :, 0, 0]
-    torch.testing.assert_close(one.layer("vector", 8)(vector), F.layer_norm(vector, (8,)))
-    on_map = one.layer("map", 8, 16)(x) - norms("ln").layer("map", 8, 16)(x)
-    assert float(on_map.detach().abs().max()) > 0.1
+@pytest.mark.parametrize("shape", [(3, 8), (3, 5, 8), (3, 8, 4, 4)])
+def test_one_group_is_ln_and_of_a_map_is_not_that_of_each_position(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    kind = {2: "vector", 3: "tokens", 4: "map"}[len(shape)]
+    one = SectionNorms("backbone", {"norm": "gn", "groups": 1}).layer(kind, 8, 16)
+    torch.testing.assert_close(one(x), norms("ln").layer(kind, 8, 16)(x))
+    away = (one(x) - norms("ln-position").layer(kind, 8, 16)(x)).detach().abs().max()
+    assert (float(away) > 0.1) == (kind == "map")
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -9,30 +9,48 @@ import torch
 from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import Block, ResPostBlock
 
-from benchmark.backbones import vit
+from benchmark.backbones import resnet, vit
 from benchmark.backbones.base import ImageShape
 from benchmark.norms.factory import SkipInit
+from benchmark.training.network import initialise
 from tests.small import BACKBONE_OPTIONS, NORMS, build, encoder, norms
 
 NONE = [("none-skipinit", True), ("none-plain", False)]
 
 
-def resnet_blocks(name):
-    blocks = [m for m in encoder("resnet", name).modules() if isinstance(m, BasicBlock)]
+def resnet_blocks(name, gain):
+    options = BACKBONE_OPTIONS["resnet"] | {"branch_gain": gain}
+    network = resnet.build(ImageShape(3, 16, 16), norms(name), **options)
+    initialise(network, 0)
+    blocks = [m for m in network.modules() if isinstance(m, BasicBlock)]
     assert len(blocks) == 4
     assert any(block.downsample is None for block in blocks)
     return blocks
 
 
+@pytest.mark.parametrize("gain", [0, 1])
 @pytest.mark.parametrize("name", NORMS)
-def test_resnet_block_starts_as_its_shortcut_if_anything_can_make_it(name):
-    """Norms scale the end of a branch, from zero; without one, SkipInit's scalar does."""
+def test_resnet_block_starts_as_its_shortcut_if_its_gain_is_zero(name, gain):
+    """The gain is the last norm's scale; norms without one take no notice, and SkipInit has its own."""
     torch.manual_seed(0)
-    for block in resnet_blocks(name):
+    scaled = not name.startswith("none")
+    for block in resnet_blocks(name, gain):
+        scales = {key: p for key, p in block.named_parameters() if key.endswith(".weight")}
+        norms_scales = {key: p for key, p in scales.items() if p.ndim == 1}
+        assert ("bn2.weight" in norms_scales) == scaled
+        for key, scale in norms_scales.items():
+            assert bool((scale == (gain if key == "bn2.weight" else 1)).all()), key
         x = torch.randn(4, block.conv1.in_channels, 8, 8)
         shortcut = x if block.downsample is None else copy.deepcopy(block.downsample)(x)
         away = float((block(x) - shortcut.relu()).detach().abs().max())
-        assert (away > 0.1) if name == "none-plain" else (away == 0)
+        starts = gain == 0 if scaled else name == "none-skipinit"
+        assert (away == 0) if starts else (away > 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if name.startswith("none")])
+def test_the_gain_of_a_branch_is_nothing_to_a_norm_without_a_scale(name):
+    for zero, one in zip(resnet_blocks(name, 0), resnet_blocks(name, 1), strict=True):
+        torch.testing.assert_close(zero.state_dict(), one.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("placement", ["pre", "res-post", "post"])

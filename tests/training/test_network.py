@@ -13,7 +13,7 @@ from benchmark.training.network import parameter_groups
 from tests.small import BACKBONE_OPTIONS, BACKBONES, NORMS, TRAINED, build, legal
 
 TEACHERS = [m for m in TRAINED if registry.facts("method", m)["teacher"]]
-TOKENS = ("cls_token", "pos_embed", "mask_token")
+TOKENS = ("cls_token", "pos_embed", "mask_token", "mask_patch")
 
 
 def unnormalized(network):
@@ -57,6 +57,8 @@ def test_backbone_starts_the_same_under_every_method(backbone):
     with_backbone = [m for m, facts in registry.catalogue("method").items() if facts["sections"]]
     first, *others = (unnormalized(build(m, backbone, "bn").backbone) for m in with_backbone)
     assert len(others) >= 5
+    masked = [other for other in (first, *others) if other.pop(".mask_patch", None) is not None]
+    assert len(masked) == (1 if backbone == "resnet" else 0)  # learnt for masked images alone
     for other in others:
         assert_same(first, other)
 
@@ -93,12 +95,44 @@ def test_weights_are_drawn_as_declared():
         if name.endswith(TOKENS):
             assert parameter.numel() < 100 or 0.018 < float(parameter.std()) < 0.022, name
         elif name.endswith("weight") and parameter.numel() > 100:
-            linears += 1
-            rows = parameter.flatten(1)
-            bound = math.sqrt(6 / sum(rows.shape))
-            assert 0.95 * bound < float(rows.abs().max()) <= bound, name
-            assert float(rows.std()) == pytest.approx(bound / math.sqrt(3), rel=0.1), name
-    assert linears >= 10
+            # timm's one matrix for queries, keys and values is three layers.
+            for rows in parameter.flatten(1).chunk(3 if "qkv" in name else 1):
+                linears += 1
+                bound = math.sqrt(6 / sum(rows.shape))
+                assert 0.95 * bound < float(rows.abs().max()) <= bound, name
+                assert float(rows.std()) == pytest.approx(bound / math.sqrt(3), rel=0.1), name
+    assert linears >= 16
+
+
+def test_queries_keys_and_values_are_three_square_layers():
+    """Each within Xavier's bound of a (D, D) layer, which one of (3D, D) would halve in square."""
+    weights = [
+        parameter
+        for name, parameter in build("mae", "vit", "ln").named_parameters()
+        if name.endswith("qkv.weight")
+    ]
+    assert len(weights) == 3  # two blocks and the decoder's
+    for weight in weights:
+        width = weight.shape[1]
+        parts = weight.detach().split(width)
+        assert [part.shape for part in parts] == [(width, width)] * 3
+        bound = math.sqrt(6 / (width + width))
+        for part in parts:
+            # Of D² draws from a uniform distribution hardly any maximum is a tenth below its bound.
+            assert 0.9 * bound < float(part.abs().max()) <= bound
+            assert float(part.std()) == pytest.approx(bound / math.sqrt(3), rel=0.15)
+        assert not any(torch.equal(parts[0], other) for other in parts[1:])
+
+
+def test_a_mask_patch_starts_like_standardised_pixels():
+    drawn = torch.cat(
+        [
+            build("mae", "resnet", "ln", seed=seed).backbone.mask_patch.flatten()
+            for seed in range(20)
+        ]
+    ).detach()
+    assert abs(float(drawn.mean())) < 0.15  # 960 draws
+    assert float(drawn.std()) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -108,9 +142,17 @@ def test_norms_keep_what_their_constructors_gave_them(backbone):
     zeros = [name for name in others if not dict(network.named_parameters())[name].any()]
     for name in set(others) - set(zeros):
         assert bool((dict(network.named_parameters())[name] == 1).all()), name
-    # Biases, and in a ResNet the last norm of each of the four branches.
+    assert all(name.endswith("bias") for name in zeros)
+
+
+def test_branches_of_gain_zero_stay_so(monkeypatch):
+    changed = BACKBONE_OPTIONS["resnet"] | {"branch_gain": 0}
+    monkeypatch.setitem(BACKBONE_OPTIONS, "resnet", changed)
+    network = build("simclr", "resnet", "ln")
+    zeros = [name for name, p in network.named_parameters() if not p.any()]
     branches = [name for name in zeros if not name.endswith("bias")]
-    assert len(branches) == (4 if backbone == "resnet" else 0)
+    assert len(branches) == 4  # one block in each stage
+    assert all(name.endswith("bn2.weight") for name in branches)
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running", "momentum", "eman"])

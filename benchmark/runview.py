@@ -17,7 +17,7 @@ from typing import Any
 from benchmark import canonical
 from benchmark.collect import Published
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever a record would be shown otherwise: the next sync then replaces every run."""
 
 NOTE = "mlflow.note.content"
@@ -165,7 +165,7 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
 
 
 def parameters(entry: Published) -> dict[str, str]:
-    """The cell's configuration, flattened: `training.rate`, `norms.backbone`, `views.1.flip`.
+    """The cell's configuration, flattened: `training.learning_rate`, `norms.backbone`, `views.1.flip`.
 
     What tells cells apart comes first: MLflow lists parameters in the order in which it got them.
     """
@@ -193,7 +193,7 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, item in value.items():
         # `training.optimizer`, not `training.optimizer.name`: the choice above its options.
-        flat |= _flat(prefix if key == "name" else f"{prefix}.{key}", item)
+        flat |= _flat(prefix if key in ("name", "model") else f"{prefix}.{key}", item)
     return flat
 
 
@@ -208,14 +208,22 @@ def finals(record: Mapping[str, Any], run_log: Mapping[str, Any]) -> Iterator[Po
             yield Point(name, float(metrics[name]), 0)
     diagnostics = dict(record["result"].get("diagnostics") or {})
     for part, measures in (diagnostics.pop("sections", {}) | diagnostics).items():
-        for key, value in measures.items():
-            if _is_number(value):
-                yield Point(f"diagnostics/{part}_{key}", float(value), 0)
+        for key, value in _flat_numbers(measures):
+            yield Point(f"diagnostics/{part}_{key}", value, 0)
     for key in ("training_seconds", "wall_seconds", "cpu_seconds", "images_per_second"):
         if _is_number(run_log.get(key)):
             yield Point(f"usage/{key}", float(run_log[key]), 0)
     if _is_number(run_log.get("peak_memory_bytes")):
         yield Point("usage/peak_memory_gib", run_log["peak_memory_bytes"] / _GIB, 0)
+
+
+def _flat_numbers(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a part of the diagnostics, some of which are by section."""
+    for key, value in measures.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}_{name}", number) for name, number in _flat_numbers(value))
+        elif _is_number(value):
+            yield key, float(value)
 
 
 def metric_name(key: str) -> str:

@@ -19,6 +19,7 @@ from benchmark.provenance import published as origins
 from benchmark.provenance.machine import processor
 from benchmark.provenance.trace import first_difference
 from benchmark.records import Store
+from benchmark.report.leaderboard import RANKING
 from benchmark.schema import Params
 
 TOLERATED = 0.99
@@ -116,7 +117,7 @@ def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
                 found[cell.label] = _Published(
                     sha256=record["sha256"],
                     status=record["status"],
-                    knn=record["knn"],
+                    knn=record[RANKING],
                     environment=environments[0] if len(environments) == 1 else None,
                     tolerance=_tolerance(table, cell),
                     record=_record(root, cell, record["sha256"]),
@@ -136,7 +137,7 @@ def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
 
     trained = bool(cell.config["training"])
     for pool in table["interval"]["pools"]:
-        if (pool["metric"], pool["backbone"], pool["trained"]) == ("knn", cell.backbone, trained):
+        if (pool["metric"], pool["backbone"], pool["trained"]) == (RANKING, cell.backbone, trained):
             spread = pool["sd"] * 2**0.5
             return float(max(LEAST_TOLERANCE, t.ppf((1 + TOLERATED) / 2, pool["df"]) * spread))
     return LEAST_TOLERANCE
@@ -155,7 +156,8 @@ def _compare(
     cell: Cell, entry: dict[str, Any], trace: Mapping[str, str], published: _Published
 ) -> Verdict:
     found = hashlib.sha256(collect.document(cell, entry).encode()).hexdigest()
-    knn = entry["result"]["metrics"].get(f"pooled.knn{cell.config['evaluation']['neighbours'][0]}")
+    nearest = cell.config["evaluation"]["knn_k"][0]
+    knn = entry["result"]["metrics"].get(f"pooled_reestimated.knn{nearest}")
     if found == published.sha256:
         if _same(knn, published.knn):
             return Verdict(cell, "identical", found[:12])

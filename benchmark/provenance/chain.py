@@ -26,7 +26,8 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
     origin = published.read(root, cell.track, cell.experiment).get(cell.label)
     wrong = []
     yield f"cell         {cell.name}"
-    yield f"table        {table.relative_to(root)}: kNN {line['knn']}, sha256 {line['sha256']}"
+    knn, checksum = line["knn_reestimated"], line["sha256"]
+    yield f"table        {table.relative_to(root)}: kNN {knn}, sha256 {checksum}"
     file = collect.file_of(cell, root)
     if file.is_file():
         raw = file.read_bytes()

@@ -66,7 +66,11 @@ class MethodParams(Model):
 
     method: str | None = None
     """The method, where the entry is not called after it."""
-    images_seen: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]]
+    images_seen: Annotated[
+        Annotated[int, Field(ge=1), Tag("number")]
+        | Annotated[dict[str, Annotated[int, Field(ge=1)]], Tag("by backbone")],
+        Discriminator(lambda given: "by backbone" if isinstance(given, dict) else "number"),
+    ]
     """For every backbone, or by backbone. Training images seen, repetitions counted and views not."""
     views: tuple[str, ...]
     """The name of a view for each view the method takes."""

@@ -71,7 +71,12 @@ def test_publishing_replaces_the_folder(tmp_path: Path, cells: list[Cell], store
     collect.publish(cells, IMAGES, store, tmp_path / "out")
     collect.publish(cells[:1], IMAGES, store, tmp_path / "out")
     assert set(contents(tmp_path / "out")) == {f"{cells[0].label}.json"}
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "cells", "publish.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out",
+        "cells",
+        "publish.lock",
+        "schema",
+    }
 
 
 def test_a_cell_that_was_not_trained_leaves_what_was_published(
@@ -82,7 +87,12 @@ def test_a_cell_that_was_not_trained_leaves_what_was_published(
     with pytest.raises(UserError, match="has not been trained"):
         collect.publish(cells, "1" * 64, store, tmp_path / "out")
     assert contents(tmp_path / "out") == before
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "cells", "publish.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out",
+        "cells",
+        "publish.lock",
+        "schema",
+    }
 
 
 def test_a_crash_is_published_with_its_cause(

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmark import registry
+from benchmark.checks import view_defaults
 from benchmark.errors import UserError
 from benchmark.params import parse, read
 from tests import tiny
@@ -35,7 +37,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("experiments/leaderboard/methods/0", "mocoo", "'mocoo'; did you mean 'moco'"),
     ("methods/mine", {"extends": "moco", "optionss": {}}, "did you mean 'methods.mine.options'"),
     ("methods/simclr", {"extends": "mocoo"}, "'mocoo'; did you mean 'moco'"),
-    ("methods/simclr", {"extends": "simclr"}, "comes back to itself"),
+    ("methods/simclr", {"extends": "simclr"}, "simclr extends simclr, which extends simclr"),
     ("methods/mine", {"extends": "moco", "options": {"momentun": 0.0}}, "did you mean 'momentum'"),
     ("methods/simclr", {"extend": "moco"}, "did you mean 'methods.simclr.extends'"),
     ("methods/simclr", {"extends": "moco"}, "simclr is a method, so it cannot extend moco"),
@@ -61,6 +63,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("training/batch_size", True, r"training\.batch_size is True"),
     ("training/batch_size", 64.0, r"training\.batch_size is 64\.0"),
     ("methods/simclr/images_seen", True, r"methods\.simclr\.images_seen is True"),
+    ("methods/simclr/images_seen", {"resnet": 64, "vit": "64"}, r"\.images_seen\.vit is '64'"),
+    ("methods/simclr/images_seen", {"resnet": 64, "vitt": 64}, "'vitt'; did you mean 'vit'"),
+    ("methods/simclr/images_seen", {"resnet": 64, "vit": 10}, r"images_seen\.vit is 10, less than"),
+    ("methods/simclr/images_seen", {"resnet": 64}, r"simclr[-\w.]*\.images_seen has no 'vit'"),
     (
         "methods/simclr/learning_rate/resnet",
         "0.1",
@@ -113,7 +119,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "methods/simclr/learning_rate",
         {"resnet": 0.1},
-        "simclr has no learning_rate and weight_decay for 'vit'",
+        r"simclr[-\w.]*\.learning_rate has no 'vit'",
     ),
     ("methods/untrained/images_seen", 64, "untrained"),
     ("optimizers", {"sgd": {"momentum": 0.9, "nesterov": False}}, "backbone vit 'adamw'"),
@@ -126,6 +132,17 @@ def test_wrong_value_is_refused_in_one_line(path: str, value: Any, said: str) ->
     with pytest.raises(UserError, match=said) as refused:
         parse(tiny.changed(tiny.real(), path, value), "params.yaml")
     assert "\n" not in str(refused.value)
+
+
+def test_params_of_version_1_are_refused_in_one_line() -> None:
+    tree = tiny.real()
+    tree["families"] = {"resnet": {"channels": [16, 32, 64, 128]}}
+    said = r"^params\.yaml has the keys of version 1 \(families\): [^\n]*docs/migration\.md[^\n]*$"
+    with pytest.raises(UserError, match=said):
+        parse(tree, "params.yaml")
+    del tree["backbones"]
+    with pytest.raises(UserError, match=said):
+        parse(tree, "params.yaml")
 
 
 def keys(tree: dict[str, Any], above: str = "") -> list[str]:
@@ -155,11 +172,40 @@ def without(tree: dict[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
+OF_A_RECIPE = ("view_batching", "weight_decay_end", "clip_grad_norm", "batch_size")
+"""What a recipe may leave out: then it is what the method or the track says, or it is not done."""
+
+
+def has_default(path: str) -> bool:
+    """Whether a component, or the view, declares what is taken where the key is missing."""
+    kind, name, *rest = path.split("/")
+    if kind == "methods" and rest[0] in OF_A_RECIPE:
+        return True
+    tree: dict[str, Any] = tiny.real()
+    if kind == "backbones" and rest[:1] == ["arguments"] and rest[1:]:
+        facts = registry.facts("backbone", tree[kind][name]["model"])
+        return rest[1] in facts.get("defaults", {})
+    return kind == "views" and rest[0] in view_defaults()
+
+
 @pytest.mark.parametrize("path", keys(tiny.real()))
-def test_every_key_is_needed(path: str) -> None:
+def test_a_key_is_needed_unless_its_default_is_declared(path: str) -> None:
     """Nothing that decides a result has a default that one does not see."""
+    tree = without(tiny.real(), path)
+    if "/" in path and has_default(path):
+        parse(tree, "params.yaml")
+        return
     with pytest.raises(UserError, match=r"^[^\n]+$"):
-        parse(without(tiny.real(), path), "params.yaml")
+        parse(tree, "params.yaml")
+
+
+def test_what_is_left_out_is_the_declared_default() -> None:
+    tree = tiny.real()
+    del tree["views"]["strong"]["blur"], tree["backbones"]["resnet"]["arguments"]["branch_gain"]
+    found = parse(tree, "params.yaml")
+    assert found.views["strong"]["blur"] == 0
+    assert found.backbones["resnet"].arguments["branch_gain"] == 1
+    assert found.backbones["vit"].arguments["placement"] == "pre"
 
 
 @pytest.mark.parametrize(

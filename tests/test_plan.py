@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from benchmark import commands, params, plan, sweep
+from benchmark import commands, params, plan, registry, sweep
 from benchmark.errors import UserError
 from benchmark.norms.presets import PRESETS
 from benchmark.params import parse
@@ -250,15 +251,27 @@ def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments() -> None:
     (cell,) = plan.cells(tiny.params(tree), "special", None)
     assert cell.config["training"]["teacher"] == {"statistics": "eman", "shuffle": True}
     assert cell.config["backbone"]["placement"] == "post"
-    assert cell.config["backbone"]["final_norm"] == "before-pool"
+    assert "final_norm" not in cell.config["backbone"]  # what is at its default has no key
+
+
+def fits(preset: str, backbone: str) -> bool:
+    """Whether a preset has no arguments of another backbone."""
+    return not {"resnet", "vit"} - {backbone} & set(PRESETS[preset])
 
 
 def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
-    tree = tiny.raw()
-    grid = {"methods": ["byol"], "backbones": ["vit"], "schemes": list(PRESETS), "seeds": [0]}
-    tree["experiments"]["presets"] = {**grid, "learning_rates": "default"}
-    cells = plan.cells(tiny.params(tree), "presets", None)
-    assert len({cell.fingerprint("images") for cell in cells}) == len(PRESETS)
+    prints = set()
+    for backbone in ("resnet", "vit"):
+        tree = tiny.raw()
+        fitting = [name for name in PRESETS if fits(name, backbone)]
+        grid = {"methods": ["byol"], "backbones": [backbone], "schemes": fitting, "seeds": [0]}
+        tree["experiments"]["presets"] = {**grid, "learning_rates": "default"}
+        cells = plan.cells(tiny.params(tree), "presets", None)
+        found = {cell.fingerprint("images") for cell in cells}
+        assert len(found) == len(cells) == len(fitting)
+        prints |= found
+    both = [name for name in PRESETS if fits(name, "resnet") and fits(name, "vit")]
+    assert len(prints) == len(PRESETS) + len(both)
 
 
 @pytest.mark.parametrize("track", ["mini", "cifar10"])
@@ -278,8 +291,8 @@ def test_every_preset_builds_with_the_networks_of_a_track(track: str) -> None:
     }
     refused: dict[tuple[str, str], str] = {}
     for backbone in ("resnet", "vit"):
-        for scheme, preset in PRESETS.items():
-            if "vit" in preset and backbone != "vit":
+        for scheme in PRESETS:
+            if not fits(scheme, backbone):
                 continue
             grid = {"methods": ["moco"], "backbones": [backbone], "schemes": [scheme], "seeds": [0]}
             tree["experiments"] = {"presets": {**grid, "learning_rates": "default"}}
@@ -349,6 +362,140 @@ def test_fingerprint_changes_with_every_component_version_and_with_the_images() 
         other = replace(cell, components={**cell.components, name: f"not {version}"})
         seen.add(other.fingerprint("images"))
     assert len(seen) == len(cell.components) + 2
+
+
+def with_option(monkeypatch: pytest.MonkeyPatch, kind: str, name: str, default: str | None) -> None:
+    """Lets a component have a further option, as its next version may."""
+    found = copy.deepcopy(registry.catalogue(kind))
+    facts = found[name]
+    facts["options"] = {**facts["options"], "added": "str"}
+    if default is not None:
+        facts["defaults"] = {**facts.get("defaults", {}), "added": default}
+    known = registry.catalogue
+    monkeypatch.setattr(
+        registry, "catalogue", lambda asked: found if asked == kind else known(asked)
+    )
+
+
+ADDED = {
+    "method": "methods/simclr/options/added",
+    "norm": "schemes/bn/added",
+    "backbone": "backbones/resnet/arguments/added",
+    "optimizer": "optimizers/sgd/added",
+}
+"""Where an option of each kind of component, those of the cell below, is set."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("method", "simclr"), ("norm", "bn"), ("backbone", "resnet"), ("optimizer", "sgd")],
+)
+def test_an_option_with_a_default_changes_no_fingerprint_until_it_is_set(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label, tree = "simclr-resnet-bn-s0", tiny.raw()
+    before = tiny.cell(label)
+    with_option(monkeypatch, kind, name, "as ever")
+    assert tiny.cell(label).fingerprint("images") == before.fingerprint("images")
+    said = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "as ever"))
+    assert said.config == before.config
+    other = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "otherwise"))
+    assert other.fingerprint("images") != before.fingerprint("images")
+    (path,) = {path for path, _ in leaves(other.config)} - {
+        path for path, _ in leaves(before.config)
+    }
+    assert path.endswith("/added")
+
+
+def test_an_option_without_a_default_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_option(monkeypatch, "method", "simclr", None)
+    with pytest.raises(UserError, match="option 'added' is missing"):
+        tiny.params()
+
+
+def test_a_component_is_built_with_the_defaults_of_what_is_not_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+    module = SimpleNamespace(build=lambda *positional, **options: given.update(options))
+    monkeypatch.setattr(registry, "load", lambda kind, name: module)
+    registry.build("backbone", "vit", embed_dim=8, placement="post")
+    assert given == {
+        "embed_dim": 8, "placement": "post", "final_norm": "before-pool", "mlp_norm": False,
+        "qk_norm": False,
+    }  # fmt: skip
+
+
+def test_what_a_view_does_not_do_has_no_key() -> None:
+    label, tree = "simclr-resnet-bn-s0", tiny.raw()
+    before = tiny.cell(label)
+    assert "blur" not in before.config["training"]["views"][0]
+    del tree["views"]["strong"]["blur"], tree["views"]["strong"]["solarize"]
+    assert tiny.cell(label, tree=tree).config == before.config
+    blurred = tiny.cell(label, tree=tiny.changed(tiny.raw(), "views/strong/blur", 0.5))
+    assert blurred.config["training"]["views"][0]["blur"] == 0.5
+    assert blurred.fingerprint("images") != before.fingerprint("images")
+
+
+@pytest.mark.parametrize(
+    ("method", "batching"),
+    [
+        *((m, "joint") for m in ("simclr", "swav", "dino", "lejepa")),
+        *((m, "separate") for m in ("moco", "mocov3", "byol", "simsiam", "barlow", "vicreg")),
+        *((m, "separate") for m in ("rotation", "mae", "supervised")),  # of one view each
+    ],
+)
+def test_views_are_batched_as_the_methods_paper_does_or_as_the_recipe_says(
+    method: str, batching: str
+) -> None:
+    tree = tiny.raw()
+    tree["methods"][method] = without_batching(tree["methods"][method])
+    tree["methods"]["other"] = {
+        "extends": method,
+        "view_batching": {"joint": "separate", "separate": "joint"}[batching],
+    }
+    tree["methods"]["same"] = {"extends": method, "view_batching": batching}
+    grid = {"methods": [method, "other", "same"], "backbones": ["resnet"], "schemes": ["bn"]}
+    tree["experiments"]["e"] = {**grid, "seeds": [0], "learning_rates": "default"}
+    default, other, same = plan.cells(tiny.params(tree), "e", None)
+    assert default.config["training"]["view_batching"] == batching
+    assert same.fingerprint("images") == default.fingerprint("images")
+    assert other.config["training"]["view_batching"] != batching
+    assert other.fingerprint("images") != default.fingerprint("images")
+
+
+def without_batching(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key != "view_batching"}
+
+
+def test_what_is_not_done_in_a_training_has_no_key() -> None:
+    label = "simclr-resnet-bn-s0"
+    before = tiny.cell(label)
+    assert not {"clip_grad_norm", "weight_decay_end"} & set(before.config["training"])
+    for tree in (
+        tiny.changed(tiny.raw(), "training/clip_grad_norm", 2.0),
+        tiny.changed(tiny.raw(), "methods/simclr/clip_grad_norm", 2.0),
+    ):
+        assert tiny.cell(label, tree=tree).config["training"]["clip_grad_norm"] == 2
+    both = tiny.changed(tree, "training/clip_grad_norm", 5.0)
+    assert tiny.cell(label, tree=both).config["training"]["clip_grad_norm"] == 2
+    rising = {"resnet": 0.5, "vit": 0.7}
+    tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", rising)
+    assert tiny.cell(label, tree=tree).config["training"]["weight_decay_end"] == 0.5
+    tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", {"vit": 0.7})
+    assert tiny.cell(label, tree=tree).config == before.config
+
+
+def test_a_recipe_may_be_longer_in_one_backbone() -> None:
+    tree = tiny.changed(tiny.raw(), "methods/simclr/images_seen", {"resnet": 64, "vit": 96})
+    tree["experiments"]["leaderboard"]["backbones"] = ["resnet", "vit"]
+    tree["methods"]["supervised"]["learning_rate"]["vit"] = 0.1
+    seen = {
+        cell.label: cell.config["training"]["images_seen"]
+        for cell in plan.cells(tiny.params(tree), "leaderboard", None)
+        if cell.method == "simclr" and cell.scheme == "bn"
+    }
+    assert seen == {"simclr-resnet-bn-s0": 64, "simclr-vit-bn-s0": 96}
 
 
 def test_fingerprint_does_not_depend_on_names() -> None:

@@ -1,12 +1,14 @@
 """The project's own files say what is true of it."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
 from functools import reduce
 from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,55 +56,55 @@ def test_a_lock_was_made_from_the_parameters_and_files_of_today(lock):
     assert compared > len(stages)
 
 
-def published(table: str) -> dict[tuple[str, str, str], str]:
-    """The kNN accuracy of each method, backbone and scheme as a published table shows it."""
-    shown, backbone = {}, ""
-    for line in (ROOT / "results" / "mini" / table).read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
-            backbone = line.removeprefix("## ").lower()
-        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
-        if len(cells) > 4 and re.match(r"\d+\.\d", cells[3]):
-            shown[cells[1], backbone, cells[2]] = cells[3].split()[0]
-    return shown
+def table(name: str = "leaderboard") -> dict[str, dict[str, Any]]:
+    """The rows of a published table by what they are called, e.g. `simclr-resnet-bn`."""
+    text = (ROOT / "results" / "mini" / f"{name}.json").read_text(encoding="utf-8")
+    rows = json.loads(text)["rows"]
+    return {f"{row['method']}-{row['backbone']}-{row['scheme']}": row for row in rows}
+
+
+def percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['knn_reestimated']['mean']:.1f}"
 
 
 def test_the_readme_shows_the_published_numbers():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = published("leaderboard.md")
-    shown = 0
-    for line in readme.splitlines():
-        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
-        if len(cells) != 7 or not re.fullmatch(r"\d+\.\d", cells[1]):
-            continue
-        method = cells[0].split("`")[1]
-        for place, (backbone, scheme) in enumerate(
-            (backbone, scheme) for backbone in ("resnet", "vit") for scheme in ("bn", "ln", "gn")
-        ):
-            assert cells[1 + place] == table[method, backbone, scheme], (method, backbone, scheme)
-            shown += 1
-    assert shown == 6 * 6, "the README's table has six methods by six columns"
-    assert f"{table['raw-pixels', 'vit', 'none']} %" in readme
+    published = table()
+    lines = re.findall(r"^\| [^|]*\(`(\w+)`\)[^|]* \|(.*)\|$", readme, re.MULTILINE)
+    schemes = ("bn", "gn", "ln", "ln-position", "none-skipinit")
+    assert [method for method, _ in lines] == ["simclr", "supervised", "untrained"]
+    for method, cells in lines:
+        for scheme, cell in zip(schemes, cells.split("|"), strict=True):
+            row = published[f"{method}-resnet-{scheme}"]
+            interval = row["knn_reestimated"]
+            half = 100 * (interval["high"] - interval["low"]) / 2
+            bold = "**" if row["tied_for_best"] else ""
+            assert cell.strip() == f"{bold}{percent(row)} ± {half:.1f}{bold}", (method, scheme)
+    assert f"Raw pixels reach {percent(published['raw-pixels-pixels-none'])} %" in readme
 
 
-def test_the_readme_shows_what_the_further_methods_come_to():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found: dict[str, dict[str, str]] = {}
-    for (method, backbone, _), accuracy in published("methods.md").items():
-        found.setdefault(method, {})[backbone] = accuracy
-    shown = re.findall(r"^\| [^|]*\(`(\w+)`\) \| (\S+) \| (\S+) \|$", readme, re.MULTILINE)
-    assert len(shown) == 8
-    for method, resnet, vit in shown:
-        assert (resnet, vit) == (found[method]["resnet"], found[method]["vit"]), method
+def test_the_page_on_confounds_shows_the_published_numbers():
+    text = (ROOT / "docs" / "confounds.md").read_text(encoding="utf-8")
+    now = table()
+    (line,) = re.findall(r"^\| after, the present protocol \|(.*)\|$", text, re.MULTILINE)
+    schemes = ("bn", "gn", "ln", "ln-position", "none-skipinit")
+    shown = [cell.strip() for cell in line.split("|")]
+    assert shown == [percent(now[f"simclr-resnet-{scheme}"]) for scheme in schemes]
 
 
 def test_the_readme_shows_the_verdicts_of_the_claims():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     page = (ROOT / "results" / "mini" / "claims.md").read_text(encoding="utf-8")
-    row = re.compile(r"^\| \[(C\d)\]\(\S*#c\d\) (.*?) \|$", re.MULTILINE)
+    row = re.compile(r"^\| \[(C\d[ab]?)\]\(\S*#c\d[ab]?\) (.*?) \|$", re.MULTILINE)
     # The page has two columns more.
     judged = {name: rest.rsplit(" | ", 2)[0] for name, rest in row.findall(page)}
     assert dict(row.findall(readme)) == judged
-    assert list(judged) == [f"C{number}" for number in range(1, 10)]
+    assert list(judged) == [
+        *(f"C{number}" for number in (1, 2)),
+        "C3a",
+        "C3b",
+        *(f"C{n}" for n in range(4, 10)),
+    ]
 
 
 def test_the_norm_that_the_readme_adds_takes_part(tmp_path: Path):
@@ -112,11 +114,13 @@ def test_the_norm_that_the_readme_adds_takes_part(tmp_path: Path):
     params = (ROOT / "params.yaml").read_text(encoding="utf-8")
     assert "\nschemes:\n" in params
     params = params.replace("\nschemes:\n", "\nschemes:\n  simple: {norm: simple}\n", 1)
-    params = params.replace("schemes: [bn, ln, gn]", "schemes: [simple]")
-    params = params.replace("rates: tuned", "rates: default")
+    params = params.replace(
+        "schemes: [bn, gn, ln, ln-position, none-skipinit]", "schemes: [simple]", 1
+    )
+    params = params.replace("learning_rates: tuned", "learning_rates: default")
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
     planned = run(tmp_path, "-m", "benchmark", "--plugin", "simple.py", "plan")
-    assert "mini/leaderboard/simclr-vit-simple-s1" in planned
+    assert "mini/leaderboard/simclr-resnet-simple-s1" in planned
     program = """
         from pathlib import Path
         from benchmark import params, plan, plugins, runtime
@@ -134,7 +138,7 @@ def test_the_norm_that_the_readme_adds_takes_part(tmp_path: Path):
                     print(cell.label)
     """
     built = run(tmp_path, "-c", "\n".join(line[8:] for line in program.splitlines()))
-    assert "mae-resnet-simple-s0" in built
+    assert "supervised-resnet-simple-s0" in built
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

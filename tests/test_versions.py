@@ -29,7 +29,9 @@ def frozen(root: Path, track: str) -> tuple[str, str]:
 def test_the_published_leaderboard_is_the_last_version():
     text = PAGE.read_text(encoding="utf-8")
     lines = re.findall(
-        r"^\| `(\w[\w-]*)` \| (\d+) \| ([\d-]{10}) \| `(\w{64})` \| `(\w{64})` \|$", text, re.M
+        r"^\| `(\w[\w-]*)` \| (\d+) \| ([\d-]{10}) \| `(\w{64})` \| `(\w{64})` \| [^|]+ \|$",
+        text,
+        re.M,
     )
     assert lines
     last = {track: (records, rules) for track, _, _, records, rules in lines}
@@ -41,6 +43,18 @@ def test_the_published_leaderboard_is_the_last_version():
         numbers = [int(number) for name, number, *_ in lines if name == track]
         assert numbers == list(range(1, len(numbers) + 1))
         assert text.count(f"ssl-norm-benchmark-{track}-{numbers[-1]},") == 1, "its BibTeX entry"
+
+
+def test_a_superseded_version_is_still_the_one_that_was_cited():
+    """Its table has the records whose checksum the page of versions lists."""
+    text = PAGE.read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^\| `mini` \| 1 \| [\d-]{10} \| `(\w{64})`", text, re.M)
+    folder = ROOT / "results" / "mini-1"
+    table = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    records = {entry["label"]: entry["sha256"] for row in table["rows"] for entry in row["records"]}
+    assert canonical.checksum(records) == listed
+    for page in folder.glob("*.md"):
+        assert "**Superseded.**" in page.read_text(encoding="utf-8"), page.name
 
 
 def test_the_citation_names_the_versions_page():

@@ -46,4 +46,5 @@ class Bias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
-        return x + self.bias.view(1, -1, *[1] * (x.ndim - 2))
+        # In the type of the input, which autocast may have made a narrower one than the bias's.
+        return (x + self.bias.view(1, -1, *[1] * (x.ndim - 2))).to(x.dtype)

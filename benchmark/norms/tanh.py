@@ -9,7 +9,7 @@ from benchmark.norms.factory import Site
 
 COMPONENT = {
     "name": "dyt",
-    "version": 1,
+    "version": 2,
     "options": {"alpha": "float > 0"},
     "batch_dependent": False,
 }
@@ -37,4 +37,5 @@ class DyT(nn.Module):
             return y
         shape = [1] * x.ndim
         shape[self.axis] = -1
-        return y * self.weight.view(shape) + self.bias.view(shape)
+        # Under autocast the parameters are of a wider type than the input, which the output keeps.
+        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)

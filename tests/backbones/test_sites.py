@@ -69,6 +69,7 @@ def test_decoder_tells_each_norm_its_positions(backbone, count, patch):
     if backbone is vit:
         options = options | {"patch_size": patch}
     network = backbone.build(ImageShape(3, 16, 16), backbone_told, **options)
+    network.prepare_masking(patch)
     decoder = network.decoder(told, 8, patch)
     mask = random_mask(8, 16 // patch, 0.75, patch, torch.Generator().manual_seed(0))
     decoder(network.encode_masked(images(), mask), mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ from benchmark import registry
 from benchmark.backbones import vit
 from benchmark.backbones.base import ImageShape, Mask, random_mask
 from benchmark.errors import UserError
+from benchmark.norms.factory import EPS
 from tests.small import BACKBONE_OPTIONS, SIDE, backbones, build, encoder, images, norms, stir
 
 LN_OPTIONS = {"embed_dim": 192, "depth": 2, "num_heads": 3, "mlp_ratio": 4.0, "patch_size": 4}
@@ -31,7 +33,7 @@ def small_vit(norm="ln", **changed):
 
 def ln(x, layer):
     """The norm of a site, written with torch's function."""
-    return F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, eps=1e-5)
+    return F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, eps=EPS)
 
 
 @pytest.mark.parametrize("more", [False, True], ids=["plain", "qk and mlp"])
@@ -40,6 +42,7 @@ def test_vit_with_ln_is_timms(placement, block, more):
     theirs = timm.create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=4, num_classes=0, depth=2, global_pool="avg",
         fc_norm=False, block_fn=block, qk_norm=more, scale_mlp_norm=more,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=EPS),  # timm's own are 1e-6
     )  # fmt: skip
     options = {
         "placement": placement, "final_norm": "before-pool", "qk_norm": more, "mlp_norm": more,

@@ -12,7 +12,7 @@ from benchmark.claims.file import Claims
 from benchmark.errors import UserError
 from tests import tiny
 from tests.claims import planted
-from tests.claims.planted import LONG, PLUS, SHUFFLE, advice, one, shortcut, speed
+from tests.claims.planted import LONG, PLUS, advice, one, shortcut, speed
 
 
 def check(asked: dict[str, Any], tree: dict[str, Any] | None = None, **changes: Any) -> None:

@@ -50,7 +50,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("claims/C2/advice/minus_metric", "highest-stable-rate", "minus_metric cannot be"),
     ("claims/C2/advice/pilot/sd", 0.0, "claims.C2.advice.pilot.sd is 0.0"),
     ("claims/C2/advice/pilot", None, "claims.C2.advice.pilot is None"),
-    ("claims/C2/advice/differs", "norms", "claims.C2.advice.differs is 'norms'"),
+    ("claims/C2/beside/0/differs", "norms", "claims.C2.beside.0.differs is 'norms'"),
     ("claims/C1/figure/kind", "ratess", "'ratess'"),
     ("claims/C1/figure/schemess", [], "did you mean 'claims.C1.figure.schemes'"),
     ("claims/C1/figure/schemes/0", "bm", "unknown schemes of the figure in claims.yaml: C1 'bm'"),

@@ -25,6 +25,15 @@ MAKER = {
 }
 ENVIRONMENT = {"device": "cpu", "threads": 1, "torch": "2.11.0"}
 
+GRID: dict[str, Any] = {
+    "methods": ["rotation", "simclr", "moco", "mae", "supervised", "untrained", "raw-pixels"],
+    "backbones": ["resnet", "vit"],
+    "schemes": ["bn", "ln", "gn"],
+    "seeds": [0, 1],
+    "learning_rates": "tuned",
+}
+"""The experiment of the made-up leaderboard."""
+
 Change = Callable[[Cell, dict[str, Any]], None]
 """Alters a record before it is written."""
 
@@ -32,7 +41,7 @@ Change = Callable[[Cell, dict[str, Any]], None]
 def params_of(raw: Mapping[str, Any], **experiment: Any) -> Params:
     """The project's params with another grid for the leaderboard."""
     changed = copy.deepcopy(dict(raw))
-    changed["experiments"]["leaderboard"].update(experiment)
+    changed["experiments"]["leaderboard"] = GRID | experiment
     return parse(changed, "params.yaml")
 
 
@@ -49,7 +58,11 @@ def rates(params: Params) -> list[dict[str, Any]]:
                 "learning_rate": float(f"{rate * 3.1622776601683795:.3g}"),
                 "weight_decay": decay,
                 "validation": 0.71,
-                "default_rate": rate,
+                "one_step": {
+                    name: {"learning_rate": float(f"{rate * factor:.3g}"), "validation": 0.7}
+                    for name, factor in (("lower", 1), ("higher", 10))
+                },
+                "default_learning_rate": rate,
                 "default_weight_decay": decay,
                 "default_validation": 0.68,
                 "at_edge": row.method == "mae",
@@ -86,7 +99,8 @@ def result(cell: Cell) -> dict[str, Any]:
             "sections": {
                 section: {"width": 64, "embedding_std": dice.uniform(0.01, 0.12)}
                 for section in ("backbone", "projector")[: 1 + (cell.method in ("simclr", "moco"))]
-            }
+            },
+            "stability": {"relative_update": {"backbone": dice.uniform(0.001, 0.01)}},
         },
         "cause": None,
     }

@@ -1,9 +1,9 @@
-"""Tables of nine claims drawn at random and judged, thousands at a time."""
+"""Tables of the ten claims drawn at random and judged, thousands at a time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,19 +12,17 @@ from scipy import stats
 
 from benchmark.report.contrasts import COMPARISONS, LEVEL
 
-SEEDS = 7
-"""Paired seeds of every arm: the fewest that keep both bounds of `test_calibration`."""
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A primary contrast: coefficients over the arms of one group of its experiment."""
+    """A primary contrast: coefficients over the arms of its experiment."""
 
     name: str
     coefficients: tuple[int, ...]
-    group: int = 0
+    within: bool = False
+    """Each arm's values are differences within its networks already, which nothing is pooled for."""
 
     @property
     def weight(self) -> float:
@@ -34,34 +32,46 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What shares a pool: arms of one unit in groups of one method each."""
+    """What shares a pool: arms of one recipe and one unit, each trained with every seed."""
 
     name: str
-    arms: tuple[int, ...]
+    arms: int
+    seeds: int
     claims: tuple[Claim, ...]
 
 
-PAIR = (1, -1, 0, 0)
-EXPERIMENTS = (
-    Experiment("learning-rate", (2,), (Claim("C1", (1, -1)),)),
-    Experiment("head", (4,), (Claim("C2", PAIR),)),
-    # One experiment in two units, pretext and kNN accuracy, with a pool each.
-    Experiment("leakage-pretext", (4,), (Claim("C3", (1, -1, -1, 1)),)),
-    Experiment("leakage", (4,), (Claim("C4", PAIR),)),
-    Experiment("placement", (4, 2), (Claim("C5", PAIR), Claim("C9", (1, -1), group=1))),
-    Experiment("group-size", (4,), (Claim("C6", PAIR),)),
-    Experiment("vit-placement", (4,), (Claim("C7", PAIR),)),
-    Experiment("masking", (4,), (Claim("C8", PAIR),)),
+PAIR = (1, -1)
+CLAIMED = (
+    Experiment("learning-rate", 2, 8, (Claim("C1", PAIR),)),
+    Experiment("head", 2, 10, (Claim("C2", PAIR),)),
+    # Swap gaps without and with shuffling. Those with it are C3a's differences within its networks.
+    Experiment("leakage-gap", 2, 19, (Claim("C3a", (0, 1), within=True), Claim("C3b", PAIR))),
+    Experiment("leakage", 2, 19, (Claim("C4", PAIR),)),
+    # BN in the head, in both, in the backbone.
+    Experiment("placement", 3, 13, (Claim("C5", (1, -1, 0)), Claim("C9", (-1, 0, 1)))),
+    Experiment("group-size", 2, 12, (Claim("C6", PAIR),)),
+    Experiment("vit-placement", 2, 13, (Claim("C7", PAIR),)),
+    Experiment("masking", 2, 15, (Claim("C8", PAIR),)),
 )
-CLAIMS = {claim.name: claim for experiment in EXPERIMENTS for claim in experiment.claims}
+"""The experiments of claims.yaml, each with the arms and seeds that it has in params.yaml."""
+
+WIDE = tuple(
+    Experiment(f"wide-{n}", 4, 7, (Claim(f"W{n}", (1, -1, 0, 0)),)) for n in range(COMPARISONS)
+)
+"""As many claims whose arms stand among others, so that a pool of more than two arms can decide."""
+
+
+def names(design: Sequence[Experiment]) -> list[str]:
+    """The claims of a design."""
+    return [claim.name for experiment in design for claim in experiment.claims]
 
 
 @dataclass(frozen=True)
 class World:
     """How values vary. By default every one is normal, independent, of standard deviation 1."""
 
-    deviations: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
-    """Of each arm, by experiment and group, where they are not 1."""
+    deviations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of each arm, by experiment, where they are not 1."""
     spread: float = 1.0
     """Every arm's deviation is further times a factor, log-uniform in 1/spread..spread."""
     heavy: bool = False
@@ -78,7 +88,7 @@ class Verdicts:
 
     estimate: Array
     se: Array
-    df: int
+    df: Array
     significant: Array
     equivalent: Array
 
@@ -87,52 +97,56 @@ def draw(
     world: World,
     experiment: Experiment,
     tables: int,
-    seeds: int,
     random: np.random.Generator,
     effects: Mapping[str, float],
-) -> list[Array]:
-    """An experiment's values, tables × arms × seeds for each group; `effects` are true contrasts."""
+) -> Array:
+    """An experiment's values, tables × arms × seeds; `effects` are the true contrasts."""
     shared = math.sqrt(world.correlation / (1 - world.correlation))
-    groups = []
-    for group, arms in enumerate(experiment.arms):
-        size = (tables, arms, seeds)
-        if world.heavy:
-            noise = random.standard_t(5, size) / math.sqrt(5 / 3)
-        else:
-            noise = random.standard_normal(size)
-        if experiment.name in world.deviations:
-            noise *= np.array(world.deviations[experiment.name][group])[:, None]
-        if world.spread != 1:
-            noise *= world.spread ** random.uniform(-1, 1, (tables, arms, 1))
-        values = noise + shared * random.standard_normal((tables, 1, seeds))
-        for claim in experiment.claims:
-            if claim.group == group:
-                values[:, claim.coefficients.index(1)] += effects.get(claim.name, 0.0)
-        if world.step and experiment.name == "learning-rate":
-            values = world.step * np.round(values / world.step)
-        groups.append(values)
-    return groups
+    size = (tables, experiment.arms, experiment.seeds)
+    if world.heavy:
+        noise = random.standard_t(5, size) / math.sqrt(5 / 3)
+    else:
+        noise = random.standard_normal(size)
+    if experiment.name in world.deviations:
+        noise *= np.array(world.deviations[experiment.name])[:, None]
+    if world.spread != 1:
+        noise *= world.spread ** random.uniform(-1, 1, (tables, experiment.arms, 1))
+    values = noise + shared * random.standard_normal((tables, 1, experiment.seeds))
+    # The arms' true means for which every contrast has its effect.
+    contrasts = np.array([claim.coefficients for claim in experiment.claims], dtype=float)
+    wanted = np.array([effects.get(claim.name, 0.0) for claim in experiment.claims])
+    values += np.linalg.lstsq(contrasts, wanted, rcond=None)[0][:, None]
+    if world.step and experiment.name == "learning-rate":
+        values = world.step * np.round(values / world.step)
+    return values
 
 
 def judge(
-    experiment: Experiment, groups: list[Array], margin: float, rule: str = "larger"
+    experiment: Experiment, values: Array, margin: float, rule: str = "larger"
 ) -> dict[str, Verdicts]:
-    """`contrasts.judge` on whole arrays, or what it would be with the pool's spread alone."""
-    seeds = groups[0].shape[2]
-    squares: Array | float = 0.0
-    df = 0
-    for values in groups:
-        mean = values.mean((1, 2), keepdims=True)
-        residuals = values - values.mean(1, keepdims=True) - values.mean(2, keepdims=True) + mean
-        squares = squares + (residuals**2).sum((1, 2))
-        df += (values.shape[1] - 1) * (seeds - 1)
+    """`contrasts.judge` on whole arrays.
+
+    `rule` may be `pooled`, the pool's spread alone, or `pooled-df`, the larger of both with the pool's
+    degrees of freedom whichever it is.
+    """
+    arms, seeds = experiment.arms, experiment.seeds
+    centre = values.mean((1, 2), keepdims=True)
+    residuals = values - values.mean(1, keepdims=True) - values.mean(2, keepdims=True) + centre
+    shared_df = (arms - 1) * (seeds - 1)
+    shared = (residuals**2).sum((1, 2)) / shared_df
     level = LEVEL / COMPARISONS
     found = {}
     for claim in experiment.claims:
-        differences = np.tensordot(groups[claim.group], claim.coefficients, ((1,), (0,)))
-        variance = claim.weight * squares / df
-        if rule == "larger":
-            variance = np.maximum(variance, differences.var(1, ddof=1))
+        differences = np.tensordot(values, claim.coefficients, ((1,), (0,)))
+        own = differences.var(1, ddof=1)
+        pooled = np.zeros_like(own) if claim.within else claim.weight * shared
+        # Two arms' pool is their differences' spread but for rounding.
+        larger = (pooled > own) | (not claim.within and np.isclose(pooled, own, rtol=1e-9))
+        alone = rule == "pooled" and not claim.within
+        variance = pooled if alone else np.where(larger, pooled, own)
+        own_df = np.full_like(own, seeds - 1)
+        df = np.where(larger | (rule != "larger"), shared_df, own_df)
+        df = own_df if claim.within else df
         estimate, se = differences.mean(1), np.sqrt(variance / seeds)
         size = np.abs(estimate)
         # Without any spread both ratios are infinite, as the chance 4^(1 − n) is below the level.
@@ -145,18 +159,18 @@ def judge(
 def simulate(
     world: World,
     tables: int,
-    seeds: int,
     random: np.random.Generator,
     *,
+    design: Sequence[Experiment] = CLAIMED,
     effects: Mapping[str, float] | None = None,
     margin: float = 0.0,
     rule: str = "larger",
 ) -> dict[str, Verdicts]:
-    """Tables of nine claims whose true contrasts are `effects`, 0 where not named."""
+    """Tables of claims whose true contrasts are `effects`, 0 where not named."""
     found: dict[str, Verdicts] = {}
-    for experiment in EXPERIMENTS:
-        groups = draw(world, experiment, tables, seeds, random, effects or {})
-        found |= judge(experiment, groups, margin, rule)
+    for experiment in design:
+        values = draw(world, experiment, tables, random, effects or {})
+        found |= judge(experiment, values, margin, rule)
     return found
 
 

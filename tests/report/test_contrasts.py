@@ -91,7 +91,7 @@ def test_without_a_pool_it_is_the_paired_t_test() -> None:
     a, b = arms(5, count=2)
     found = contrasts.judge(contrasts.contrast("C1", [a], [b]), NO_POOL)
     expected = stats.ttest_rel(a, b)
-    interval = expected.confidence_interval(1 - 0.05 / 9)
+    interval = expected.confidence_interval(1 - 0.05 / 10)
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert (found.df, found.n, found.pooled, found.pooled_sd) == (6, 7, False, None)
@@ -119,21 +119,38 @@ def test_a_larger_pool_gives_the_linear_models_contrast(
         if found.pooled:
             assert found.p == pytest.approx(float(expected.pvalue))
             assert (found.low, found.high) == pytest.approx(
-                tuple(expected.conf_int(0.05 / 9).ravel())
+                tuple(expected.conf_int(0.05 / 10).ravel())
             )
         else:
             assert found.p > expected.pvalue
     assert seen == {True, False}
 
 
-def test_a_noisier_contrast_keeps_the_pools_degrees_of_freedom() -> None:
+def test_a_noisier_contrast_has_its_own_degrees_of_freedom() -> None:
     contrast = Contrast("C6", (0.1, -0.1, 0.3), 2.0)
     found = contrasts.judge(contrast, Spread(0.01, 18))
     assert not found.pooled
     assert found.own_sd == pytest.approx(0.2)
     assert found.pooled_sd == pytest.approx(0.01 * math.sqrt(2))
-    assert (found.df, found.se) == (18, pytest.approx(0.2 / math.sqrt(3)))
-    assert found.p == pytest.approx(2 * stats.t.sf(0.1 / (0.2 / math.sqrt(3)), 18))
+    assert (found.df, found.se) == (2, pytest.approx(0.2 / math.sqrt(3)))
+    assert found.p == pytest.approx(2 * stats.t.sf(0.1 / (0.2 / math.sqrt(3)), 2))
+    quiet = contrasts.judge(contrast, Spread(0.2, 18))
+    assert quiet.pooled
+    assert (quiet.df, quiet.se) == (18, pytest.approx(0.2 * math.sqrt(2 / 3)))
+
+
+def test_a_moved_finding_is_the_finding_of_moved_differences() -> None:
+    """What follows from the estimate is judged anew; the spread and its degrees of freedom stay."""
+    for spread in (NO_POOL, Spread(0.002, 18), Spread(0.02, 18)):
+        values = arms(12, count=2)
+        contrast = contrasts.contrast("C", values[:1], values[1:])
+        found = contrasts.judge(contrast, spread, margin=0.02)
+        higher = tuple(difference + 0.03 for difference in contrast.differences)
+        expected = contrasts.judge(Contrast("C", higher, 2.0), spread, margin=0.02)
+        moved = contrasts.moved(found, 0.03, comparisons=contrasts.COMPARISONS, margin=0.02)
+        for field in dataclasses.fields(Finding):
+            value = getattr(expected, field.name)
+            assert getattr(moved, field.name) == pytest.approx(value, rel=1e-6), field.name
 
 
 def test_two_arms_pool_is_the_pool_whatever_the_rounding() -> None:
@@ -144,7 +161,7 @@ def test_two_arms_pool_is_the_pool_whatever_the_rounding() -> None:
 
 
 def test_levels_are_bonferronis() -> None:
-    differences = np.random.default_rng(6).normal(0.004, 0.004, (9, 7))
+    differences = np.random.default_rng(6).normal(0.004, 0.004, (10, 7))
     found = [contrasts.judge(Contrast("C", tuple(row), 2.0), NO_POOL) for row in differences]
     reject, adjusted, *_ = multipletests([f.p for f in found], 0.05, "bonferroni")
     assert [f.p_adjusted for f in found] == pytest.approx(list(adjusted))
@@ -163,7 +180,7 @@ def test_equivalence_is_two_one_sided_tests() -> None:
         found = contrasts.judge(contrasts.contrast("C2", [a], [b]), NO_POOL, margin=0.02)
         expected, *_ = ttost_paired(np.array(a), np.array(b), -0.02, 0.02)
         assert found.p_equivalence == pytest.approx(expected)
-        assert found.equivalent == (9 * expected <= 0.05)
+        assert found.equivalent == (10 * expected <= 0.05)
         seen.add(found.equivalent)
     assert seen == {True, False}
 
@@ -171,7 +188,7 @@ def test_equivalence_is_two_one_sided_tests() -> None:
 def test_detectable_effect_has_the_power_it_says() -> None:
     a, b = arms(7, count=2)
     found = contrasts.judge(contrasts.contrast("C1", [a], [b]), NO_POOL)
-    expected = TTestPower().solve_power(nobs=7, alpha=0.05 / 9, power=0.8)
+    expected = TTestPower().solve_power(nobs=7, alpha=0.05 / 10, power=0.8)
     assert found.own_sd is not None
     assert found.detectable == pytest.approx(expected * found.own_sd, rel=1e-6)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 from scipy import stats
 
 from benchmark import canonical, collect
@@ -22,7 +23,7 @@ from benchmark.plan import Cell
 from benchmark.provenance import published as provenance
 from benchmark.report import leaderboard, tables
 from benchmark.schema import Params
-from tests.report.made_up import ENVIRONMENT, MAKER, PROJECT, Change, fail, params_of, publish
+from tests.report.made_up import ENVIRONMENT, GRID, MAKER, PROJECT, Change, fail, params_of, publish
 
 
 def written(root: Path, params: Params, change: Change | None = None) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def row_of(document: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(row)
 
 
-def metric(root: Path, label: str, key: str = "pooled.knn20") -> float:
+def metric(root: Path, label: str, key: str = "pooled_reestimated.knn20") -> float:
     (file,) = (root / "results/mini/records").rglob(f"{label}.json")
     return float(json.loads(file.read_text())["record"]["result"]["metrics"][key])
 
@@ -65,8 +66,8 @@ def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Para
         assert set(row) == {
             "method", "backbone", "scheme", "control", "rank", "best_scheme", "seeds", "status",
             "statuses", "complete", "knn", "knn_reestimated", "knn200", "linear", "class_token",
-            "learning_rate", "linear_penalty_at_edge", "embedding_spread", "cost",
-            "environments", "records",
+            "learning_rate", "linear_penalty_at_edge", "embedding_spread", "relative_update",
+            "cost", "environments", "records", "learnt", "tied_for_best",
         }  # fmt: skip
         assert row["status"] == "done"
         assert row["control"] == (row["method"] in ("raw-pixels", "untrained", "supervised"))
@@ -107,7 +108,7 @@ def test_numbers_against_an_independent_calculation(tmp_path: Path, params: Para
             squares, df = squares + float(np.var(values)) * 2, df + 1
     own = [metric(tmp_path, f"moco-vit-gn-s{seed}") for seed in (0, 1)]
     half = stats.t.ppf(0.975, df) * np.sqrt(squares / df) / np.sqrt(2)
-    found = row_of(document, "moco-vit-gn")["knn"]
+    found = row_of(document, "moco-vit-gn")["knn_reestimated"]
     expected = [np.mean(own), np.mean(own) - half, np.mean(own) + half, np.std(own, ddof=1)]
     got = [found["mean"], found["low"], found["high"], found["sd"]]
     assert got == pytest.approx(expected, abs=1e-6)
@@ -121,9 +122,12 @@ def test_untrained_rows_have_their_own_spread_and_pixels_none(
         (pool["metric"], pool["backbone"], pool["trained"]): pool
         for pool in document["interval"]["pools"]
     }
-    assert pools["knn", "resnet", True]["df"] == 15
-    assert pools["knn", "resnet", False]["df"] == 3
-    assert pools["knn", "resnet", True]["sd"] != pools["knn", "resnet", False]["sd"]
+    assert pools["knn_reestimated", "resnet", True]["df"] == 15
+    assert pools["knn_reestimated", "resnet", False]["df"] == 3
+    assert (
+        pools["knn_reestimated", "resnet", True]["sd"]
+        != pools["knn_reestimated", "resnet", False]["sd"]
+    )
     pixels = row_of(document, "raw-pixels-pixels-none")["knn"]
     assert pixels["low"] == pixels["mean"] == pixels["high"]
 
@@ -135,11 +139,86 @@ def test_ranks_follow_the_mean_within_a_backbone(tmp_path: Path, params: Params)
             row for row in document["rows"] if row["backbone"] == backbone and not row["control"]
         ]
         assert [row["rank"] for row in rows] == list(range(1, 13))
-        means = [row["knn"]["mean"] for row in rows]
+        means = [row["knn_reestimated"]["mean"] for row in rows]
         assert means == sorted(means, reverse=True)
         for method in {row["method"] for row in rows}:
             own = [row for row in rows if row["method"] == method]
             assert [row["best_scheme"] for row in own] == [True, False, False]
+
+
+def at(**levels: float) -> Change:
+    """Makes every seed of a row, called METHOD_BACKBONE_SCHEME, come to one accuracy."""
+
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        name = cell.label.rsplit("-s", 1)[0].replace("-", "_")
+        if name in levels:
+            metrics = entry["result"]["metrics"]
+            for key in metrics:
+                if key.endswith(".knn20"):
+                    metrics[key] = levels[name] + 0.001 * cell.seed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("untrained", "pixels", "least"), [(0.4, 0.5, 0.52), (0.55, 0.5, 0.5705), (0.4, 0.1, 0.45)]
+)
+def test_what_is_not_above_both_controls_has_no_rank_and_no_bold(
+    tmp_path: Path, params: Params, untrained: float, pixels: float, least: float
+) -> None:
+    levels = {f"untrained_resnet_{scheme}": 0.3 for scheme in ("ln", "gn")}
+    levels |= {"untrained_resnet_bn": untrained, "raw_pixels_pixels_none": pixels}
+    below, above = least - 0.002, least + 0.002
+    levels |= {f"moco_resnet_{scheme}": below for scheme in ("bn", "ln", "gn")}
+    levels |= {"mae_resnet_bn": above, "mae_resnet_ln": below, "mae_resnet_gn": below - 0.1}
+    if least == 0.45:
+        levels |= {f"untrained_resnet_{scheme}": least - 0.0205 for scheme in ("ln", "gn", "bn")}
+    document = written(tmp_path, params, at(**levels))
+    for scheme in ("bn", "ln", "gn"):
+        row = row_of(document, f"moco-resnet-{scheme}")
+        assert (row["learnt"], row["rank"], row["best_scheme"]) == (False, None, False)
+        assert not row["tied_for_best"]
+    row = row_of(document, "mae-resnet-bn")
+    assert (row["learnt"], row["best_scheme"], row["tied_for_best"]) == (True, True, True)
+    assert row["rank"] is not None
+    # Within the interval of the best, and yet it has learnt nothing.
+    assert not row_of(document, "mae-resnet-ln")["tied_for_best"]
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    resnet = text.split("\n## ")[1]
+    assert all("**" not in line for line in resnet.splitlines() if "| moco |" in line)
+    assert resnet.count(" ∅ |") == 5
+
+
+def test_without_a_control_nothing_is_said_of_learning(tmp_path: Path, raw: dict[str, Any]) -> None:
+    document = written(tmp_path, params_of(raw, methods=["simclr", "untrained"]))
+    row = row_of(document, "simclr-resnet-bn")
+    assert row["learnt"] is None
+    assert row["rank"] is not None
+
+
+def test_schemes_that_are_not_told_apart_from_the_best_are_bold_too(
+    tmp_path: Path, params: Params
+) -> None:
+    levels = {"simclr_vit_bn": 0.70, "simclr_vit_ln": 0.6999, "simclr_vit_gn": 0.6}
+    document = written(tmp_path, params, at(**levels))
+    found = {
+        scheme: (row["best_scheme"], row["tied_for_best"])
+        for scheme in ("bn", "ln", "gn")
+        for row in [row_of(document, f"simclr-vit-{scheme}")]
+    }
+    assert found == {"bn": (True, True), "ln": (False, True), "gn": (False, False)}
+
+
+def test_the_relative_update_is_the_mean_over_seeds(tmp_path: Path, params: Params) -> None:
+    def change(cell: Cell, entry: dict[str, Any]) -> None:
+        if cell.label.startswith("moco-vit-ln"):
+            updates = {"backbone": 0.001 * (1 + cell.seed), "projector": None}
+            entry["result"]["diagnostics"]["stability"]["relative_update"] = updates
+
+    row = row_of(written(tmp_path, params, change), "moco-vit-ln")
+    assert row["relative_update"] == {"backbone": 0.0015, "projector": None}
+    text = (tmp_path / "results/mini/leaderboard.md").read_text()
+    assert any(" | 0.15 · — | " in line for line in text.splitlines() if "| moco |" in line)
 
 
 def test_a_failed_row_is_last_counted_and_not_pooled(tmp_path: Path, params: Params) -> None:
@@ -153,26 +232,28 @@ def test_a_failed_row_is_last_counted_and_not_pooled(tmp_path: Path, params: Par
     row = row_of(document, name)
     assert row["rank"] == 11  # ahead only of the row without any accuracy
     assert (row["status"], row["statuses"]) == ("diverged", {"diverged": 1, "done": 1})
-    assert row["knn"]["mean"] == pytest.approx(metric(tmp_path / "failed", f"{name}-s0"), abs=1e-6)
-    assert (row["knn"]["n"], row["knn"]["sd"]) == (1, None)
+    found = row["knn_reestimated"]
+    assert found["mean"] == pytest.approx(metric(tmp_path / "failed", f"{name}-s0"), abs=1e-6)
+    assert (found["n"], found["sd"]) == (1, None)
     assert not row["complete"]
     assert not row["best_scheme"]
     assert [entry["status"] for entry in row["records"]] == ["done", "diverged"]
 
     row = row_of(document, lost)
-    assert row["rank"] == 12
+    assert (row["rank"], row["learnt"]) == (None, False)
     assert row["knn"] is row["linear"] is row["knn_reestimated"] is None
     assert row["cost"]["tflop"] is None
 
     (pool,) = (
         pool
         for pool in document["interval"]["pools"]
-        if (pool["metric"], pool["backbone"], pool["trained"]) == ("knn", "resnet", True)
+        if (pool["metric"], pool["backbone"], pool["trained"])
+        == ("knn_reestimated", "resnet", True)
     )
     assert pool["df"] == 13
     text = (tmp_path / "failed/results/mini/leaderboard.md").read_text()
     assert "| 1 done, 1 diverged |" in text
-    assert "| 2 diverged |" in text
+    assert "| 2 diverged ∅ |" in text
 
 
 def test_out_of_memory_without_a_size_is_a_row_too(tmp_path: Path, params: Params) -> None:
@@ -193,7 +274,8 @@ def test_embeddings_that_are_not_finite_have_no_accuracy(tmp_path: Path, params:
             entry["result"]["metrics"] = {key: None for key in keys if key.endswith(("20", "200"))}
 
     row = row_of(written(tmp_path, params, change), "simclr-vit-bn")
-    assert (row["status"], row["complete"], row["knn"], row["rank"]) == ("done", False, None, 12)
+    assert (row["status"], row["complete"], row["knn"], row["rank"]) == ("done", False, None, None)
+    assert row["learnt"] is False
 
 
 def test_everything_failed(tmp_path: Path, params: Params) -> None:
@@ -210,7 +292,7 @@ def test_a_single_seed_has_no_interval(tmp_path: Path, raw: dict[str, Any]) -> N
 def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
     row = row_of(document, "mae-resnet-bn")
-    default = params.methods["mae"].rate["resnet"]  # type: ignore[union-attr]  # it is trained
+    default = params.methods["mae"].learning_rate["resnet"]  # type: ignore[union-attr]  # it is trained
     assert row["learning_rate"]["default"]["learning_rate"] == default
     assert row["learning_rate"]["tuned"]["learning_rate"] == pytest.approx(
         default * 3.162, rel=1e-2
@@ -226,7 +308,7 @@ def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
 
 
 def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any]) -> None:
-    grid = {**raw["experiments"]["leaderboard"], "learning_rates": "default", "methods": ["moco"]}
+    grid = {**GRID, "learning_rates": "default", "methods": ["moco"]}
     params = params_of({**raw, "experiments": {**raw["experiments"], "other": grid}})
     publish(tmp_path, params)
     source = collect.folder(tmp_path, "mini", "leaderboard", "moco")
@@ -245,7 +327,7 @@ def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any])
 
 def test_cost(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params)
-    images = params.methods["moco"].images  # type: ignore[union-attr]  # it is trained
+    images = params.methods["moco"].images_seen  # type: ignore[union-attr]  # it is trained
     assert row_of(document, "moco-vit-gn")["cost"] == {
         "parameters": 123456, "images": images, "tflop": 1.25,
     }  # fmt: skip
@@ -398,7 +480,7 @@ def test_the_very_same_trainings_are_pooled_once(tmp_path: Path, raw: dict[str, 
         (pool,) = [
             pool
             for pool in written(root, params)["interval"]["pools"]
-            if (pool["metric"], pool["backbone"]) == ("knn", "resnet")
+            if (pool["metric"], pool["backbone"]) == ("knn_reestimated", "resnet")
         ]
         degrees.append(pool["df"])
     assert degrees == [2, 2]
@@ -443,15 +525,21 @@ assert "torch" not in sys.modules
 """
 
 
-def test_two_processes_write_the_same_bytes_without_torch(tmp_path: Path, params: Params) -> None:
+def test_two_processes_write_the_same_bytes_without_torch(
+    tmp_path: Path, raw: dict[str, Any], params: Params
+) -> None:
     found = []
+    given = tmp_path / "params.yaml"
+    with given.open("w", encoding="utf-8") as file:
+        experiments = raw["experiments"] | {"leaderboard": GRID}
+        YAML(typ="safe", pure=True).dump(raw | {"experiments": experiments}, file)
     for seed in ("1", "2"):
         root = tmp_path / seed
         publish(root, params, failing("moco-vit-ln-s1"))
         settings = root / "matplotlibrc"
         settings.write_text(f"font.size: {seed}0\n")
         environment = {**os.environ, "PYTHONHASHSEED": seed, "MATPLOTLIBRC": str(settings)}
-        command = [sys.executable, "-c", PROGRAM, str(root), str(PROJECT / "params.yaml")]
+        command = [sys.executable, "-c", PROGRAM, str(root), str(given)]
         subprocess.run(command, check=True, cwd=PROJECT, env=environment)
         found.append([(root / "results/mini" / name).read_bytes() for name in FILES])
     assert found[0] == found[1]

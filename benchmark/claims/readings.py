@@ -141,7 +141,9 @@ def halfway(
                 scheme=scheme,
                 rate=float(training["learning_rate"]),
                 accuracy=mean(list(shelf.values(row, ACCURACY).values())),
-                images=tuple(share * training["images_seen"] for share in shares if share is not None),
+                images=tuple(
+                    share * training["images_seen"] for share in shares if share is not None
+                ),
                 at_most=any(
                     share == watched["share"][0]
                     for share, watched in zip(shares, curves, strict=True)

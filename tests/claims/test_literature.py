@@ -151,7 +151,7 @@ def test_the_page_shows_every_entry_under_its_claims_and_marks_what_was_quoted(
     found = literature.read(tmp_path)
     text = literature.markdown(found, {"mini": shelf})
     assert text == literature.markdown(found, literature.shelves(tmp_path))
-    sections = dict(re.findall(r"^## (C\d): [^\n]*\n(.*?)(?=^## |\Z)", text, re.S | re.M))
+    sections = dict(re.findall(r"^## (C\d[ab]?): [^\n]*\n(.*?)(?=^## |\Z)", text, re.S | re.M))
     assert list(sections) == list(file.read(tmp_path).claims)
     of_doe = [claim for claim, section in sections.items() if "Doe" in section]
     of_roe = [claim for claim, section in sections.items() if "Roe" in section]

@@ -143,7 +143,7 @@ def _check(
     distinct = {}
     for cell in cells:
         training = cell.config["training"] or {}
-        shape = [training.get(key) for key in ("batch", "view_batching", "teacher")]
+        shape = [training.get(key) for key in ("batch_size", "view_batching", "teacher")]
         shape += [cell.config[key] for key in ("method", "backbone", "norms")]
         distinct[str(shape)] = cell.as_json()
     ours, theirs = context.Pipe()

@@ -210,6 +210,8 @@ def load(source: Path) -> dict[str, Any]:
         return {"rows": []}
     except ValueError as error:
         raise UserError(f"{source}: not a table of rates ({error})") from None
+    if any("family" in row for row in found["rows"]):
+        raise UserError(f"{source}: a table of rates of version 1: move it away and tune again")
     return dict(found)
 
 

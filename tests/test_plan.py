@@ -401,10 +401,9 @@ def test_an_option_with_a_default_changes_no_fingerprint_until_it_is_set(
     assert said.config == before.config
     other = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "otherwise"))
     assert other.fingerprint("images") != before.fingerprint("images")
-    (path,) = {path for path, _ in leaves(other.config)} - {
-        path for path, _ in leaves(before.config)
-    }
-    assert path.endswith("/added")
+    new = {path for path, _ in leaves(other.config)} - {path for path, _ in leaves(before.config)}
+    assert new
+    assert all(path.endswith("/added") for path in new)
 
 
 def test_an_option_without_a_default_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:

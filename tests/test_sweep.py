@@ -287,3 +287,9 @@ def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -
 def test_a_damaged_table_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     canonical.write(root / "results" / "mini" / "rates" / "leaderboard.json", '{"rows": [')
     assert "leaderboard.json: not a table of rates" in tiny.refusal(capsys, "sweep")
+
+
+def test_a_table_of_version_1_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{"rows": [{"method": "simclr", "family": "resnet", "scheme": "bn"}]}'
+    canonical.write(root / "results" / "mini" / "rates" / "leaderboard.json", text)
+    assert "a table of rates of version 1" in tiny.refusal(capsys, "sweep")

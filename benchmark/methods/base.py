@@ -70,7 +70,7 @@ class Context:
     norms: Mapping[str, SectionNorms]
     """The norms of each section that the method declares."""
     view_batching: str
-    """`separate`: each view is a forward pass, and a BN batch, of its own; `together`: one for all."""
+    """`separate`: each view is a forward pass, and a BN batch, of its own; `joint`: one for all."""
     teacher: Policy
     """How a teacher's norms get their statistics."""
 

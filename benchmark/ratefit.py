@@ -22,8 +22,10 @@ LENGTH = 1.0
 SIGNAL = 0.05
 """Standard deviation of the score about its mean over the rates tried, as a share of 1."""
 
-LEAST_NOISE = 0.003
-"""Of a mean score, where a few seeds happen to agree."""
+NOISE, WEIGHT = 0.015, 4
+"""The deviation of a score over seeds that is expected before any is seen, and how many degrees of freedom
+that is worth. Three seeds alone would give a deviation that is much too small now and then; one that is
+pooled over rates would be that of the rates at which trainings begin to fail."""
 
 RESOLUTION = 20
 """Candidates between two rates that were tried."""
@@ -61,7 +63,7 @@ def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
     """The fit of the scores, in 0..1, of each seed at each place; None where no place has all of them.
 
     A place where a seed has no score is not used: the rate is not to be chosen, nor one beyond it.
-    Scores are weighted by their number and the spread of seeds, pooled over places.
+    Scores are weighted by their number and the spread of seeds at their place.
     """
     whole = {
         place: [score for score in found if score is not None]
@@ -73,12 +75,11 @@ def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
     means = {place: statistics.mean(found) for place, found in whole.items()}
     best = max(means, key=lambda place: (means[place], -place))
     run = _run(list(whole), best)
-    spread = statistics.pool([whole[place] for place in run]).sd or 0.0
     places = np.array(run, dtype=float)
     values = np.array([means[place] for place in run])
-    noise = np.array([max(spread / len(whole[place]) ** 0.5, LEAST_NOISE) for place in run])
+    variance = np.array([_variance(whole[place]) for place in run])
     centre = float(values.mean())
-    covariance = _kernel(places, places) + np.diag(noise**2)
+    covariance = _kernel(places, places) + np.diag(variance)
     weights = np.asarray(np.linalg.solve(covariance, values - centre), dtype=np.float64)
     candidates = np.linspace(run[0], run[-1], (run[-1] - run[0]) * RESOLUTION + 1)
     expected = centre + _kernel(candidates, places) @ weights
@@ -86,6 +87,12 @@ def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
     chosen = round(float(candidates[int(np.argmax(np.round(expected, 9)))]), 2)
     at_edge = chosen <= min(scores) + NEAR or chosen >= max(scores) - NEAR
     return Fit(chosen, run[0], run[-1], at_edge, places, weights, centre)
+
+
+def _variance(scores: Sequence[float]) -> float:
+    """Of a mean score: that of its seeds, together with what is expected beforehand."""
+    own = (statistics.deviation(scores) or 0.0) ** 2 * (len(scores) - 1)
+    return (WEIGHT * NOISE**2 + own) / (WEIGHT + len(scores) - 1) / len(scores)
 
 
 def _run(places: Sequence[int], best: int) -> list[int]:

@@ -47,10 +47,6 @@ def silent_at_first(network, method, backbone, norm):
             # So do hidden places the visible ones: the loss does not depend on the encoder.
             silent |= {name for name, _ in network.named_parameters() if "backbone." in name}
             silent |= {"decoder.embed.weight", "decoder.embed.bias"}
-    if norm == "frn":
-        # What is at the threshold of zero is zero, where the ReLU after the first, still silent,
-        # branch has no gradient.
-        silent.add("backbone.net.bn1.tau")
     return silent
 
 

@@ -83,7 +83,7 @@ def test_queue_that_would_mislead_is_refused(changes, message):
 
 @pytest.mark.parametrize("norm", ["gn", "ghost-bn"])
 def test_shuffling_the_keys_shows_only_under_batch_statistics(norm):
-    """With GN not even in the last bit: each key is computed by itself."""
+    """With GN no more than rounding: each key is computed by itself."""
     losses = {}
     for shuffle in (True, False):
         policy = {"teacher": {"statistics": "batch", "shuffle": shuffle}}
@@ -98,4 +98,4 @@ def test_shuffling_the_keys_shows_only_under_batch_statistics(norm):
             optimizer.step()
             network.after_step(given.progress)
             losses[shuffle].append(outcome.loss.item())
-    assert (losses[True] == losses[False]) == (norm == "gn")
+    assert (losses[True] == pytest.approx(losses[False], rel=1e-5)) == (norm == "gn")

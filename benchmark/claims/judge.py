@@ -58,6 +58,8 @@ class Judged:
     """What one step of the learning rate would change; null where no rate was tuned for the metric."""
     planned: Planned | None = None
     """How many seeds the verdict needs by the pilot; null where the track does not ask for it."""
+    tuned: bool = False
+    """Whether every row of its experiment has a learning rate of its own."""
     halfway: Halfway | None = None
     """How soon schemes came half way, where the claim is about learning rates."""
 
@@ -118,6 +120,7 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
         leaks,
         rates,
         _planned(claims, advice, found),
+        tuned,
         speeds,
     )
 

@@ -29,7 +29,7 @@ def advised(judged: Judged, advice: Advice, claims: Claims, track: str) -> Itera
     yield f"![{escape(judged.claim.title)}](figures/claims/{judged.name}.svg)"
     if found is None:
         return
-    yield _compared(advice, found)
+    yield _compared(advice, tuned=judged.tuned)
     if judged.planned:
         yield f"**Seeds.** {_planned(judged.planned, advice, claims)}"
     if found.finding:
@@ -39,7 +39,7 @@ def advised(judged: Judged, advice: Advice, claims: Claims, track: str) -> Itera
     yield _arms(judged, found)
     if judged.sensitivity:
         yield _sensitivity(judged.sensitivity, advice)
-    elif found.finding and advice.metric != STABLE_RATE and not found.plus.rows[0].steps:
+    elif found.finding and advice.metric != STABLE_RATE and not judged.tuned:
         yield (
             "**Another learning rate.** Both arms have the recipe's rate. What another would make of "
             "the verdict is not known."
@@ -97,9 +97,8 @@ def _metrics(advice: Advice) -> str:
     return f"{words.METRICS[advice.metric]}, minus {words.METRICS[advice.minus_metric]}"
 
 
-def _compared(advice: Advice, found: Difference) -> str:
+def _compared(advice: Advice, *, tuned: bool) -> str:
     """In what the arms differ, as the claim says and `alike` has checked."""
-    tuned = found.plus.rows[0].rate is not None or found.minus.rows[0].rate is not None
     rates = "; each has a learning rate of its own, tuned alike" if tuned else ""
     if not advice.differs:
         return "**Compared.** Two measurements of the same networks."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmark import registry
@@ -25,14 +27,16 @@ from benchmark.schema import (
 VIEWS_FILE = Path(__file__).parent / "data" / "views.py"
 
 
-def view_options() -> dict[str, Any]:
+@functools.cache
+def view_options() -> Mapping[str, Any]:
     """The fields of a view and their descriptions, read without importing torch."""
-    return dict(registry.constant(VIEWS_FILE, "OPTIONS"))
+    return MappingProxyType(registry.constant(VIEWS_FILE, "OPTIONS"))
 
 
-def view_defaults() -> dict[str, Any]:
+@functools.cache
+def view_defaults() -> Mapping[str, Any]:
     """The values of the fields that need not be given."""
-    return dict(registry.constant(VIEWS_FILE, "DEFAULTS"))
+    return MappingProxyType(registry.constant(VIEWS_FILE, "DEFAULTS"))
 
 
 TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "bool"}

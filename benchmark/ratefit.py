@@ -23,7 +23,7 @@ SIGNAL = 0.05
 """Standard deviation of the score about its mean over the rates tried, as a share of 1."""
 
 NOISE, WEIGHT = 0.015, 4
-"""The deviation of a score over seeds that is expected before any is seen, and how many degrees of freedom
+"""The deviation of a score over seeds that is expected beforehand, and how many degrees of freedom
 that is worth. Three seeds alone would give a deviation that is much too small now and then; one that is
 pooled over rates would be that of the rates at which trainings begin to fail."""
 

@@ -160,8 +160,8 @@ def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
 
     shown = [entry for entry, other in judged.beside if other and not entry.experiment]
     names = dict.fromkeys(arm for pair in (advice, *shown) for arm in (pair.minus, pair.plus))
-    panel = _panel(figure, "", "accuracy at the pretext task, held-out images, %")
-    figure.subplots_adjust(left=0.075, right=0.82, top=0.96, bottom=0.19)
+    panel = _panel(figure, "", "pretext accuracy, held-out images, %")
+    figure.subplots_adjust(left=0.075, right=0.79, top=0.96, bottom=0.19)
     rows = [shelf.row(advice.experiment, name) for name in names]
     any_shown = False
     for place, row in enumerate(rows):
@@ -193,10 +193,10 @@ def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
         Line2D(
             [], [], color="#333333", marker="o", linestyle="none", label=label, markerfacecolor=face
         )
-        for label, face in (("both views in one group", "#333333"), ("groups redrawn", "white"))
+        for label, face in (("views in one BN group", "#333333"), ("groups redrawn", "white"))
     ]
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.825, 0.98), frameon=False, fontsize=8
+        handles=handles, loc="upper left", bbox_to_anchor=(0.795, 0.98), frameon=False, fontsize=8
     )
 
 

@@ -29,6 +29,7 @@ SECTION = {
     "batch_dependence",
     "jacobian_ratio",
 }
+PRETEXT = {"pretext_same_group", "pretext_regrouped", "swap_gap", "swap_gap_initial"}
 CELLS = [(m, f, n) for m in TRAINED for f in BACKBONES for n in ("bn", "ln") if legal(m, f, n)]
 CELLS += [(m, "resnet", "ghost-bn") for m in TRAINED]
 
@@ -67,11 +68,16 @@ def test_every_key_is_there_and_nothing_is_changed(method: str, backbone: str, n
     for measures in found["sections"].values():
         assert set(measures) == SECTION
         assert all(isinstance(v, int | float) and math.isfinite(v) for v in measures.values())
+    leaks = found["leakage"]
+    if leaks["swap_gap"] is not None:
+        assert 0 <= leaks["pretext_regrouped"] <= 1
+        gap = leaks["pretext_same_group"] - leaks["pretext_regrouped"]
+        assert leaks["swap_gap"] == pytest.approx(gap, abs=1e-12)
     missing = {key for key, value in found["leakage"].items() if value is None}
     assert set(found["leakage"]) == set(LEAKAGE)
     wanted = set(LEAKAGE) - {"masked_patch_change"}
     if norm == "ghost-bn":
-        wanted = {"swap_gap", "swap_gap_initial"} if facts["views"] == 1 else set()
+        wanted = PRETEXT if facts["views"] == 1 else set()
     wanted |= {"masked_patch_change"} - ({"masked_patch_change"} if method == "mae" else set())
     assert missing == wanted
     assert set(found["three_way"]) == set(KEYS)
@@ -163,7 +169,9 @@ def test_what_was_not_trained_has_no_batch() -> None:
     }  # fmt: skip
     assert found["leakage"] == dict.fromkeys(LEAKAGE)
     assert found["three_way"] == dict.fromkeys(KEYS)
-    assert stability.measures(EMPTY) == {"loss_spikes": None, "gradient_spikes": None}
+    assert stability.measures(EMPTY) == {
+        "loss_spikes": None, "gradient_spikes": None, "relative_update": {},
+    }  # fmt: skip
 
 
 def test_one_view_has_no_positives() -> None:
@@ -227,9 +235,14 @@ def test_records_hold_them(project: Path) -> None:
     done = result("simclr-resnet-bn-s0")
     assert set(done) == {"sections", "leakage", "three_way", "stability"}
     assert done["sections"]["projector"]["lidar"] > 1
+    updates = done["stability"]["relative_update"]
+    assert set(updates) == {"backbone", "projector"}
+    assert all(0 < update < 1 for update in updates.values())
     assert 0 <= done["three_way"]["train_batch"] <= 1
     # One that has diverged has no embeddings, and still a history.
     assert set(result("supervised-resnet-none-plain-s0")) == {"stability"}
     pixels = result("raw-pixels-pixels-none-s0")
     assert set(pixels["sections"]) == {"backbone"}
-    assert pixels["stability"] == {"loss_spikes": None, "gradient_spikes": None}
+    assert pixels["stability"] == {
+        "loss_spikes": None, "gradient_spikes": None, "relative_update": {},
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from benchmark.diagnostics.leakage import (
     REGROUPINGS,
     batch_dependence,
     jacobian_ratios,
+    pretext_accuracies,
     relative_change,
     same_group,
-    swap_gap,
 )
 from benchmark.methods.base import MaskedMethod, Pair
 from tests.diagnosed import diagnosed
@@ -180,10 +181,10 @@ def test_a_planted_signature_is_found(queue: int) -> None:
 
     def gap(strength: float) -> float:
         network = Marked(strength)
-        found = swap_gap(Pair(network, network, queue), first, second, earlier, 0)
+        found = pretext_accuracies(Pair(network, network, queue), first, second, earlier, 0)
         assert found is not None
         assert int(network.running_mean.sum()) == 0  # nothing is left of it
-        return found
+        return found[0] - found[1]
 
     assert gap(0.0) == 0  # groups without a signature
     assert gap(30.0) > 0.25
@@ -192,7 +193,7 @@ def test_a_planted_signature_is_found(queue: int) -> None:
     assert found > 3 * chance  # type: ignore[operator]
 
 
-def test_swap_gap_counts_the_images_that_are_found() -> None:
+def test_pretext_accuracies_count_the_images_that_are_found() -> None:
     """Half of the targets are right only where the batch is in its own order."""
 
     class Ordered(nn.Module):
@@ -204,9 +205,58 @@ def test_swap_gap_counts_the_images_that_are_found() -> None:
 
     numbered = torch.arange(BATCH).float().view(1, BATCH, 1, 1, 1).repeat(5, 1, 3, 4, 4)
     exact = nn.Sequential(nn.Flatten(), Numbers())
-    found = swap_gap(Pair(exact, Ordered()), numbered, numbered, numbered[:0], 0)
+    found = pretext_accuracies(Pair(exact, Ordered()), numbered, numbered, numbered[:0], 0)
     # In order all are found, and a redraw leaves one of 32 in its place.
-    assert found == pytest.approx((1 - 1 / BATCH) / 2, abs=0.02)
+    assert found is not None
+    assert found[0] == 1
+    assert found[1] == pytest.approx(1 / 2 + 1 / BATCH / 2, abs=0.02)
+
+
+def test_pretext_accuracies_without_numbers() -> None:
+    first, second = two_views(2)
+    broken = Pair(Marked(math.nan), Marked(1.0))
+    assert pretext_accuracies(broken, first, second, first[:0], 0) is None
+
+
+class Passes(Marked):
+    """Remembers the sizes of its forward passes."""
+
+    def __init__(self) -> None:
+        super().__init__(30.0)
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return super().forward(x)
+
+
+def test_views_of_one_pass_share_their_groups_where_that_is_how_they_were_trained() -> None:
+    """Contiguous groups of a joint pass are of one view alone: they cannot give a positive away."""
+    first, second = two_views(5)
+    network = Passes()
+    found = {}
+    for joint in (False, True):
+        network.sizes.clear()
+        accuracies = pretext_accuracies(
+            Pair(network, network), first, second, first[:0], 0, joint=joint
+        )
+        assert set(network.sizes) == {2 * BATCH if joint else BATCH}
+        assert accuracies is not None
+        found[joint] = accuracies
+    # As what the two halves of one pass give by hand, in order.
+    shares = []
+    for one, other in zip(first, second, strict=True):
+        z = torch.nn.functional.normalize(Marked(30.0)(torch.cat((one, other))).double(), dim=1)
+        nearest = (z[:BATCH] @ z[BATCH:].T).argmax(1)
+        shares.append(float((nearest == torch.arange(BATCH)).double().mean()))
+    assert found[True][0] == pytest.approx(sum(shares) / 5)
+    assert found[True] != found[False]
+    # A teacher's views pass through another network, so there is no pass to share.
+    other = Passes()
+    network.sizes.clear()
+    apart = pretext_accuracies(Pair(network, other), first, second, first[:0], 0, joint=True)
+    assert set(network.sizes + other.sizes) == {BATCH}
+    assert apart == found[False]
 
 
 class Numbers(nn.Module):
@@ -214,7 +264,7 @@ class Numbers(nn.Module):
         return torch.eye(BATCH + 1)[x[:, 0].round().long()]
 
 
-def test_swap_gap_draws_enough_groups() -> None:
+def test_pretext_accuracies_draw_enough_groups() -> None:
     calls = []
 
     class Counted(Marked):
@@ -225,7 +275,7 @@ def test_swap_gap_draws_enough_groups() -> None:
     for count in (1, 3, 5):
         calls.clear()
         first, second = two_views(count)
-        swap_gap(Pair(Marked(1.0), Counted(1.0)), first, second, first[:0], 0)
+        pretext_accuracies(Pair(Marked(1.0), Counted(1.0)), first, second, first[:0], 0)
         redrawn = [x for x in calls if not any(torch.equal(x, own) for own in second)]
         assert len(redrawn) >= REGROUPINGS
         assert len(calls) == len(redrawn) + count

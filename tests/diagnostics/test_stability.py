@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.diagnostics.stability import FACTOR, WINDOW, halfway, measures, spikes
+from benchmark.training.curves import UPDATE
 
 STEPS = 1250
 
@@ -130,12 +131,14 @@ def test_gradient_norms_are_judged_by_their_factor() -> None:
     assert measures({"loss": loss, "gradient_norm": norms}) == {
         "loss_spikes": 0,
         "gradient_spikes": 0,
+        "relative_update": {},
     }
     norms[[300, 800]] = 100
     loss[300] += 2
     assert measures({"loss": loss, "gradient_norm": norms}) == {
         "loss_spikes": 1,
         "gradient_spikes": 2,
+        "relative_update": {},
     }
 
 
@@ -145,7 +148,17 @@ def test_a_gradient_of_zero_is_left_out() -> None:
     assert measures({"loss": norms[:0], "gradient_norm": norms}) == {
         "loss_spikes": None,
         "gradient_spikes": 1,
+        "relative_update": {},
     }
+
+
+def test_the_relative_update_is_the_median_of_its_points() -> None:
+    curves = {"loss": noise()[:9], "gradient_norm": noise()[:9].exp()}
+    curve = torch.full((9,), float("nan"))
+    curve[[2, 5, 8]] = torch.tensor([0.5, 0.1, 0.3])
+    found = measures({**curves, f"{UPDATE}backbone": curve, f"{UPDATE}projector": curve[:2]})
+    assert found["relative_update"]["backbone"] == pytest.approx(0.3)
+    assert found["relative_update"]["projector"] is None
 
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)

@@ -45,6 +45,9 @@ VIEWS = {
     "grayscale": 0.2, "blur": 0.5, "solarize": 0.2,
 }  # fmt: skip
 
+DIAGNOSED = ("simclr", "moco", "mae")
+"""Methods whose diagnostics are among the values."""
+
 Entry = dict[str, Any]
 """`components`: versions by name. `values`: numbers by name."""
 
@@ -79,15 +82,11 @@ def cell(method: str, backbone: str, preset: str) -> Entry | None:
             values[f"gradient of {section} {step + 1}"] = norm
         optimizer.step()
         network.after_step(batch.progress)
-    versions = {
-        kind: registry.facts(kind, name)["version"]
-        for kind, name in (("method", method), ("backbone", backbone), ("norm", spec["norm"]))
-    }
     components = {
-        f"method {method}": versions["method"],
-        f"backbone {backbone}": versions["backbone"],
-        f"norm {spec['norm']}": versions["norm"],
-        f"optimizer {optimizer_name}": registry.facts("optimizer", optimizer_name)["version"],
+        f"method {method}": _version("method", method),
+        f"backbone {backbone}": _version("backbone", backbone),
+        f"norm {spec['norm']}": _version("norm", spec["norm"]),
+        f"optimizer {optimizer_name}": _version("optimizer", optimizer_name),
         "training": plan.part_version("training"),
     }
     return {"components": components, "values": values}
@@ -124,7 +123,11 @@ def evaluation() -> Entry:
     }  # fmt: skip
     found = evaluate(small.encoder("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2)
     values = {key: float(value) for key, value in found.items() if isinstance(value, float | bool)}
-    return {"components": {"evaluation": plan.part_version("evaluation")}, "values": values}
+    used = {"backbone resnet": _version("backbone", "resnet"), "norm bn": _version("norm", "bn")}
+    return {
+        "components": {"evaluation": plan.part_version("evaluation"), **used},
+        "values": values,
+    }
 
 
 def diagnostics() -> Entry:
@@ -135,11 +138,23 @@ def diagnostics() -> Entry:
         "seed": 0,
     }
     values: dict[str, float] = {}
-    for method in ("simclr", "moco", "mae"):
+    used = [("backbone", "resnet"), ("norm", "ghost-bn")]
+    used += [("method", method) for method in DIAGNOSED]
+    for method in DIAGNOSED:
         made = functools.partial(_stirred, method)
         found = diagnose(made(0), config, made_up(), lambda x: (x.double() - 0.3) / 0.2, made)
         values |= {f"{method} {name}": value for name, value in _flat(found)}
-    return {"components": {"diagnostics": plan.part_version("diagnostics")}, "values": values}
+    return {
+        "components": {
+            "diagnostics": plan.part_version("diagnostics"),
+            **{f"{kind} {name}": _version(kind, name) for kind, name in used},
+        },
+        "values": values,
+    }
+
+
+def _version(kind: str, name: str) -> int:
+    return int(registry.facts(kind, name)["version"])
 
 
 def _stirred(method: str, seed: int = 1) -> Method:

@@ -40,7 +40,8 @@ def record(
     `schema`: version of this layout. `cell`: configuration without names. `components`: versions.
     `dataset`: the checksum of the images. `fingerprint`: sha256 of these three. `environment`: what
     else decides the bits. `status`: done, diverged, out-of-memory or crashed. `result`: `metrics`
-    (accuracies in 0..1, null where not finite), `diagnostics` (see docs/diagnostics.md; those of a
+    (accuracies in 0..1, null where not finite), `correct` (which test images the nearest neighbours get
+    right, as hexadecimal bits), `diagnostics` (see docs/diagnostics.md; those of a
     cell that was judged on the test split), `curves` (by step, thinned), `steps`,
     `parameters`, `first_non_finite_step`, `cause`.
     """

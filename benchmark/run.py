@@ -16,7 +16,7 @@ from benchmark.data.build import load
 from benchmark.data.pool import Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.final import diagnose
-from benchmark.evaluation.final import evaluate
+from benchmark.evaluation.final import correct, evaluate
 from benchmark.evaluation.watch import watcher
 from benchmark.methods.base import Method
 from benchmark.plan import Cell
@@ -111,6 +111,7 @@ def _result(
         "curves": {},
         "watched": None,
         "metrics": {},
+        "correct": None,
         "diagnostics": {},
         "cause": None,
     }
@@ -146,6 +147,8 @@ def _result(
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
         result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
+        if judged:
+            result["correct"] = correct(method.evaluated, on_device, spec, standardise)
     return status, result, log | {"trace": trace.found}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.backbones.base import Backbone
 from benchmark.evaluation.features import embed, reestimate
-from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.knn import knn_accuracy, knn_correct
 from benchmark.evaluation.probe import linear_probe
 
 VERSION = 1
@@ -38,6 +38,29 @@ def evaluate(
         return metrics | _judge(features, splits, spec, "_reestimated") | {"judge": judge}
     same = {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
     return metrics | same | {"judge": judge}
+
+
+def correct(
+    backbone: Backbone,
+    splits: Mapping[str, Split],
+    spec: Mapping[str, Any],
+    standardise: Callable[[Tensor], Tensor],
+) -> str | None:
+    """Which images of the judged split the nearest neighbours (the first k) get right, as hexadecimal bits.
+
+    The first image is the highest bit of the first digit. To be called after `evaluate`, whose
+    re-estimated accuracy this is image by image, so that two networks can be compared on the images that
+    they disagree on. None where an embedding is not finite.
+    """
+    used = {name: splits[name] for name in ("train", spec["judge"])}
+    found = embed_all(backbone, used, standardise)
+    columns = [(found[name]["pooled"], used[name][1]) for name in used]
+    if not all(bool(torch.isfinite(column[0]).all()) for column in columns):
+        return None
+    (right,) = knn_correct(*columns[0], *columns[1], spec["knn_k"][:1], spec["knn_temperature"])
+    bits = "".join("1" if one else "0" for one in right.tolist())
+    digits = -(-len(bits) // 4)
+    return f"{int(bits.ljust(4 * digits, '0'), 2):0{digits}x}"
 
 
 def embed_all(

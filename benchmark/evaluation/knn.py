@@ -20,21 +20,36 @@ def knn_accuracy(
     neighbours: Sequence[int],
     temperature: float,
 ) -> list[float]:
-    """Top-1 accuracy in 0..1 for each number of neighbours.
+    """Top-1 accuracy in 0..1 for each number of neighbours, see `knn_correct`."""
+    correct = knn_correct(bank, bank_labels, queries, query_labels, neighbours, temperature)
+    return [int(row.sum()) / len(queries) for row in correct]
+
+
+def knn_correct(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    neighbours: Sequence[int],
+    temperature: float,
+) -> Tensor:
+    """Which queries get their own class, for each number of neighbours: (K, N) bool.
 
     `bank` (M, D) and `queries` (N, D) are embeddings, labels are class indices. The k nearest of the
     bank by cosine vote for their class with weight exp(cosine / temperature).
     """
     classes = int(bank_labels.max()) + 1
     normalized = F.normalize(bank, dim=1)
-    correct = [0] * len(neighbours)
+    parts = []
     for part, truth in zip(queries.split(CHUNK), query_labels.split(CHUNK), strict=True):
         similarity = F.normalize(part, dim=1) @ normalized.T
         nearest, index = similarity.topk(min(max(neighbours), len(bank)), dim=1)
         weights = (nearest / temperature).exp().double()
         labels = bank_labels[index]
-        for place, k in enumerate(neighbours):
+        right = []
+        for k in neighbours:
             votes = torch.zeros(len(part), classes, dtype=torch.float64, device=bank.device)
             votes.scatter_add_(1, labels[:, :k], weights[:, :k])
-            correct[place] += int((votes.argmax(1) == truth).sum())
-    return [count / len(queries) for count in correct]
+            right.append(votes.argmax(1) == truth)
+        parts.append(torch.stack(right))
+    return torch.cat(parts, 1)

@@ -111,7 +111,8 @@ class Entry:
     best: bool
     """Whether this is the best of several schemes of its method and backbone, of those that learnt."""
     tied: bool
-    """Whether it is the best one or is not told apart from it."""
+    """Whether it is the best one or is not told apart from it: their difference is within its interval, or
+    a better learning rate of this one may lie beyond those tried."""
     rates: Rates | None
     cost: Cost
     penalty_at_edge: bool
@@ -500,7 +501,9 @@ def _marked(
     spread = spreads[RANKING, entry.row.backbone, bool(entry.rates)]
     halves = [statistics.half_width(spread, len(e.seeds)) for e in (best, entry)]
     apart = math.inf if None in halves else math.hypot(*(half or 0.0 for half in halves))
-    return replace(entry, best=best is entry, tied=_mean(best) - _mean(entry) <= apart)
+    # A row whose best rate was at an edge may be better than it looks, so it is not told apart either.
+    near = _mean(best) - _mean(entry) <= apart or bool(entry.rates and entry.rates.at_edge)
+    return replace(entry, best=best is entry, tied=near)
 
 
 def _severity(status: str) -> int:

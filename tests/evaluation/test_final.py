@@ -9,7 +9,7 @@ from torch import nn
 from benchmark.backbones.base import Backbone
 from benchmark.evaluation import features
 from benchmark.evaluation.features import embed, reestimate
-from benchmark.evaluation.final import evaluate
+from benchmark.evaluation.final import correct, evaluate
 from tests.small import NORMS, encoder, norms, stir
 
 SPEC = {
@@ -166,3 +166,26 @@ def test_embeddings_that_are_not_finite_have_no_metrics():
         finite = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": judge}, standardise)
         assert set(found) == set(finite) - {"judge"}
         assert set(found.values()) == {None}
+
+
+def test_correct_is_the_accuracy_image_by_image() -> None:
+    backbone, spec = OneNorm("bn"), SPEC | {"judge": "test"}
+    metrics = evaluate(backbone, SPLITS, spec, standardise)
+    found = correct(backbone, SPLITS, spec, standardise)
+    assert found is not None
+    count = len(SPLITS["test"][1])
+    bits = bin(int(found, 16))[2:].zfill(4 * len(found))
+    assert len(found) == -(-count // 4)
+    assert bits[count:].count("1") == 0
+    nearest = spec["knn_k"][0]
+    assert bits.count("1") / count == metrics[f"pooled_reestimated.knn{nearest}"]
+
+
+def test_the_first_image_is_the_highest_bit() -> None:
+    backbone, spec = OneNorm("ln"), SPEC | {"judge": "test"}
+    whole = correct(backbone, SPLITS, spec, standardise)
+    images, labels = SPLITS["test"]
+    first = correct(backbone, SPLITS | {"test": (images[:1], labels[:1])}, spec, standardise)
+    assert whole is not None
+    assert first in ("0", "8")
+    assert (int(whole[0], 16) >= 8) == (first == "8")

@@ -43,12 +43,12 @@ class Experiment:
 PAIR = (1, -1)
 CLAIMED = (
     Experiment("learning-rate", 2, 8, (Claim("C1", PAIR),)),
-    Experiment("head", 2, 10, (Claim("C2", PAIR),)),
+    Experiment("head", 2, 16, (Claim("C2", PAIR),)),
     # Swap gaps without and with shuffling. Those with it are C3a's differences within its networks.
     Experiment("leakage-gap", 2, 19, (Claim("C3a", (0, 1), within=True), Claim("C3b", PAIR))),
     Experiment("leakage", 2, 19, (Claim("C4", PAIR),)),
     # BN in the head, in both, in the backbone.
-    Experiment("placement", 3, 13, (Claim("C5", (1, -1, 0)), Claim("C9", (-1, 0, 1)))),
+    Experiment("placement", 3, 20, (Claim("C5", (1, -1, 0)), Claim("C9", (-1, 0, 1)))),
     Experiment("group-size", 2, 12, (Claim("C6", PAIR),)),
     Experiment("vit-placement", 2, 13, (Claim("C7", PAIR),)),
     Experiment("masking", 2, 15, (Claim("C8", PAIR),)),

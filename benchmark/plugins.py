@@ -179,8 +179,8 @@ def check_facts(where: str, kind: str, facts: Mapping[str, Any]) -> None:
         | OPTIONAL[kind]
         | {
             "kind": list(REQUIRED),
-            "example": "example",
             "defaults": "defaults",
+            "example": "example",
         }
     )
     for key in facts:
@@ -188,7 +188,7 @@ def check_facts(where: str, kind: str, facts: Mapping[str, Any]) -> None:
             raise unknown(f"fact of {where}", key, described)
     if missing := [repr(key) for key in required if key not in facts]:
         raise UserError(f"{where}: COMPONENT lacks {', '.join(missing)}, which a {kind} must state")
-    # In this order, since an example is held to the options.
+    # In this order, since an example is held to the options and their defaults.
     for key in described:
         if key in facts:
             _check_fact(f"{where}: {key}", facts[key], described[key], facts)
@@ -210,13 +210,17 @@ def _check_fact(where: str, value: Any, description: Any, facts: Mapping[str, An
             raise UserError(f"{where} is {value!r}, expected a value of each option by its name")
         options = facts["options"]
         if description == "defaults":
-            options = {key: text for key, text in options.items() if key in value}
-        check_options(where, value, options)
+            for option in value:
+                if option not in options:
+                    raise unknown(f"option of {where}", option, options)
+            check_options(where, value, {option: options[option] for option in value})
+        else:
+            check_options(where, value, options, facts.get("defaults"))
     elif description == "options":
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a description of each by its name")
         for option, text in value.items():
-            if not isinstance(option, str) or option in ("name", "norm"):
+            if not isinstance(option, str) or option in ("name", "norm", "model"):
                 raise UserError(
                     f"{where}: {option!r} cannot be an option: params name components so"
                 )

@@ -117,7 +117,8 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
 def options(kind: str, name: str, table: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The options of a component: a line in a table above, or the `example` of a plug-in's facts."""
     facts = registry.facts(kind, name)
-    wanted, given = set(facts["options"]), table.get(name, facts.get("example", {}))
+    given = facts.get("defaults", {}) | table.get(name, facts.get("example", {}))
+    wanted = set(facts["options"])
     assert wanted == set(given), f"tests/small.py: {kind.upper()}_OPTIONS lacks {name!r}: {wanted}"
     return given
 

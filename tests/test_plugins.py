@@ -153,6 +153,29 @@ def test_facts_of_a_plug_in_are_read_without_running_it(here: Path) -> None:
     assert done.returncode == 0
 
 
+def test_an_option_with_a_default_need_not_be_given(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tiny.raw()
+    tree["schemes"]["half"] = {"norm": "halving"}
+    tree["experiments"]["leaderboard"] |= {"methods": ["simclr"], "schemes": ["half"]}
+    with plugins.added([str(write(here / "mine.py"))]), pytest.raises(UserError, match="'by'"):
+        tiny.params(tree)
+    facts = without("example", defaults={"by": 2.0}, example={})
+    with plugins.added([str(write(here / "other.py", facts))]):
+        cell = tiny_cell_of(tree)
+        assert cell.config["norms"]["backbone"] == {"norm": "halving"}
+        layer = SectionNorms("backbone", cell.config["norms"]["backbone"]).layer("vector", 8)
+        assert torch.equal(layer(torch.full((2, 8), 4.0)), torch.full((2, 8), 2.0))
+        tree["schemes"]["half"]["by"] = 4.0
+        assert tiny_cell_of(tree).config["norms"]["backbone"] == {"norm": "halving", "by": 4.0}
+
+
+def tiny_cell_of(tree: dict[str, Any]) -> plan.Cell:
+    (cell,) = plan.cells(tiny.params(tree), "leaderboard", None)
+    return cell
+
+
 # --- what is refused
 
 
@@ -172,13 +195,17 @@ def test_facts_of_a_plug_in_are_read_without_running_it(here: Path) -> None:
         (without(kind="nrom"), "did you mean 'norm'"),
         (without(kind=["norm"]), "unknown kind of plug-in"),
         (
-            without("version", "normalizes"),
-            "lacks 'version', 'normalizes', which a norm must state",
+            without("version", "batch_dependent"),
+            "lacks 'version', 'batch_dependent', which a norm must state",
         ),
         (without(kind="method"), "'batch_dependent'"),
         (without(activate=True), "'activate'; did you mean 'activates'"),
         (without(version="1"), "version is '1', expected int >= 1"),
-        (without(normalizes=1), "normalizes is 1, expected bool"),
+        (without(batch_dependent=1), "batch_dependent is 1, expected bool"),
+        (without(normalizes=True), "unknown fact"),
+        (without(defaults=3), "defaults is 3"),
+        (without(defaults={"by": -1.0}), "defaults: by is -1.0, expected float > 0"),
+        (without(defaults={"byy": 1.0}), "'byy'; did you mean 'by'"),
         (without(name="a/b"), "name is 'a/b'"),
         (without(name=3), "name is 3"),
         (without(options=[]), "options is []"),
@@ -191,6 +218,7 @@ def test_facts_of_a_plug_in_are_read_without_running_it(here: Path) -> None:
         (without(options={"by": "range of number"}), "by is described as 'range of number'"),
         (without(options={"by": "int >= 1.2.3"}), "by is described as 'int >= 1.2.3'"),
         (without(options={"norm": "int >= 1"}), "'norm' cannot be an option"),
+        (without(options={"model": "int >= 1"}), "'model' cannot be an option"),
         (METHOD | {"sections": []}, "sections is []: what is trained has a backbone"),
         (METHOD | {"sections": ["projector"]}, "what is trained has a backbone"),
         ("COMPONENT = {{1: 2}: 3}\n", "COMPONENT is not a literal"),

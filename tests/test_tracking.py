@@ -140,7 +140,7 @@ def test_a_run_shows_the_record(project):
         "scheme": "bn",
         "norms.backbone": "bn",
         "norms.projector": "gn groups=8",
-        "training.rate": "0.1",
+        "training.learning_rate": "0.1",
         "training.optimizer": "adamw",
         "training.optimizer.beta1": "0.9",
         "views.2.flip": "0.0",

@@ -149,7 +149,12 @@ def test_images_built_from_other_params_are_refused(
         ("moco-resnet-bn-s0", "methods/moco/options/queue", 64, "more than a quarter of the 160"),
         ("moco-resnet-bn-s0", "methods/moco/options/queue", 40, "not a multiple of 32"),
         ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
-        ("simclr-resnet-bn-s0", "backbones/resnet/arguments/channels", [8], "must have four entries"),
+        (
+            "simclr-resnet-bn-s0",
+            "backbones/resnet/arguments/channels",
+            [8],
+            "must have four entries",
+        ),
         ("simclr-resnet-bn-s0", "schemes/bn", {"norm": "gn", "groups": 3}, "do not divide 8"),
         (
             "simclr-resnet-bn-s0",

@@ -175,8 +175,8 @@ def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
 
     A scheme is lower where its difference from the best exceeds t(.975, df) · s · √(1/n + 1/m), s
     the pooled spread: 95 % each, unadjusted. The best is one of those that finished on every seed,
-    learnt (as the claims define it) and do not leak, which is a swap excess above its interval. Where the
-    keys are shuffled the training could not use what a group gives away, whatever the excess.
+    learnt (as the claims define it) and do not leak, which is a swap excess above its interval. Where
+    the keys are shuffled the training could not use what a group gives away, whatever the excess.
     """
     least = bar(shelf, claims, evidence.experiment, evidence.backbone)
     why: dict[str, str] = {}

@@ -46,7 +46,7 @@ def correct(
     spec: Mapping[str, Any],
     standardise: Callable[[Tensor], Tensor],
 ) -> str | None:
-    """Which images of the judged split the nearest neighbours (the first k) get right, as hexadecimal bits.
+    """Which images of the judged split the first k nearest neighbours get right, as hexadecimal bits.
 
     The first image is the highest bit of the first digit. To be called after `evaluate`, whose
     re-estimated accuracy this is image by image, so that two networks can be compared on the images that

@@ -111,8 +111,8 @@ class Entry:
     best: bool
     """Whether this is the best of several schemes of its method and backbone, of those that learnt."""
     tied: bool
-    """Whether it is the best one or is not told apart from it: their difference is within its interval, or
-    a better learning rate of this one may lie beyond those tried."""
+    """Whether it is the best one or is not told apart from it: their difference is within its interval,
+    or a better learning rate of this one may lie beyond those tried."""
     rates: Rates | None
     cost: Cost
     penalty_at_edge: bool

@@ -373,8 +373,8 @@ def _reading(table: Table) -> Iterable[str]:
     yield (
         "**Bold** marks the best scheme of each method by mean kNN, and the schemes that are not told "
         "apart from it: their difference is within the 95 % interval of a difference of two rows, √2 "
-        "times as wide as theirs and not adjusted for how many are compared, or their best rate is at an "
-        f"edge ({RATE_EDGE}). Intervals are over seeds, on these images and these networks."
+        "times as wide as theirs and not adjusted for how many are compared, or their best rate is at "
+        f"an edge ({RATE_EDGE}). Intervals are over seeds, on these images and these networks."
     )
     yield (
         f"{NOT_LEARNT} has learnt nothing: its kNN is not {100 * LEARNT:g} points above both raw pixels "

@@ -25,9 +25,9 @@ BIASES = (0.0, 1e-4)
 """How far biases are moved off zero."""
 
 BOUND = 200.0
-"""Of the largest gradient norm, in that of the same method under BN. The largest found, 150 and 110, are of
-MoCo v3 whose heads end in GN over groups of two values here, and of SimSiam, whose cosine has a gradient of
-1 / ‖z‖ in z, where DyT leaves z small."""
+"""Of the largest gradient norm, in that of the same method under BN. The largest found, 150 and 110, are
+of MoCo v3, whose heads end in GN over groups of two values here, and of SimSiam, whose cosine has a
+gradient of 1 / ‖z‖ in z, where DyT leaves z small."""
 
 CASES = [(m, b, n) for m in TRAINED for b in BACKBONES for n in NORMS if legal(m, b, n)]
 

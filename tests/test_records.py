@@ -47,7 +47,9 @@ def test_a_store_of_version_1_is_refused_in_one_line(
     monkeypatch.delenv("BENCHMARK_HOME", raising=False)
     old = tmp_path / ".benchmark" / "cells" / ("0" * 64) / "record.json"
     canonical.write_sealed(old, {"schema": 1})
-    with pytest.raises(UserError, match=r"\.benchmark was made by version 1 .* move it away") as error:
+    with pytest.raises(
+        UserError, match=r"\.benchmark was made by version 1 .* move it away"
+    ) as error:
         records.store(tmp_path)
     assert "\n" not in str(error.value)
     old.unlink()

@@ -177,7 +177,7 @@ def test_correct_is_the_accuracy_image_by_image() -> None:
     bits = bin(int(found, 16))[2:].zfill(4 * len(found))
     assert len(found) == -(-count // 4)
     assert bits[count:].count("1") == 0
-    nearest = spec["knn_k"][0]
+    nearest = SPEC["knn_k"][0]  # type: ignore[index]  # its values are of several types
     assert bits.count("1") / count == metrics[f"pooled_reestimated.knn{nearest}"]
 
 

@@ -139,5 +139,5 @@ def test_the_table_has_the_cell_and_no_number(
     assert row(root, method)["knn_percent"] == ""
     table = json.loads((root / "results" / "mini" / "leaderboard.json").read_text("utf-8"))
     (line,) = [line for line in table["rows"] if line["method"] == method]
-    assert [entry["knn"] for entry in line["records"]] == [None]
+    assert [entry["knn_reestimated"] for entry in line["records"]] == [None]
     assert method in (root / "results" / "mini" / "leaderboard.md").read_text("utf-8")

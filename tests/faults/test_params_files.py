@@ -35,7 +35,8 @@ ODD: list[Any] = [
     1e308, float("nan"), float("inf"), float("-inf"), "", " ", "bn", "x", "0", "1e-3", "null", "..",
     "../../etc", "a/b", "a\nb", "\x00", "\u202eabc", "norm\u00e9", "\U0001f4a5", "\ud83d", "x" * 5000,
     [], [[]], [None], [0], [1, 2, 3], ["bn", "bn"], {}, {"": 0}, {"norm": "bn"}, {"norm": []},
-    {"norm": {"norm": "bn"}}, {"extends": "simclr"}, {"extends": None}, {"extends": ["a"]}, {"method": 3},
+    {"norm": {"norm": "bn"}}, {"extends": "simclr"}, {"extends": None}, {"extends": ["a"]},
+    {"method": 3},
     {"a": {"b": {"c": {}}}}, {"options": {}}, {"teacher": {"statistics": "eman"}}, list(range(3000)),
 ]  # fmt: skip
 """Values that belong nowhere, or only in some places."""

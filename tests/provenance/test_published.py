@@ -162,7 +162,7 @@ def test_a_row_is_read_back_to_its_commit(
     collect.publish(cells, "images", tiny.store(root), target)
     publish(root, cells, "images", tiny.store(root))
     entry = collect.read_one(target / f"{LABELS[0]}.json")
-    line = {"label": LABELS[0], "sha256": entry.checksum, "knn": 0.5}
+    line = {"label": LABELS[0], "sha256": entry.checksum, "knn_reestimated": 0.5}
     table = root / "results" / "mini" / "leaderboard.json"
     canonical.write(table, canonical.pretty({"rows": [{"records": [line]}]}))
     assert cli.main(["provenance", LABELS[0]]) == 0

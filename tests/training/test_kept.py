@@ -12,7 +12,7 @@ import torch
 
 from benchmark import runtime
 from benchmark.data.build import load
-from benchmark.evaluation.features import embed
+from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.knn import knn_accuracy
 from benchmark.evaluation.watch import watcher
 from benchmark.plan import Cell
@@ -100,7 +100,7 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
         method = network.build(wanted, splits.manifest)
         watch = watcher(
             method.evaluated, (images["train"], labels["train"]),
-            (images["validation"], labels["validation"]), 5, 0.1, standardise,
+            (images["validation"], labels["validation"]), 5, 0.1, tiny.BATCH, standardise,
         )  # fmt: skip
         trained = train(
             method, dict(wanted.config), images["train"], labels["train"], standardise,
@@ -113,6 +113,8 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
         assert torch.equal(value, states[1][name]), name
     assert torch.isnan(watched[0]).all()
     assert len(watched[1]) == len(MARKS)
+    # What a look sees is the network with its statistics re-estimated, which it puts back.
+    assert reestimate(method.evaluated, images["train"], tiny.BATCH, standardise)
     bank, queries = (
         embed(method.evaluated, images[name], standardise)["pooled"] for name in images
     )
@@ -130,6 +132,12 @@ def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
         next(method.backbone.parameters()).fill_(torch.nan)
     splits_of = {name: (splits.images[name], splits.labels[name]) for name in splits.images}
     watch = watcher(
-        method.evaluated, splits_of["train"], splits_of["validation"], 5, 0.1, lambda x: x
+        method.evaluated,
+        splits_of["train"],
+        splits_of["validation"],
+        5,
+        0.1,
+        tiny.BATCH,
+        lambda x: x,
     )
     assert watch() != watch()

@@ -122,11 +122,18 @@ class Method(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called once after each optimizer step, with the progress of the batch it was made on."""
 
-    def each_target(self, teacher: nn.Module, batch: Batch) -> list[Tensor]:
-        """The teacher's outputs (N, D) for each view, batched as the student's views are."""
+    def each_target(
+        self, teacher: nn.Module, batch: Batch, numbers: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The teacher's outputs (N, D) for each view, batched as the student's views are.
+
+        `numbers` are the views, in the order of the outputs; by default all.
+        """
+        numbers = range(len(batch.views)) if numbers is None else numbers
         if self.context.view_batching == "joint":
-            return list(teacher(torch.cat(list(batch.views)), batch, 0).chunk(len(batch.views)))
-        return [teacher(view, batch, number) for number, view in enumerate(batch.views)]
+            views = torch.cat([batch.views[number] for number in numbers])
+            return list(teacher(views, batch, numbers[0]).chunk(len(numbers)))
+        return [teacher(batch.views[number], batch, number) for number in numbers]
 
     def each_view(self, network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
         """`network` of each view (N, …), in one forward pass or in one for each, as declared."""

@@ -85,10 +85,8 @@ class MoCo(Method):
         """
         pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
         queries = self.each_view(self.student(), [batch.views[first] for first, _ in pairs])
-        keys = [
-            F.normalize(self.teacher(batch.views[second], batch, second), dim=1)
-            for _, second in pairs
-        ]
+        targets = self.each_target(self.teacher, batch, [second for _, second in pairs])
+        keys = [F.normalize(target, dim=1) for target in targets]
         outcomes = [
             info_nce(F.normalize(query, dim=1), key, self.queue, self.temperature)
             for query, key in zip(queries, keys, strict=True)

@@ -10,7 +10,7 @@ from lightly.models.utils import patchify
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone, patches, random_mask
 from benchmark.backbones.pixels import build as pixels
-from tests.small import backbones, encoder, images, norms, stir
+from tests.small import backbones, batch, build, encoder, images, norms, stir
 
 
 def test_patches_are_rows_of_little_images():
@@ -100,3 +100,50 @@ def test_pixels_are_the_image_itself():
     network = pixels(ImageShape(3, 16, 16), norms("bn"))
     assert network.width == 3 * 16 * 16
     assert torch.equal(network(images()).view(8, 3, 16, 16), images())
+
+
+RESNET = [norm for backbone, norm in backbones() if backbone == "resnet"]
+
+
+def pasted(x, mask, patch):
+    """The images with a patch in each hidden place, pixel by pixel."""
+    y = x.clone()
+    for image, row in enumerate(mask.hidden):
+        for place in torch.nonzero(row).flatten().tolist():
+            top, left = 4 * (place // 4), 4 * (place % 4)
+            y[image, :, top : top + 4, left : left + 4] = patch[0]
+    return y
+
+
+@pytest.mark.parametrize("norm", RESNET)
+def test_a_resnet_sees_a_learnt_patch_in_each_hidden_place(norm):
+    network = masked_backbone("resnet", norm)
+    assert network.mask_patch.shape == (1, 3, 4, 4)
+    x, mask = images(), random_mask(8, 4, 0.75, 4, torch.Generator().manual_seed(0))
+    expected = copy.deepcopy(network).net.forward_features(pasted(x, mask, network.mask_patch))
+    found = encode(network, x, mask)
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        network.mask_patch.add_(1)
+    assert not torch.allclose(encode(network, x, mask), found, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", RESNET)
+def test_the_learnt_patch_gets_a_gradient_and_hidden_pixels_none(norm):
+    network = build("mae", "resnet", norm).train()
+    given = batch("mae")
+    view = given.views[0].requires_grad_()
+    # The targets are pixels too: the gradient is taken through the prediction alone.
+    mask = network.mask(len(view), given.draw.generator("mask"))
+    prediction, _, _ = network.reconstruct(view, mask)
+    cotangent = torch.randn(prediction.shape, generator=torch.Generator().manual_seed(0))
+    (prediction * cotangent).sum().backward()
+    assert float(network.backbone.mask_patch.grad.abs().max()) > 0
+    reached = patches(view.grad, 4).abs().amax(2)
+    assert float(reached[mask.hidden].max()) == 0
+    assert float(reached[~mask.hidden].min()) > 0
+
+
+def test_only_masked_images_need_the_patch():
+    assert not hasattr(build("supervised", "resnet", "bn").backbone, "mask_patch")
+    assert not hasattr(build("mae", "vit", "ln").backbone, "mask_patch")  # it leaves patches out

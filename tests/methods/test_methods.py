@@ -11,7 +11,7 @@ from benchmark.backbones.base import random_mask
 from benchmark.errors import UserError
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import nt_xent
-from tests.small import BATCH, batch, build, images, norms, stir
+from tests.small import BATCH, NORMS, batch, build, images, legal, norms, stir
 
 
 class Seen(nn.Module):
@@ -165,3 +165,23 @@ def test_controls_embed_and_are_never_trained():
     )
     with pytest.raises(RuntimeError, match="no loss"):
         network(batch("supervised"))
+
+
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if legal("simclr", "resnet", norm)])
+def test_simclrs_output_norm_has_a_scale_that_is_trained_and_no_shift(norm):
+    """The head of the authors' code ends in BN whose shift stays zero."""
+    network = build("simclr", "resnet", norm, output_norm=True).train()
+    network(batch("simclr"))
+    last = dict(network.projector[-1].named_parameters())
+    start = {name: p.detach().clone() for name, p in last.items()}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.1, momentum=0.9, weight_decay=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        network(batch("simclr", step)).loss.backward()
+        optimizer.step()
+    shifts = [name for name in last if name.rpartition(".")[2] == "bias"]
+    assert bool(shifts) == (not norm.startswith("rmsnorm"))
+    for name, parameter in last.items():
+        assert parameter.requires_grad == (name not in shifts)
+        assert bool((parameter == 0).all()) if name in shifts else not parameter.equal(start[name])

@@ -170,7 +170,7 @@ def test_every_method_is_interrupted_somewhere() -> None:
     ("method", "scheme", "held"),
     [
         ("swav", "bn", {"queue": 0.25}),
-        ("dino", "bn", {"center_momentum": 1.0}),
+        ("dino", "bn", {"center": 1.0}),
         ("byol", "bn-momentum", {"teacher.network.0.net.bn1.running_mean": 1.0}),
         ("supervised", "batch-renorm", {"backbone.net.bn1.num_batches_tracked": 1.0}),
     ],

@@ -122,7 +122,7 @@ def test_a_resnet_sees_a_learnt_patch_in_each_hidden_place(norm):
     x, mask = images(), random_mask(8, 4, 0.75, 4, torch.Generator().manual_seed(0))
     expected = copy.deepcopy(network).net.forward_features(pasted(x, mask, network.mask_patch))
     found = encode(network, x, mask)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
         network.mask_patch.add_(1)
     assert not torch.allclose(encode(network, x, mask), found, atol=1e-3)
@@ -131,6 +131,7 @@ def test_a_resnet_sees_a_learnt_patch_in_each_hidden_place(norm):
 @pytest.mark.parametrize("norm", RESNET)
 def test_the_learnt_patch_gets_a_gradient_and_hidden_pixels_none(norm):
     network = build("mae", "resnet", norm).train()
+    stir(network)  # a branch that is off would keep pixels between its strides from the encoding
     given = batch("mae")
     view = given.views[0].requires_grad_()
     # The targets are pixels too: the gradient is taken through the prediction alone.

@@ -41,7 +41,7 @@ class Weights(Backbone):
 
 
 class Pulled(Method):
-    """A loss that is linear in every weight, so that each gradient is a constant, here `pull` times one."""
+    """A loss that is linear in every weight: each gradient is a constant, `pull` in every place."""
 
     def __init__(self, pull: float) -> None:
         norms: dict[str, Any] = {}
@@ -163,8 +163,8 @@ def test_relative_updates_of_weights_under_a_norm_fall_as_these_grow(tmp_path: P
     """The same gradient and rate move weights ten times as long by a tenth of the share."""
     plain, long = Pulled(0.3), Pulled(0.3)
     with torch.no_grad():
-        long.backbone.first.mul_(10)
-        long.backbone.second.mul_(10)
+        for name in ("first", "second"):
+            long.backbone.get_parameter(name).mul_(10)
     one, other = (
         trained(tmp_path / name, method, 1).curves[UPDATE + "backbone"]
         for name, method in (("plain", plain), ("long", long))

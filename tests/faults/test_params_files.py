@@ -241,7 +241,7 @@ tried: dict[str, int] = {"plans": 0, "refusals": 0}
 )  # fmt: skip
 @given(
     track=st.sampled_from(TRACKS),
-    changes=st.lists(st.integers(0, len(CHANGES) - 1), min_size=1, max_size=3),
+    changes=st.lists(st.integers(0, len(CHANGES) - 1), min_size=1, max_size=2),
     damages=st.one_of(
         st.just([]), st.lists(st.integers(0, len(DAMAGES) - 1), min_size=1, max_size=2)
     ),
@@ -265,7 +265,7 @@ def test_both_outcomes_were_seen_often(root: Path) -> None:
     if not any(tried.values()):
         pytest.skip("the test above was not run")
     assert sum(tried.values()) >= 500
-    assert tried["plans"] >= 25
+    assert tried["plans"] >= 25, tried
     assert tried["refusals"] >= 250
 
 

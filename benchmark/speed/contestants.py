@@ -199,9 +199,8 @@ class Lightly(Loop):
                 ]
 
     def loss(self, views: list[Tensor]) -> Tensor:
-        """lightly's loss of the same projections."""
-        network = self.method.measured()["projector"]
-        projected = [network(view) for view in views]
+        """lightly's loss of the same projections, the views batched alike."""
+        projected = self.method.each_view(self.method.measured()["projector"], views)
         loss: Tensor = self.criterion(*projected)
         return loss
 

@@ -124,7 +124,7 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
     Beside norms it may set some of a teacher's policy and some options of a backbone.
     """
     where = f"scheme {name}"
-    others = {"teacher", *(entry.model for entry in params.backbones.values())}
+    others = {"teacher", *params.models}
     beside = {key: value for key, value in scheme.items() if key in others}
     sections = {key: value for key, value in scheme.items() if key not in others}
     if "norm" in sections:

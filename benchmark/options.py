@@ -43,6 +43,19 @@ def check_options(
     return {key: check(f"{where}: {key}", given[key], described[key]) for key in described}
 
 
+def essential(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those at their default.
+
+    A cell's configuration holds these alone, so that an option that is added later, with what was done
+    before as its default, changes no fingerprint.
+    """
+    return {
+        key: value
+        for key, value in options.items()
+        if key not in defaults or value != defaults[key]
+    }
+
+
 def check(where: str, value: Any, description: str | list[Any]) -> Any:
     """`value`, an int widened where a float is described, if the description allows it."""
     if isinstance(description, list):

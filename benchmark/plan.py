@@ -13,6 +13,7 @@ from typing import Any
 from benchmark import canonical, registry
 from benchmark.checks import VIEWS_FILE, view_defaults
 from benchmark.errors import UserError, unknown
+from benchmark.options import essential
 from benchmark.schema import PIXELS, SECTIONS, MethodParams, Params
 
 PARTS = {
@@ -141,11 +142,6 @@ def model(params: Params, backbone: str) -> str:
     return PIXELS if backbone == PIXELS else params.backbones[backbone].model
 
 
-def models(params: Params) -> set[str]:
-    """The components of all backbones of the track."""
-    return {entry.model for entry in params.backbones.values()}
-
-
 def is_trained(params: Params, recipe: str) -> bool:
     """Whether there is anything to train, and so a learning rate."""
     return bool(facts(params, recipe)["views"])
@@ -166,7 +162,7 @@ def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
             )
         if key == "teacher" and not declared["teacher"]:
             raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
-        if key in models(params) and key != model(params, row.backbone):
+        if key in params.models and key != model(params, row.backbone):
             raise UserError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
     found = {}
     for section in declared["sections"]:
@@ -272,9 +268,8 @@ def resolve(
     if declared["sections"]:
         specs = section_norms(params, row)
         for section in declared["sections"]:
-            name, options = specs[section]["norm"], dict(specs[section])
-            norms[section] = {"norm": name, **registry.essential("norm", name, _named(options))}
-            used |= registry.versions("norm", name)
+            norms[section] = _essential("norm", specs[section], "norm")
+            used |= registry.versions("norm", specs[section]["norm"])
     training = None
     if isinstance(recipe, MethodParams) and setting is not None:
         optimizer = params.optimizers[params.backbones[row.backbone].optimizer]
@@ -287,11 +282,8 @@ def resolve(
             "images_seen": images_seen(recipe, row.backbone),
             "learning_rate": setting[0],
             "weight_decay": setting[1],
-            "optimizer": {
-                "name": optimizer["name"],
-                **registry.essential("optimizer", optimizer["name"], _named(optimizer)),
-            },
-            "views": [_essential_view(params.views[view]) for view in recipe.views],
+            "optimizer": _essential("optimizer", optimizer, "name"),
+            "views": [essential(params.views[view], view_defaults()) for view in recipe.views],
         }
         # What is not done has no key, so that what may be done later changes no fingerprint of today.
         if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
@@ -324,15 +316,10 @@ def resolve(
     )  # fmt: skip
 
 
-def _essential_view(view: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a view that are not at their default."""
-    defaults = view_defaults()
-    return {key: value for key, value in view.items() if defaults.get(key) != value}
-
-
-def _named(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an entry that also names its component."""
-    return {key: value for key, value in options.items() if key not in ("name", "norm")}
+def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An entry that names its component under `key`, without the options at their default."""
+    options = {option: value for option, value in entry.items() if option != key}
+    return {key: entry[key], **registry.essential(kind, entry[key], options)}
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from benchmark import plugins
 from benchmark.errors import UserError, unknown
 from benchmark.literals import literal
 from benchmark.options import check_options
+from benchmark.options import essential as without_defaults
 
 FOLDERS = {
     "method": "methods",
@@ -94,17 +95,8 @@ def check(kind: str, name: str, where: str, given: Mapping[str, Any]) -> dict[st
 
 
 def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those at the component's default.
-
-    A cell's configuration holds these alone, so that an option that is added later, with what was done
-    before as its default, changes no fingerprint.
-    """
-    defaults = facts(kind, name).get("defaults", {})
-    return {
-        key: value
-        for key, value in options.items()
-        if key not in defaults or value != defaults[key]
-    }
+    """The options without those at the component's default, see `options.essential`."""
+    return without_defaults(options, facts(kind, name).get("defaults", {}))
 
 
 def build(kind: str, name: str, *positional: Any, **options: Any) -> Any:

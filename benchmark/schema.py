@@ -190,6 +190,11 @@ class Params(Model):
     experiments: dict[str, Experiment]
     sweep: Sweep
 
+    @property
+    def models(self) -> set[str]:
+        """The components of all backbones."""
+        return {entry.model for entry in self.backbones.values()}
+
 
 PIXELS = "pixels"
 """The backbone, and its component, of what has no network."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from timm.layers import StdConv2d
 from torch import Tensor, nn
 
+from benchmark.norms.bases import KeepsPrecision
 from benchmark.norms.factory import OverTokens, Site
-from benchmark.norms.precision import KeepsPrecision
 
 COMPONENT = [
     {

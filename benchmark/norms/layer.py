@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
+from benchmark.norms.bases import ByPosition, KeepsPrecision
 from benchmark.norms.factory import Site
 from benchmark.norms.group import MapGroupNorm
-from benchmark.norms.precision import KeepsPrecision
 
 COMPONENT = [
     {
@@ -43,9 +43,5 @@ class LayerNorm(KeepsPrecision, nn.LayerNorm):
     """torch's LayerNorm over the last dimension."""
 
 
-class PositionLayerNorm(LayerNorm):
+class PositionLayerNorm(ByPosition, LayerNorm):
     """LayerNorm over the channels of each position of a map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)

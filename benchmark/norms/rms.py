@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from benchmark.norms.bases import ByPosition, KeepsPrecision
 from benchmark.norms.factory import Site
-from benchmark.norms.precision import KeepsPrecision
 
 COMPONENT = [
     {
@@ -40,12 +40,8 @@ class RMSNorm(KeepsPrecision, nn.RMSNorm):
     """torch's RMSNorm over the last dimension."""
 
 
-class PositionRMSNorm(RMSNorm):
+class PositionRMSNorm(ByPosition, RMSNorm):
     """RMSNorm over the channels of each position of a map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class MapRMSNorm(RMSNorm):

@@ -1,4 +1,4 @@
-"""Norms that autocast computes in float32 return the precision of their input, as BN does."""
+"""Bases that a norm's class may have before torch's own."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ class KeepsPrecision(nn.Module):
         """As the torch norm that follows in the order of bases."""
         y: Tensor = super().forward(x)
         return y.to(x.dtype)
+
+
+class ByPosition(nn.Module):
+    """Put before a norm over the last dimension: each position of a map is normalized by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        y: Tensor = super().forward(x.movedim(1, -1))
+        return y.movedim(-1, 1)

@@ -56,11 +56,11 @@ class Halfway:
 
 
 def swap_excess(shelved: Shelved) -> dict[int, float]:
-    """How much the training made use of BN's groups, by seed, in -1..1.
+    """How much more a common BN group helps after the training than before it, by seed, in -1..1.
 
     The swap gap, by how much better pretext pairs are found with both views of an image in one BN group
-    than in redrawn ones, minus that of the same network before its training: what depends on the groups
-    in any network is no sign that the training made use of it.
+    than in redrawn ones, minus that of the same network before its training. It rises with the
+    accuracy at the task, so that it alone does not show that the training made use of the groups.
     """
     before = diagnosed(shelved, "leakage", "swap_gap_initial")
     after = diagnosed(shelved, "leakage", "swap_gap")

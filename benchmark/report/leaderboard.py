@@ -7,7 +7,7 @@ puts its row behind every row whose seeds all finished.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -402,31 +402,33 @@ def _penalty_at_edge(records: Sequence[Published]) -> bool:
 
 
 def _collapse(records: Sequence[Published]) -> dict[str, float | None]:
-    found = [(p.record["result"].get("diagnostics") or {}).get("sections", {}) for p in records]
-    sections = dict.fromkeys(section for measured in found for section in measured)
-    means: dict[str, float | None] = {}
-    for section in sections:
-        spread = [
-            measures["embedding_std"] * measures["width"] ** 0.5
-            for measures in (measured.get(section) for measured in found)
-            if measures and measures["embedding_std"] is not None
-        ]
-        means[section] = sum(spread) / len(spread) if spread else None
-    return means
+    def spread(measures: Mapping[str, Any]) -> float | None:
+        deviation = measures["embedding_std"]
+        return None if deviation is None else deviation * measures["width"] ** 0.5
+
+    return _by_section(
+        {name: spread(measures) for name, measures in found.get("sections", {}).items()}
+        for found in _diagnostics(records)
+    )
 
 
 def _updates(records: Sequence[Published]) -> dict[str, float | None]:
-    measured = [
-        (p.record["result"].get("diagnostics") or {})
-        .get("stability", {})
-        .get("relative_update", {})
-        for p in records
-    ]
-    means: dict[str, float | None] = {}
-    for section in dict.fromkeys(section for found in measured for section in found):
-        known = [found[section] for found in measured if found.get(section) is not None]
-        means[section] = statistics.mean(known) if known else None
-    return means
+    found = _diagnostics(records)
+    return _by_section(one.get("stability", {}).get("relative_update", {}) for one in found)
+
+
+def _diagnostics(records: Sequence[Published]) -> list[Mapping[str, Any]]:
+    """Those of each record, empty where it has none."""
+    return [p.record["result"].get("diagnostics") or {} for p in records]
+
+
+def _by_section(measured: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean over records of each section's value, null where none has one."""
+    values: dict[str, list[float]] = {}
+    for found in measured:
+        for section, value in found.items():
+            values.setdefault(section, []).extend([] if value is None else [value])
+    return {name: statistics.mean(known) if known else None for name, known in values.items()}
 
 
 def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

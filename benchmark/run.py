@@ -16,7 +16,7 @@ from benchmark.data.build import load
 from benchmark.data.pool import Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.final import diagnose
-from benchmark.evaluation.final import correct, evaluate
+from benchmark.evaluation.final import evaluate
 from benchmark.evaluation.watch import watcher
 from benchmark.methods.base import Method
 from benchmark.plan import Cell
@@ -122,7 +122,7 @@ def _result(
             watch = watcher(
                 method.evaluated, on_device["train"], on_device["validation"],
                 spec["knn_k"][0], spec["knn_temperature"],
-                spec["precise_bn_batch_size"], standardise,
+                spec["precise_bn_batch_size"], standardise, method.encode,
             )  # fmt: skip
             final = store.trained(key), key
         trained = train(
@@ -146,9 +146,10 @@ def _result(
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
-        result["metrics"] = evaluate(method.evaluated, on_device, spec, standardise)
+        found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
+        result["metrics"] = found.metrics
         if judged:
-            result["correct"] = correct(method.evaluated, on_device, spec, standardise)
+            result["correct"] = found.correct
     return status, result, log | {"trace": trace.found}
 
 

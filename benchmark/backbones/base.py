@@ -30,6 +30,10 @@ class Mask(NamedTuple):
     visible: Tensor
     patch: int
 
+    def to(self, device: torch.device) -> Mask:
+        """The same mask on a device."""
+        return self._replace(hidden=self.hidden.to(device), visible=self.visible.to(device))
+
 
 class Backbone(nn.Module, ABC):
     """Images to embeddings."""

@@ -59,13 +59,18 @@ def batch_norms(network: nn.Module) -> list[Any]:
 
 @torch.no_grad()
 def reestimate(
-    backbone: Backbone, images: Tensor, batch: int, standardise: Callable[[Tensor], Tensor]
+    backbone: Backbone,
+    images: Tensor,
+    batch: int,
+    standardise: Callable[[Tensor], Tensor],
+    encode: Callable[[Tensor, int], object] | None = None,
 ) -> bool:
     """Replaces running statistics by their mean over the training images, in batches of `batch`.
 
     Short trainings, small groups and untrained networks have poor running statistics, which would
-    look like an effect of the norm (precise-BN, Wu & Johnson 2021, 2105.07576, §3). Returns whether
-    there was anything to estimate.
+    look like an effect of the norm (precise-BN, Wu & Johnson 2021, 2105.07576, §3). `encode` makes the
+    forward pass of a batch and is told the batch's number; by default it is the backbone's of whole
+    images (see `Method.encode`). Returns whether there was anything to estimate.
     """
     norms = batch_norms(backbone)
     if not norms:
@@ -79,9 +84,13 @@ def reestimate(
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative mean
     backbone.train()
-    for part in in_parts(images, standardise, batch):
-        if len(part) == batch:
+    for number, part in enumerate(in_parts(images, standardise, batch)):
+        if len(part) < batch:
+            break
+        if encode is None:
             backbone.features(part)
+        else:
+            encode(part, number)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     backbone.eval()

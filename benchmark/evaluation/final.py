@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,42 +19,50 @@ VERSION = 1
 Split = tuple[Tensor, Tensor]
 
 
+class Evaluation(NamedTuple):
+    """What a frozen backbone is judged by."""
+
+    metrics: dict[str, Any]
+    """Accuracies in 0..1, unless the name says otherwise, by `<readout>[_reestimated].<metric>`."""
+    correct: str | None
+    """Which images of the judged split the first k nearest neighbours get right, as hexadecimal bits.
+
+    By the pooled embedding with re-estimated statistics, so that two networks can be compared on the
+    images that they disagree on. The first image is the highest bit of the first digit. None where an
+    embedding is not finite.
+    """
+
+
 def evaluate(
     backbone: Backbone,
     splits: Mapping[str, Split],
     spec: Mapping[str, Any],
     standardise: Callable[[Tensor], Tensor],
-) -> dict[str, Any]:
-    """Metrics of a frozen backbone, each an accuracy in 0..1 unless its name says otherwise.
+    encode: Callable[[Tensor, int], object] | None = None,
+) -> Evaluation:
+    """Judges a frozen backbone.
 
     `splits` holds uint8 images and labels: `train`, `validation` and, where the cell is judged on
-    it, `test`. Keys are `<readout>[_reestimated].<metric>`; without batch statistics the
-    re-estimated ones are those of the only network there is. Re-estimates the statistics in place.
+    it, `test`. Without batch statistics the re-estimated metrics are those of the only network there is.
+    Re-estimates the statistics in place; `encode` is what `reestimate` takes.
     """
     judge = spec["judge"]
-    metrics = _judge(embed_all(backbone, splits, standardise), splits, spec, "")
-    if reestimate(backbone, splits["train"][0], spec["precise_bn_batch_size"], standardise):
+    features = embed_all(backbone, splits, standardise)
+    metrics = _judge(features, splits, spec, "")
+    if reestimate(backbone, splits["train"][0], spec["precise_bn_batch_size"], standardise, encode):
         features = embed_all(backbone, splits, standardise)
-        return metrics | _judge(features, splits, spec, "_reestimated") | {"judge": judge}
-    same = {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
-    return metrics | same | {"judge": judge}
+        metrics |= _judge(features, splits, spec, "_reestimated")
+    else:
+        metrics |= {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
+    return Evaluation(metrics | {"judge": judge}, _correct(features, splits, spec))
 
 
-def correct(
-    backbone: Backbone,
+def _correct(
+    features: Mapping[str, Mapping[str, Tensor]],
     splits: Mapping[str, Split],
     spec: Mapping[str, Any],
-    standardise: Callable[[Tensor], Tensor],
 ) -> str | None:
-    """Which images of the judged split the first k nearest neighbours get right, as hexadecimal bits.
-
-    The first image is the highest bit of the first digit. To be called after `evaluate`, whose
-    re-estimated accuracy this is image by image, so that two networks can be compared on the images that
-    they disagree on. None where an embedding is not finite.
-    """
-    used = {name: splits[name] for name in ("train", spec["judge"])}
-    found = embed_all(backbone, used, standardise)
-    columns = [(found[name]["pooled"], used[name][1]) for name in used]
+    columns = [(features[name]["pooled"], splits[name][1]) for name in ("train", spec["judge"])]
     if not all(bool(torch.isfinite(column[0]).all()) for column in columns):
         return None
     (right,) = knn_correct(*columns[0], *columns[1], spec["knn_k"][:1], spec["knn_temperature"])

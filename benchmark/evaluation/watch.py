@@ -26,19 +26,20 @@ def watcher(
     temperature: float,
     batch: int,
     standardise: Callable[[Tensor], Tensor],
+    encode: Callable[[Tensor, int], object] | None = None,
 ) -> Callable[[], float]:
     """A function that returns the backbone's accuracy now, in 0..1, and NaN if it is not finite.
 
     `train` and `validation` are uint8 images and labels; evenly spaced ones are taken, the same every
     time. Statistics of a batch are re-estimated on the images that vote, in batches of `batch`: the
     running ones of an early moment are poor, and would look like a slow start of the norms that have
-    them. The backbone is left as it was.
+    them; `encode` is what `reestimate` takes. The backbone is left as it was.
     """
     bank, queries = _spaced(train, BANK), _spaced(validation, QUERIES)
 
     def watch() -> float:
         with preserve_state(backbone):
-            reestimate(backbone, bank[0], batch, standardise)
+            reestimate(backbone, bank[0], batch, standardise, encode)
             embedded = [
                 embed(backbone, images, standardise)["pooled"] for images in (bank[0], queries[0])
             ]

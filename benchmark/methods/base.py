@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.base import Backbone, ImageShape, Mask
+from benchmark.backbones.base import Backbone, ImageShape, Mask, MaskedBackbone
 from benchmark.norms.factory import SectionNorms
-from benchmark.randomness import Draw
+from benchmark.randomness import Draw, keyed
 
 
 class Batch(NamedTuple):
@@ -112,6 +112,14 @@ class Method(nn.Module, ABC):
             return None
         return Pair(projected, getattr(getattr(self, "teacher", None), "network", projected))
 
+    def encode(self, images: Tensor, number: int) -> Tensor:
+        """The judged backbone's encoding of standardised images (N, C, H, W), as the training makes it.
+
+        What the statistics of batch norm are re-estimated from: each layer has to be given there what it
+        was trained on. `number` tells apart the batches, where something is drawn for each.
+        """
+        return self.evaluated.features(images)["pooled"]
+
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step."""
@@ -144,6 +152,11 @@ class Method(nn.Module, ABC):
 
 class MaskedMethod(Method):
     """A method that predicts the hidden patches of an image from the visible ones."""
+
+    def encode(self, images: Tensor, number: int) -> Tensor:
+        """Of masked images: on whole ones the statistics would be those of another task."""
+        mask = self.mask(len(images), keyed(0, "statistics", number)).to(images.device)
+        return cast(MaskedBackbone, self.backbone).encode_masked(images, mask)
 
     @abstractmethod
     def mask(self, n: int, generator: torch.Generator) -> Mask:

@@ -14,7 +14,7 @@ from benchmark.methods.losses import masked_reconstruction, patch_errors
 
 COMPONENT = {
     "name": "mae",
-    "version": 2,
+    "version": 3,
     "title": "MAE",
     "views": 1,
     "sections": ["backbone", "decoder"],
@@ -70,9 +70,7 @@ class MAE(MaskedMethod):
 
     def reconstruct(self, view: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
         """Prediction and target (N, P, D) of every patch, and which are hidden (N, P)."""
-        mask = mask._replace(
-            hidden=mask.hidden.to(view.device), visible=mask.visible.to(view.device)
-        )
+        mask = mask.to(view.device)
         target = patches(view, self.patch)
         if self.normalize_target:
             variance, mean = target.var(2, keepdim=True), target.mean(2, keepdim=True)

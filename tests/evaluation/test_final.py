@@ -9,7 +9,7 @@ from torch import nn
 from benchmark.backbones.base import Backbone
 from benchmark.evaluation import features
 from benchmark.evaluation.features import embed, reestimate
-from benchmark.evaluation.final import correct, evaluate
+from benchmark.evaluation.final import evaluate
 from tests.small import NORMS, encoder, norms, stir
 
 SPEC = {
@@ -109,7 +109,7 @@ def test_embedding_is_in_evaluation_mode_whatever_the_chunks(norm, monkeypatch):
 
 def test_trial_is_judged_without_the_test_split():
     splits = {name: SPLITS[name] for name in ("train", "validation")}
-    found = evaluate(OneNorm("bn"), splits, SPEC | {"judge": "validation"}, standardise)
+    found = evaluate(OneNorm("bn"), splits, SPEC | {"judge": "validation"}, standardise).metrics
     assert found.pop("judge") == "validation"
     names = [
         f"{r}{s}.knn{k}" for r in ("pooled", "other") for s in ("", "_reestimated") for k in (1, 5)
@@ -117,7 +117,7 @@ def test_trial_is_judged_without_the_test_split():
     assert set(found) == set(names)
     assert all(0 <= score <= 1 for score in found.values())
     # The validation split's accuracy is the same, whoever judges.
-    final = evaluate(OneNorm("bn"), SPLITS, SPEC | {"judge": "test"}, standardise)
+    final = evaluate(OneNorm("bn"), SPLITS, SPEC | {"judge": "test"}, standardise).metrics
     for name in names:
         assert final[f"{name}.validation"] == found[name]
 
@@ -125,8 +125,8 @@ def test_trial_is_judged_without_the_test_split():
 def test_test_labels_move_test_scores_alone():
     wrong = SPLITS | {"test": (SPLITS["test"][0], (SPLITS["test"][1] + 1) % 3)}
     spec = SPEC | {"judge": "test"}
-    right = evaluate(OneNorm("bn"), SPLITS, spec, standardise)
-    other = evaluate(OneNorm("bn"), wrong, spec, standardise)
+    right = evaluate(OneNorm("bn"), SPLITS, spec, standardise).metrics
+    other = evaluate(OneNorm("bn"), wrong, spec, standardise).metrics
     assert set(right) == set(other)
     scores = {"knn1", "knn5", "linear"}
     moved = {name for name in right if right[name] != other[name]}
@@ -135,7 +135,7 @@ def test_test_labels_move_test_scores_alone():
 
 
 def test_without_statistics_the_reestimated_metrics_are_the_same():
-    found = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": "test"}, standardise)
+    found = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": "test"}, standardise).metrics
     names = [name for name in found if "_reestimated" in name]
     assert len(names) == 16
     for name in names:
@@ -148,8 +148,8 @@ def test_statistics_that_were_off_are_mended_in_the_reestimated_metrics_alone():
     with torch.no_grad():
         bad.norm.running_mean.copy_(torch.tensor([50.0, -50, 50, -50]))
     spec = SPEC | {"judge": "test"}
-    expected = evaluate(good, SPLITS, spec, standardise)
-    found = evaluate(bad, SPLITS, spec, standardise)
+    expected = evaluate(good, SPLITS, spec, standardise).metrics
+    found = evaluate(bad, SPLITS, spec, standardise).metrics
     for name in expected:
         if "_reestimated" in name:
             assert found[name] == expected[name]
@@ -161,31 +161,43 @@ def test_embeddings_that_are_not_finite_have_no_metrics():
     network = OneNorm("ln")
     nn.init.constant_(network.norm.bias, torch.inf)
     for judge in ("validation", "test"):
-        found = evaluate(network, SPLITS, SPEC | {"judge": judge}, standardise)
+        found = evaluate(network, SPLITS, SPEC | {"judge": judge}, standardise).metrics
         assert found.pop("judge") == judge
-        finite = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": judge}, standardise)
+        finite = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": judge}, standardise).metrics
         assert set(found) == set(finite) - {"judge"}
         assert set(found.values()) == {None}
 
 
 def test_correct_is_the_accuracy_image_by_image() -> None:
-    backbone, spec = OneNorm("bn"), SPEC | {"judge": "test"}
-    metrics = evaluate(backbone, SPLITS, spec, standardise)
-    found = correct(backbone, SPLITS, spec, standardise)
-    assert found is not None
+    found = evaluate(OneNorm("bn"), SPLITS, SPEC | {"judge": "test"}, standardise)
+    assert found.correct is not None
     count = len(SPLITS["test"][1])
-    bits = bin(int(found, 16))[2:].zfill(4 * len(found))
-    assert len(found) == -(-count // 4)
+    bits = bin(int(found.correct, 16))[2:].zfill(4 * len(found.correct))
+    assert len(found.correct) == -(-count // 4)
     assert bits[count:].count("1") == 0
     nearest = SPEC["knn_k"][0]  # type: ignore[index]  # its values are of several types
-    assert bits.count("1") / count == metrics[f"pooled_reestimated.knn{nearest}"]
+    assert bits.count("1") / count == found.metrics[f"pooled_reestimated.knn{nearest}"]
 
 
 def test_the_first_image_is_the_highest_bit() -> None:
-    backbone, spec = OneNorm("ln"), SPEC | {"judge": "test"}
-    whole = correct(backbone, SPLITS, spec, standardise)
+    spec = SPEC | {"judge": "test"}
+    whole = evaluate(OneNorm("ln"), SPLITS, spec, standardise).correct
     images, labels = SPLITS["test"]
-    first = correct(backbone, SPLITS | {"test": (images[:1], labels[:1])}, spec, standardise)
+    one = SPLITS | {"test": (images[:1], labels[:1])}
+    first = evaluate(OneNorm("ln"), one, spec, standardise).correct
     assert whole is not None
     assert first in ("0", "8")
     assert (int(whole[0], 16) >= 8) == (first == "8")
+
+
+def test_statistics_are_of_what_the_training_encodes() -> None:
+    network = OneNorm("bn")
+    seen: list[int] = []
+
+    def encode(images: torch.Tensor, number: int) -> object:
+        seen.append(number)
+        return network.features(0 * images)
+
+    assert reestimate(network, SPLITS["train"][0], 20, standardise, encode)
+    assert seen == [0, 1, 2]
+    assert bool((network.norm.running_mean == 0).all())

@@ -121,7 +121,7 @@ def evaluation() -> Entry:
         "knn_k": [5, 20], "knn_temperature": 0.07, "probe_c": [0.01, 0.1, 1.0],
         "precise_bn_batch_size": 20, "judge": "test",
     }  # fmt: skip
-    found = evaluate(small.encoder("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2)
+    found = evaluate(small.encoder("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2).metrics
     values = {key: float(value) for key, value in found.items() if isinstance(value, float | bool)}
     used = {"backbone resnet": _version("backbone", "resnet"), "norm bn": _version("norm", "bn")}
     return {
@@ -199,14 +199,17 @@ def stored() -> dict[str, Entry]:
 
 
 def differs(old: Entry, new: Entry) -> list[str]:
-    """The names of the values that are not the same to 1e-6."""
+    """The names of the values that are not the same to 2e-5.
+
+    timm takes EvoNorm's deviation in single precision: there CPUs of two vendors came out 7e-6 apart.
+    """
     keys = old["values"].keys() | new["values"].keys()
     missing = float("nan")
     pairs = {
         key: (old["values"].get(key, missing), new["values"].get(key, missing)) for key in keys
     }
     return sorted(
-        key for key, (a, b) in pairs.items() if not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+        key for key, (a, b) in pairs.items() if not math.isclose(a, b, rel_tol=2e-5, abs_tol=1e-9)
     )
 
 

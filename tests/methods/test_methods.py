@@ -9,9 +9,23 @@ from torch import nn
 
 from benchmark.backbones.base import random_mask
 from benchmark.errors import UserError
+from benchmark.evaluation.features import batch_norms, reestimate
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import nt_xent
-from tests.small import BATCH, NORMS, batch, build, images, legal, norms, stir
+from benchmark.randomness import keyed
+from tests.small import (
+    BACKBONES,
+    BATCH,
+    NORMS,
+    SIDE,
+    TRAINED,
+    batch,
+    build,
+    images,
+    legal,
+    norms,
+    stir,
+)
 
 
 class Seen(nn.Module):
@@ -185,3 +199,39 @@ def test_simclrs_output_norm_has_a_scale_that_is_trained_and_no_shift(norm):
     for name, parameter in last.items():
         assert parameter.requires_grad == (name not in shifts)
         assert bool((parameter == 0).all()) if name in shifts else not parameter.equal(start[name])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_what_a_method_encodes_reaches_every_norm_of_its_backbone(method, backbone):
+    """Else a norm's statistics would be estimated from nothing."""
+    made = build(method, backbone, "bn")
+    counted = batch_norms(made.evaluated)
+    assert reestimate(made.evaluated, uint8_images(), BATCH, lambda x: 4 * x - 2, made.encode)
+    assert counted
+    assert all(int(norm.num_batches_tracked) == 2 for norm in counted)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_masked_networks_statistics_are_of_masked_images(backbone):
+    """Hidden pixels, which no training showed it, do not reach them."""
+    found = {}
+    for name in ("as they are", "hidden ones changed", "visible ones changed"):
+        method = build("mae", backbone, "bn")
+        images = uint8_images()
+        for number, part in enumerate(images.split(BATCH)):
+            mask = method.mask(len(part), keyed(0, "statistics", number))
+            hidden = (
+                mask.hidden.view(len(part), 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+            )
+            if name != "as they are":
+                part[(hidden == (name == "hidden ones changed")).expand_as(part)] = 255
+        reestimate(method.evaluated, images, BATCH, lambda x: 4 * x - 2, method.encode)
+        found[name] = torch.cat([norm.running_mean for norm in batch_norms(method.evaluated)])
+    assert torch.equal(found["as they are"], found["hidden ones changed"])
+    assert not torch.allclose(found["as they are"], found["visible ones changed"], atol=1e-3)
+
+
+def uint8_images():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2 * BATCH, 3, SIDE, SIDE), generator=generator).to(torch.uint8)

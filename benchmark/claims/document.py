@@ -85,6 +85,13 @@ def _advice(judged: Judged, advice: Advice, claims: Claims, track: str) -> dict[
             "reachable": judged.planned.reachable,
         },
         "sensitivity": judged.sensitivity and _sensitivity(judged.sensitivity),
+        "other_images": judged.images
+        and {
+            "se": rounded(judged.images.se),
+            "low": rounded(judged.images.finding.low),
+            "high": rounded(judged.images.finding.high),
+            "verdict": judged.images.verdict,
+        },
         "running_statistics": judged.plain and _described(judged.plain),
         "confirmed_by": judged.confirmation and _described(judged.confirmation),
         "beside": [

@@ -9,6 +9,7 @@ from benchmark.claims import rules
 from benchmark.claims.arms import Bar, bar
 from benchmark.claims.differences import Difference, difference, missing
 from benchmark.claims.file import STABLE_RATE, Advice, Beside, Claim, Claims, Pair, Verdict
+from benchmark.claims.images import OtherImages, other_images
 from benchmark.claims.readings import Halfway, Leak, halfway, leak
 from benchmark.claims.sensitivity import Sensitivity, sensitivity
 from benchmark.claims.shelf import Shelf
@@ -56,6 +57,8 @@ class Judged:
     """What the diagnostics say of the arms, where their networks have BN groups."""
     sensitivity: Sensitivity | None = None
     """What one step of the learning rate would change; null where no rate was tuned for the metric."""
+    images: OtherImages | None = None
+    """What other test images would change; null where the metric is not known image by image."""
     planned: Planned | None = None
     """How many seeds the verdict needs by the pilot; null where the track does not ask for it."""
     tuned: bool = False
@@ -119,6 +122,7 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
         tuple(beside),
         leaks,
         rates,
+        other_images(claims, advice, found, least, confirmation),
         _planned(claims, advice, found),
         tuned,
         speeds,

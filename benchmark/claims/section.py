@@ -10,6 +10,7 @@ from benchmark.claims import words
 from benchmark.claims.arms import Arm
 from benchmark.claims.differences import Difference, seed_list
 from benchmark.claims.file import STABLE_RATE, Advice, Claims
+from benchmark.claims.images import OtherImages
 from benchmark.claims.judge import Judged, Planned
 from benchmark.claims.readings import Halfway, Leak
 from benchmark.claims.sensitivity import Sensitivity
@@ -44,6 +45,8 @@ def advised(judged: Judged, advice: Advice, claims: Claims, track: str) -> Itera
             "**Another learning rate.** Both arms have the recipe's rate. What another would make of "
             "the verdict is not known."
         )
+    if judged.images:
+        yield _images(judged.images, judged, advice)
     if judged.leaks:
         yield _leaks(judged.leaks)
     if judged.halfway:
@@ -152,6 +155,17 @@ def _sensitivity(found: Sensitivity, advice: Advice) -> str:
     ]
     lead = f"**Another learning rate** (this decides nothing): {escape(found.summary)}."
     return f"{lead}\n\n{table(head, rows)}"
+
+
+def _images(found: OtherImages, judged: Judged, advice: Advice) -> str:
+    """The verdict with the variance over test images, in plain words."""
+    unit, se = escape(words.unit(advice)), words.amount(found.se, advice.metric, signed=False)
+    same = "the same" if found.verdict == judged.verdict else f"**{found.verdict}**"
+    return (
+        "**Other test images** (this decides nothing): the interval above is for the images of this "
+        f"track. Were they drawn anew too, with a standard error of {se} {unit} of their own, it would "
+        f"be {words.interval(found.finding, advice.metric)}, and the verdict {same}."
+    )
 
 
 def _apart(own: Arm) -> float:

@@ -169,6 +169,17 @@ def moved(finding: Finding, by: float, *, comparisons: int, margin: float | None
     return _tested(replace(finding, estimate=finding.estimate + by), comparisons, margin)
 
 
+def widened(
+    finding: Finding, variance: float, *, comparisons: int, margin: float | None
+) -> Finding:
+    """The finding if the estimate had so much more variance, with the same degrees of freedom.
+
+    Fewer than such a sum would have (Satterthwaite 1946), so that the interval is rather too wide.
+    """
+    se = None if finding.se is None else math.hypot(finding.se, math.sqrt(variance))
+    return _tested(replace(finding, se=se), comparisons, margin)
+
+
 def _tested(finding: Finding, comparisons: int, margin: float | None) -> Finding:
     """The finding with all that follows from its estimate, its standard error and its seeds."""
     from scipy import stats

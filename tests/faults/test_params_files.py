@@ -102,6 +102,13 @@ def scaled(tree: Any, path: tuple[Any, ...], dice: random.Random) -> None:
         at[path[-1]] = [value, value]
 
 
+def nudged(tree: Any, path: tuple[Any, ...], dice: random.Random) -> None:
+    """A number a little larger, of its own type: often as good a file as before."""
+    at, value = holder(tree, path), holder(tree, path)[path[-1]]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        at[path[-1]] = value + 1 if isinstance(value, int) else value * dice.choice([1.1, 1.5])
+
+
 def swapped(tree: Any, path: tuple[Any, ...], dice: random.Random) -> None:
     """What stands in another place; also a name that means something else there."""
     other = dice.choice(list(places(tree)))
@@ -132,7 +139,7 @@ def wrong_name(tree: Any, path: tuple[Any, ...], dice: random.Random) -> None:
 
 
 CHANGES: list[Callable[[Any, tuple[Any, ...], random.Random], None]] = [
-    delete, rename, odd, scaled, swapped, added, nested, wrong_name,
+    delete, rename, odd, scaled, nudged, swapped, added, nested, wrong_name,
 ]  # fmt: skip
 
 
@@ -241,7 +248,7 @@ tried: dict[str, int] = {"plans": 0, "refusals": 0}
 )  # fmt: skip
 @given(
     track=st.sampled_from(TRACKS),
-    changes=st.lists(st.integers(0, len(CHANGES) - 1), min_size=1, max_size=2),
+    changes=st.lists(st.integers(0, len(CHANGES) - 1), min_size=1, max_size=3),
     damages=st.one_of(
         st.just([]), st.lists(st.integers(0, len(DAMAGES) - 1), min_size=1, max_size=2)
     ),

@@ -18,7 +18,7 @@ COMPONENT = [
     },
     {
         "name": "ghost-bn",
-        "version": 1,
+        "version": 2,
         "options": {"groups": "int >= 1", "assignment": ["contiguous", "strided"]},
         "batch_dependent": True,
     },
@@ -93,21 +93,27 @@ class GhostBatchNorm(nn.Module):
             raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no deviation")
         self.num_batches_tracked.add_(1)
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        means = [self.running_mean.clone() for _ in range(self.groups)]
-        variances = [self.running_var.clone() for _ in range(self.groups)]
-        parts = [
-            F.batch_norm(part, mean, var, self.weight, self.bias, True, momentum, self.eps)
-            for part, mean, var in zip(self._split(x), means, variances, strict=True)
-        ]
-        self.running_mean.copy_(torch.stack(means).mean(0))
-        self.running_var.copy_(torch.stack(variances).mean(0))
-        if self.assignment == "strided":
-            return torch.stack([y.movedim(1, -1) for y in parts], 1).flatten(0, 1).movedim(-1, 1)
-        return torch.cat(parts)
+        # The groups stand side by side as channels, so that one call normalizes all of them.
+        mean, var = self.running_mean.repeat(self.groups), self.running_var.repeat(self.groups)
+        weight, bias = (
+            None if p is None else p.repeat(self.groups) for p in (self.weight, self.bias)
+        )
+        y = F.batch_norm(self._beside(x), mean, var, weight, bias, True, momentum, self.eps)
+        self.running_mean.copy_(mean.view(self.groups, -1).mean(0))
+        self.running_var.copy_(var.view(self.groups, -1).mean(0))
+        return self._apart(y)
 
-    def _split(self, x: Tensor) -> list[Tensor]:
+    def _beside(self, x: Tensor) -> Tensor:
+        """(groups · n, C, …) → (n, groups · C, …), channels last, which is how maps are stored here."""
+        parts = x.movedim(1, -1)
         if self.assignment == "strided":
-            # Taken apart and stacked with the channels last, which is how maps are stored here.
-            parts = x.movedim(1, -1).unflatten(0, (-1, self.groups)).unbind(1)
-            return [part.movedim(-1, 1) for part in parts]
-        return list(x.chunk(self.groups))
+            parts = parts.unflatten(0, (-1, self.groups)).movedim(1, -2)
+        else:
+            parts = parts.unflatten(0, (self.groups, -1)).movedim(0, -2)
+        return parts.flatten(-2).movedim(-1, 1)
+
+    def _apart(self, y: Tensor) -> Tensor:
+        """The inverse of `_beside`."""
+        parts = y.movedim(1, -1).unflatten(-1, (self.groups, -1))
+        parts = parts.movedim(-2, 1 if self.assignment == "strided" else 0)
+        return parts.flatten(0, 1).movedim(-1, 1)

@@ -94,6 +94,11 @@ def _reading(claims: Claims) -> Iterator[str]:
         "the rates, and decides nothing."
     )
     yield (
+        "**Other test images**: the intervals are over seeds, on the track's test images. This is what "
+        "the verdict would be with the variance over images added, of which more seeds show nothing. It "
+        "decides nothing either."
+    )
+    yield (
         "**Equivalent** means shown to lie within the margin ("
         + ", ".join(
             f"{words.amount(margin, metric, signed=False)} for {words.METRICS[metric]}"

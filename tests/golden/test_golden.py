@@ -39,7 +39,7 @@ def test_the_component_that_changed_is_named(component):
     touched = {name for name in STORED if component in STORED[name]["components"]}
     for name in touched:
         first = min(changed[name]["values"])
-        changed[name]["values"][first] += 1e-3
+        changed[name]["values"][first] += 1e-3 * max(1.0, abs(changed[name]["values"][first]))
     assert touched
     assert component in values.suspects(STORED, changed, touched)
     assert all(values.differs(STORED[name], changed[name]) for name in touched)

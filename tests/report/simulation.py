@@ -49,7 +49,7 @@ CLAIMED = (
     Experiment("leakage", 2, 19, (Claim("C4", PAIR),)),
     # BN in the head, in both, in the backbone.
     Experiment("placement", 3, 20, (Claim("C5", (1, -1, 0)), Claim("C9", (-1, 0, 1)))),
-    Experiment("group-size", 2, 12, (Claim("C6", PAIR),)),
+    Experiment("group-size", 2, 19, (Claim("C6", PAIR),)),
     Experiment("vit-placement", 2, 13, (Claim("C7", PAIR),)),
     Experiment("masking", 2, 15, (Claim("C8", PAIR),)),
 )

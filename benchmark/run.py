@@ -147,9 +147,7 @@ def _result(
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
         found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
-        result["metrics"] = found.metrics
-        if judged:
-            result["correct"] = found.correct
+        result["metrics"], result["correct"] = found.metrics, found.correct
     return status, result, log | {"trace": trace.found}
 
 

@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
 
     By the pooled embedding with re-estimated statistics, so that two networks can be compared on the
     images that they disagree on. The first image is the highest bit of the first digit. None where an
-    embedding is not finite.
+    embedding is not finite, and for a trial of a sweep.
     """
 
 
@@ -54,7 +54,9 @@ def evaluate(
         metrics |= _judge(features, splits, spec, "_reestimated")
     else:
         metrics |= {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
-    return Evaluation(metrics | {"judge": judge}, _correct(features, splits, spec))
+    # A trial of a sweep keeps its scores alone.
+    right = _correct(features, splits, spec) if judge == "test" else None
+    return Evaluation(metrics | {"judge": judge}, right)
 
 
 def _correct(

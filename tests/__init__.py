@@ -1,0 +1,1 @@
+"""Tests, in folders named like those of the package."""

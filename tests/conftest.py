@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark import runtime
+from benchmark.core import determinism
 
-runtime.prepare()
-runtime.start("cpu")
+determinism.prepare()
+determinism.start("cpu")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import params
-from benchmark.data.views import view
-from benchmark.randomness import keyed
-from benchmark.records import Store
-from benchmark.run import run
+from benchmark.config import params
+from benchmark.core.randomness import keyed
+from benchmark.data.augment import view
+from benchmark.execution.cell import run
+from benchmark.results.records import Store
 from benchmark.training.loop import Interrupted
-from tests import small, tiny
+from tests.helpers import small, tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 GPU = torch.device("cuda")

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import Tensor, nn
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
 
 COMPONENT = {

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 
 
 def read_members(archive: Path, names: Collection[str]) -> dict[str, bytes]:

@@ -14,15 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark import registry
+from benchmark.components import registry
+from benchmark.components.options import check_options
+from benchmark.core.errors import UserError, unknown
 from benchmark.data.fetch import DEFAULT_CACHE
 from benchmark.data.manifest import FORMAT, MANIFEST, dataset_checksum
 from benchmark.data.manifest import again as how_again
 from benchmark.data.manifest import read as read_manifest
 from benchmark.data.pool import Splits
 from benchmark.data.split import NAMES, split
-from benchmark.errors import UserError, unknown
-from benchmark.options import check_options
 
 TENSORS = "splits.safetensors"
 
@@ -66,7 +66,7 @@ def build(
             "name": source,
             "version": facts["version"],
             "options": {key: value for key, value in settings.items() if key not in unrecorded},
-            # Of a plug-in file: see `benchmark.registry.versions`.
+            # Of a plug-in file: see `benchmark.components.registry.versions`.
             **({"sha256": facts["sha256"]} if "sha256" in facts else {}),
         },
         "shape": list(pool.images.shape[1:]),

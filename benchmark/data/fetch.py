@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.core.errors import UserError
 from benchmark.data.download import DownloadFailed, download, md5_of
-from benchmark.errors import UserError
 
 DATA_VARIABLE = "BENCHMARK_DATA"
 """Environment variable: a folder with official files, looked in before anything else."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 
 FORMAT = 2
 """Version of the two files' layout."""

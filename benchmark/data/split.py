@@ -8,8 +8,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from benchmark.core.errors import UserError, unknown
 from benchmark.data.pool import Pool
-from benchmark.errors import UserError, unknown
 
 NAMES = ("train", "validation", "test")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.data.views import view
-from benchmark.randomness import keyed
+from benchmark.core.randomness import keyed
+from benchmark.data.augment import view
 
 
 @dataclass(frozen=True)

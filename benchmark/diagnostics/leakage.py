@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.core.randomness import keyed
 from benchmark.diagnostics.collapse import ROUNDING
 from benchmark.evaluation.features import preserve_state
 from benchmark.methods.base import Pair
-from benchmark.randomness import keyed
 
 PLACES = 5
 """Samples z_i whose gradients the Jacobian ratio takes, spread over the batch and so over its groups."""

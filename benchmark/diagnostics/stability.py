@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmark.training.curves import UPDATE
@@ -84,25 +83,3 @@ def _median(curve: Tensor) -> float | None:
     """The median of the finite values of a curve, None without any."""
     values = curve[curve.isfinite()].double()
     return float(values.median()) if len(values) else None
-
-
-def halfway(shares: Sequence[float], knn: Sequence[float | None], target: float) -> float | None:
-    """The share of the training after which the kNN accuracy first reaches `target`.
-
-    `shares` are the rising marks, above 0, at which the accuracies `knn` were taken; a mark without
-    an accuracy is passed over. Between two marks the accuracy is taken as linear in the logarithm of the
-    share. Where the first mark is already there, its share is returned, which is then only an upper
-    bound (censored). None where no mark reaches the target.
-    """
-    earlier: tuple[float, float] | None = None
-    for share, accuracy in zip(shares, knn, strict=True):
-        if accuracy is None:
-            continue
-        if accuracy >= target:
-            if earlier is None:
-                return share
-            start, below = earlier
-            way = (target - below) / (accuracy - below)
-            return start * math.exp2(way * math.log2(share / start))
-        earlier = (share, accuracy)
-    return None

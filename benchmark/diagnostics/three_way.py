@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
+from benchmark.core.randomness import keyed
 from benchmark.diagnostics.frozen import batch_statistics, population_statistics
 from benchmark.evaluation.features import batch_norms, in_parts
 from benchmark.evaluation.knn import knn_accuracy
-from benchmark.randomness import keyed
 
 BANK = 1000
 """Training images that vote, up to a whole number of batches."""

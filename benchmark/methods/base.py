@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone, ImageShape, Mask, MaskedBackbone
+from benchmark.core.randomness import Draw, keyed
 from benchmark.norms.factory import SectionNorms
-from benchmark.randomness import Draw, keyed
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone, Mask, MaskedBackbone, patches, random_mask
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.methods.base import Batch, Context, MaskedMethod, Outcome
 from benchmark.methods.losses import masked_reconstruction, patch_errors
 

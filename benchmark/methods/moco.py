@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
+from benchmark.core.randomness import keyed
 from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import info_nce
 from benchmark.methods.teacher import Teacher
-from benchmark.randomness import keyed
 
 COMPONENT = {
     "name": "moco",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.losses import classification
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import sinkhorn, soft_cross_entropy

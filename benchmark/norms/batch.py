@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import ChannelsLast, OverTokens, Site
 
 COMPONENT = [

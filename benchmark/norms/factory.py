@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.components import registry
+from benchmark.core.errors import UserError
 
 Shape = Literal["map", "vector", "tokens"]
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 
 POLICIES = ("running", "momentum")
 

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmark import runtime
+from benchmark.core import determinism
 
 RAPL = Path("/sys/class/powercap")
 """Where Linux shows the energy counters of a CPU, to those who may read them."""
@@ -33,7 +33,7 @@ def machine(device: Any) -> dict[str, Any]:
         "driver": None,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "settings": {name: os.environ.get(name) for name in runtime.settings()},
+        "settings": {name: os.environ.get(name) for name in determinism.settings()},
     }
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import canonical
+from benchmark.core import canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class Tracer:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        known = (canonical.read_sealed(file) if file else None) or {}
+        known = (canonical_json.read_sealed(file) if file else None) or {}
         self.found: Trace = {stage: str(known[stage]) for stage in STAGES if stage in known}
 
     def __call__(self, stage: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -49,7 +49,7 @@ class Tracer:
         before = self.found.get(stage)
         self.found[stage] = of_tensors(tensors)
         if self.file and stage == STAGES[-1] and self.found[stage] != before:
-            canonical.write_sealed(self.file, self.found)
+            canonical_json.write_sealed(self.file, self.found)
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:

@@ -1,1 +1,1 @@
-"""From published records to the tables and figures that people read."""
+"""From findings to files. Imports analysis and below."""

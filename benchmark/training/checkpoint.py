@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from benchmark import canonical
+from benchmark.core import canonical_json
 
 
 def save_checkpoint(
@@ -39,7 +39,7 @@ def save_checkpoint(
     plain = {key: value.detach().contiguous().cpu().clone() for key, value in tensors.items()}
     digest = _checksum(fingerprint, step, plain)
     note = json.dumps({"fingerprint": fingerprint, "step": step, "sha256": digest})
-    canonical.write(path, save(plain, metadata={"checkpoint": note}))
+    canonical_json.write(path, save(plain, metadata={"checkpoint": note}))
 
 
 def load_checkpoint(

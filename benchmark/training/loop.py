@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import registry
-from benchmark.data.views import views
+from benchmark.components import registry
+from benchmark.components.facts import SECTIONS
+from benchmark.core.randomness import Draw, keyed
+from benchmark.data.augment import views
 from benchmark.methods.base import Batch, Method
 from benchmark.methods.teacher import rising
-from benchmark.randomness import Draw, keyed
-from benchmark.schema import SECTIONS
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.network import parameter_groups

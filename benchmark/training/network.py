@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark import registry
 from benchmark.backbones.base import ImageShape
-from benchmark.errors import UserError
+from benchmark.components import registry
+from benchmark.core.errors import UserError
+from benchmark.core.randomness import keyed
 from benchmark.methods.base import Context, Method, Policy
 from benchmark.norms.factory import SectionNorms
-from benchmark.plan import Cell
-from benchmark.randomness import keyed
+from benchmark.planning.cell import Cell
 
 
 def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:

@@ -10,7 +10,7 @@ from lightly.models.utils import patchify
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone, patches, random_mask
 from benchmark.backbones.pixels import build as pixels
-from tests.small import backbones, batch, build, encoder, images, norms, stir
+from tests.helpers.small import backbones, batch, build, encoder, images, norms, stir
 
 
 def test_patches_are_rows_of_little_images():

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from timm.models.resnet import BasicBlock
 from torch import nn
 
-from benchmark import registry
 from benchmark.backbones import resnet
 from benchmark.backbones.base import ImageShape, random_mask
-from benchmark.errors import UserError
-from tests.small import NORMS, encoder, norms, stir
+from benchmark.components import registry
+from benchmark.core.errors import UserError
+from tests.helpers.small import NORMS, encoder, norms, stir
 
 RESNET18 = {"channels": [64, 128, 256, 512], "layers": [2, 2, 2, 2]}
 STEMS = {

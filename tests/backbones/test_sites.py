@@ -9,7 +9,7 @@ from torch import nn
 from benchmark.backbones import resnet, vit
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.norms.factory import SectionNorms
-from tests.small import BACKBONE_OPTIONS, images
+from tests.helpers.small import BACKBONE_OPTIONS, images
 
 RESNET = BACKBONE_OPTIONS["resnet"]
 STEMS = {

@@ -11,12 +11,21 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block, ResPostBlock
 
-from benchmark import registry
 from benchmark.backbones import vit
 from benchmark.backbones.base import ImageShape, Mask, random_mask
-from benchmark.errors import UserError
+from benchmark.components import registry
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import EPS
-from tests.small import BACKBONE_OPTIONS, SIDE, backbones, build, encoder, images, norms, stir
+from tests.helpers.small import (
+    BACKBONE_OPTIONS,
+    SIDE,
+    backbones,
+    build,
+    encoder,
+    images,
+    norms,
+    stir,
+)
 
 LN_OPTIONS = {"embed_dim": 192, "depth": 2, "num_heads": 3, "mlp_ratio": 4.0, "patch_size": 4}
 FINAL_NORMS = ("before-pool", "after-pool", "class-token", "none")

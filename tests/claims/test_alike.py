@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from benchmark import params, yamlfile
-from benchmark.claims import alike, file
-from benchmark.claims.file import Claims
-from benchmark.errors import UserError
-from tests import tiny
-from tests.claims import planted
-from tests.claims.planted import LONG, PLUS, advice, one, shortcut, speed
+from benchmark.analysis.claims import alike, load
+from benchmark.analysis.claims.schema import Claims
+from benchmark.config import params, yaml_file
+from benchmark.core.errors import UserError
+from tests.helpers import planted, tiny
+from tests.helpers.planted import LONG, PLUS, advice, one, shortcut, speed
 
 
 def check(asked: dict[str, Any], tree: dict[str, Any] | None = None, **changes: Any) -> None:
-    claims = yamlfile.parse(Claims, one(asked, **changes), "claims.yaml")
+    claims = yaml_file.parse(Claims, one(asked, **changes), "claims.yaml")
     alike.check(claims, params.parse(tree or planted.experiments(), "params.yaml"))
 
 
@@ -95,4 +94,4 @@ def test_what_a_track_does_not_have_is_not_checked() -> None:
 
 def test_the_projects_own_claims_are_alike_but_for_what_they_name() -> None:
     found = params.read(tiny.PROJECT / "params.yaml")
-    alike.check(file.read(tiny.PROJECT), found)
+    alike.check(load.read(tiny.PROJECT), found)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.claims import report
-from benchmark.claims.images import variance_over_images
-from tests.claims.planted import (
+from benchmark.analysis.claims.images import variance_over_images
+from benchmark.report.claims import write
+from tests.helpers.planted import (
     SEEDS,
     advice,
     effect,
@@ -84,7 +84,7 @@ def test_a_verdict_that_other_images_could_overturn(tmp_path: Path) -> None:
     # 96 % of the images have a difference of ±1.
     assert entry["other_images"]["se"] == pytest.approx(math.sqrt(0.96 / 2000), rel=1e-2)
     assert entry["other_images"]["verdict"] == "undetermined"
-    report.write(tmp_path, "mini")
+    write.write(tmp_path, "mini")
     text = (tmp_path / "results/mini/claims.md").read_text(encoding="utf-8")
     assert "**Other test images** (this decides nothing)" in text
     assert "and the verdict **undetermined**" in text

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.claims.rules import ruling
-from benchmark.plan import Cell
-from benchmark.report.contrasts import Finding
-from tests.claims import planted
-from tests.claims.planted import (
+from benchmark.analysis.claims.rules import ruling
+from benchmark.analysis.contrasts import Finding
+from benchmark.planning.cell import Cell
+from tests.helpers import planted
+from tests.helpers.planted import (
     APART,
     MINUS,
     PLUS,

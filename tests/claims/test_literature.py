@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from benchmark.claims import file, literature
-from benchmark.claims.shelf import Shelf
-from benchmark.errors import UserError
-from tests import tiny
-from tests.claims.project import Planted, grid, plant, stand, tree, yaml
+from benchmark.analysis.claims import literature, load
+from benchmark.core.errors import UserError
+from benchmark.report.claims import literature_page
+from benchmark.results.rows import Shelf
+from tests.helpers import tiny
+from tests.helpers.claimed import Planted, grid, plant, stand, tree, yaml
 
 BN, GN = "simclr-resnet-bn", "simclr-resnet-gn"
 HIGH, LOW = [0.60, 0.62, 0.61], [0.41, 0.40, 0.42]
@@ -136,10 +137,10 @@ def test_a_track_without_the_experiment_is_not_compared(tmp_path: Path) -> None:
     assert list(shelves) == ["mini", "other"]
     entry = literature.read(tmp_path).entries["doe"]
     assert literature.compare(entry, shelves["other"]) == "not comparable"
-    text = literature.markdown(literature.read(tmp_path), shelves)
+    text = literature_page.markdown(literature.read(tmp_path), shelves)
     assert "mini **agrees** (+20.0 ± 2.3 points)" in text
     assert "other **" not in text
-    text = literature.markdown(literature.read(tmp_path), {"other": shelves["other"]})
+    text = literature_page.markdown(literature.read(tmp_path), {"other": shelves["other"]})
     assert "on none of these tracks" in text
 
 
@@ -149,10 +150,10 @@ def test_the_page_shows_every_entry_under_its_claims_and_marks_what_was_quoted(
     shelf = library(tmp_path)
     plant(shelf, "first", {BN: HIGH, GN: LOW})
     found = literature.read(tmp_path)
-    text = literature.markdown(found, {"mini": shelf})
-    assert text == literature.markdown(found, literature.shelves(tmp_path))
+    text = literature_page.markdown(found, {"mini": shelf})
+    assert text == literature_page.markdown(found, literature.shelves(tmp_path))
     sections = dict(re.findall(r"^## (C\d[ab]?): [^\n]*\n(.*?)(?=^## |\Z)", text, re.S | re.M))
-    assert list(sections) == list(file.read(tmp_path).claims)
+    assert list(sections) == list(load.read(tmp_path).claims)
     of_doe = [claim for claim, section in sections.items() if "Doe" in section]
     of_roe = [claim for claim, section in sections.items() if "Roe" in section]
     assert (of_doe, of_roe) == (["C1", "C6"], ["C6"])
@@ -195,7 +196,7 @@ def test_a_project_without_the_file(tmp_path: Path) -> None:
 
 def test_the_projects_library_and_its_claims_name_each_other() -> None:
     entries = literature.read(tiny.PROJECT).entries
-    for name, claim in file.read(tiny.PROJECT).claims.items():
+    for name, claim in load.read(tiny.PROJECT).claims.items():
         sources = claim.description.sources if claim.description else ()
         for source in (*claim.literature, *sources):
             assert name in entries[source].claims, (name, source)
@@ -206,7 +207,7 @@ def test_the_projects_library_says_where_its_figures_are_from() -> None:
     library = literature.read(tiny.PROJECT)
     for name, entry in library.entries.items():
         assert re.fullmatch(r"\d{4}\.\d{5}|https://\S+|ICCV workshops", entry.at), name
-    text = literature.markdown(library, {})
+    text = literature_page.markdown(library, {})
     quoted = {name for name, entry in library.entries.items() if entry.status == "B"}
     assert quoted == {"byol-sections"}
     rows = [row for row in text.splitlines() if "65.7" in row]

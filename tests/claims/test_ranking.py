@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.claims.ranking import FIGURE, ranking, section
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
+from benchmark.report.claims.ranking import FIGURE, ranking, section
 
 
 def row(method: str, scheme: str, mean: float, **changes: Any) -> dict[str, Any]:

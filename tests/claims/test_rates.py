@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.claims.arms import highest_stable
-from benchmark.plan import Cell
-from tests.claims.planted import (
+from benchmark.analysis.claims.arms import highest_stable
+from benchmark.planning.cell import Cell
+from tests.helpers.planted import (
     RATES,
     Plan,
     but,

@@ -14,15 +14,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmark import params
-from benchmark.claims import evidence, file, judge, readings, report
-from benchmark.claims.judge import Judged
-from benchmark.claims.shelf import Shelf
-from benchmark.report import power
-from tests import tiny
-from tests.claims import planted
-from tests.claims.planted import APART, MINUS, PLUS, SHUFFLED, effect, ladder, record_of, stand
-from tests.claims.project import yaml
+from benchmark.analysis import evidence, power
+from benchmark.analysis.claims import diagnostics, judge, load
+from benchmark.analysis.claims.judge import Judged
+from benchmark.config import params
+from benchmark.report.claims import write
+from benchmark.results.rows import Shelf
+from tests.helpers import planted, tiny
+from tests.helpers.claimed import yaml
+from tests.helpers.planted import APART, MINUS, PLUS, SHUFFLED, effect, ladder, record_of, stand
 
 ALL = {
     "study": effect(0.05),
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with all of its records, reported."""
     root = tmp_path_factory.mktemp("made")
     stand(root, ALL)
-    assert [path.relative_to(root).as_posix() for path in report.write(root, "mini")] == [
+    assert [path.relative_to(root).as_posix() for path in write.write(root, "mini")] == [
         FILES[0], FILES[1], *FIGURES, FILES[2],
     ]  # fmt: skip
     return root
@@ -50,12 +50,12 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project without any record, reported."""
     root = tmp_path_factory.mktemp("bare")
     stand(root)
-    report.write(root, "mini")
+    write.write(root, "mini")
     return root
 
 
 def judgements(root: Path) -> dict[str, Judged]:
-    written = file.read(root)
+    written = load.read(root)
     shelf = Shelf(root, params.read(root / "params.yaml"))
     return {entry.name: entry for entry in judge.judge(written, shelf)}
 
@@ -155,7 +155,7 @@ def test_figures_show_what_there_is_and_name_what_is_lacking(made: Path, tmp_pat
     record_of(tmp_path, f"{PLUS}-s1").unlink()
     record_of(tmp_path, f"{APART}-s1", "leakage").unlink()
     record_of(tmp_path, "simclr-lr-1-resnet-bn-s1", "speed").unlink()
-    report.write(tmp_path, "mini")
+    write.write(tmp_path, "mini")
     assert "<!-- bn -->" in drawn(tmp_path, "C1").split("no records yet")[1]
     assert f"<!-- {mean:.1f} % -->" not in drawn(tmp_path, "C5")
     for name in NAMES:
@@ -176,11 +176,11 @@ def test_leakage_is_held_against_the_same_network_before_its_training(made: Path
 def test_the_advice_and_the_page_have_one_swap_excess(made: Path) -> None:
     shelf = Shelf(made, params.read(made / "params.yaml"))
     rows = {str(row): shelved for row, shelved in shelf.rows("leakage").items()}
-    found = readings.swap_excess(rows[APART])
+    found = diagnostics.swap_excess(rows[APART])
     entry = record_of(made, f"{APART}-s2", "leakage")
     leakage = json.loads(entry.read_text())["record"]["result"]["diagnostics"]["leakage"]
     assert found[2] == pytest.approx(leakage["swap_gap"] - leakage["swap_gap_initial"])
-    assert evidence.swap_excess is readings.swap_excess
+    assert evidence.swap_excess is diagnostics.swap_excess
 
 
 def test_within_a_network_there_are_two_metrics_and_no_pool(made: Path) -> None:
@@ -206,7 +206,7 @@ def test_diagnostics_that_are_absent_decide_nothing(made: Path, tmp_path: Path) 
         document = json.loads(path.read_text())
         document["record"]["result"]["diagnostics"] = {}
         path.write_text(json.dumps(document))
-    report.write(tmp_path, "mini")
+    write.write(tmp_path, "mini")
     for name in ("C3a", "C3b"):
         assert "has no finite value for seeds 0, 1, 2, 3, 4, 5" in section(tmp_path, name)
         assert "swap excess, points" not in section(tmp_path, name)
@@ -255,7 +255,7 @@ def test_text_of_files_is_shown_as_it_is(tmp_path: Path) -> None:
     written["claims"]["C2"]["beside"][0]["text"] = evil
     stand(tmp_path, ALL)
     yaml(tmp_path / "claims.yaml", written)
-    report.write(tmp_path, "mini")
+    write.write(tmp_path, "mini")
     text = (tmp_path / FILES[0]).read_text(encoding="utf-8")
     assert "<b>" not in text
     assert "x|" not in text
@@ -267,9 +267,9 @@ def test_text_of_files_is_shown_as_it_is(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from benchmark.claims import report
+from benchmark.report.claims.write import write
 assert not {"torch", "matplotlib", "scipy"} & set(sys.modules), "imported early"
-report.write(Path(sys.argv[1]), "mini")
+write(Path(sys.argv[1]), "mini")
 """
 
 
@@ -301,10 +301,10 @@ def test_the_same_bytes_whatever_the_order_of_files_and_the_machines_settings(
 def test_the_command_prints_what_it_wrote(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmark import cli
+    from benchmark.cli import parser
 
     monkeypatch.chdir(made)
-    assert cli.main(["claims"]) == 0
+    assert parser.main(["claims"]) == 0
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [
         "claims.md", "claims.json", *(f"{name}.svg" for name in NAMES), "literature.md",
     ]  # fmt: skip
@@ -319,7 +319,7 @@ def test_a_claim_without_an_advice_has_only_its_description(tmp_path: Path) -> N
     written = planted.claims(C1=claim, C2=planted.claim(planted.advice()))
     stand(tmp_path)
     yaml(tmp_path / "claims.yaml", written)
-    report.write(tmp_path, "mini")
+    write.write(tmp_path, "mini")
     document = json.loads((tmp_path / FILES[1]).read_text(encoding="utf-8"))
     assert document["comparisons"] == 1
     assert document["claims"][0]["advice"] is None

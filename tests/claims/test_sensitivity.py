@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.claims import report
-from tests.claims.planted import (
+from benchmark.report.claims import write
+from tests.helpers.planted import (
     MINUS,
     PLUS,
     advice,
@@ -106,7 +106,7 @@ def test_where_nothing_was_tuned_or_estimated_there_is_nothing_to_say(tmp_path: 
 
 def test_the_page_has_the_table_and_the_line(tmp_path: Path) -> None:
     shifted(tmp_path, 0.05, {PLUS: (0.40, None)})
-    report.write(tmp_path, "mini")
+    write.write(tmp_path, "mini")
     text = (tmp_path / "results/mini/claims.md").read_text(encoding="utf-8")
     assert (
         "**Another learning rate** (this decides nothing): with simclr-resnet-bn one step" in text

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
-from tests.claims import planted
-from tests.claims.planted import (
+from tests.helpers import planted, tiny
+from tests.helpers.planted import (
     MINUS,
     PLUS,
     SEEDS,

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from benchmark.core.errors import UserError
 from benchmark.data.build import build, load
 from benchmark.data.pool import Pool
 from benchmark.data.sources import fashion_mnist
 from benchmark.data.split import split
-from benchmark.errors import UserError
 
 COUNTS = {"train": 40, "validation": 10, "test": 20}
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.core.errors import UserError
 from benchmark.data import download
 from benchmark.data.archive import read_members
 from benchmark.data.fetch import RemoteFile, local, locate
-from benchmark.errors import UserError
 
 CONTENT = bytes(range(256)) * 800
 MD5 = hashlib.md5(CONTENT).hexdigest()

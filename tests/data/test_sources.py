@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.core.errors import UserError
 from benchmark.data.fetch import RemoteFile
 from benchmark.data.pool import Pool
 from benchmark.data.sources import cifar10, fashion_mnist, folder
-from benchmark.errors import UserError
 
 OFFICIAL = os.environ.get("BENCHMARK_DATA")
 official = pytest.mark.skipif(not OFFICIAL, reason="BENCHMARK_DATA names no official files")

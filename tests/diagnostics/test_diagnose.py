@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import registry
+from benchmark.components import registry
 from benchmark.diagnostics import collapse, stability
-from benchmark.diagnostics.final import LEAKAGE
+from benchmark.diagnostics.diagnose import LEAKAGE
 from benchmark.diagnostics.held_out import HeldOut
 from benchmark.diagnostics.three_way import KEYS
+from benchmark.execution.cell import run
 from benchmark.methods.base import Method
-from benchmark.run import run
-from tests import tiny
-from tests.diagnosed import config, diagnosed, photos, standardise
 from tests.golden.values import VIEWS
-from tests.small import BACKBONES, BATCH, TRAINED, backbones, build, legal, stir
+from tests.helpers import tiny
+from tests.helpers.diagnosed import config, diagnosed, photos, standardise
+from tests.helpers.small import BACKBONES, BATCH, TRAINED, backbones, build, legal, stir
 
 EMPTY = {"loss": torch.empty(0), "gradient_norm": torch.empty(0)}
 SECTION = {
@@ -209,7 +209,7 @@ def test_the_seed_draws_the_samples() -> None:
 
 
 def test_a_split_below_two_batches_has_no_mates_to_draw() -> None:
-    from benchmark.diagnostics.final import diagnose
+    from benchmark.diagnostics.diagnose import diagnose
 
     given = {"train": (photos(64), torch.arange(64) % 5), "test": (photos(15), torch.arange(15))}
     network = stirred("simclr", "resnet", "ghost-bn")

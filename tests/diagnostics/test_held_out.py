@@ -9,9 +9,9 @@ import torch
 
 from benchmark.diagnostics.held_out import HeldOut, batches, by_image
 from benchmark.evaluation.features import preserve_state
-from tests.diagnosed import photos, standardise
 from tests.golden.values import VIEWS
-from tests.small import build, images
+from tests.helpers.diagnosed import photos, standardise
+from tests.helpers.small import build, images
 
 
 def noise(*shape: int) -> torch.Tensor:

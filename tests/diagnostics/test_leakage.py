@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.diagnostics.final import BATCHES, REDRAWS
+from benchmark.diagnostics.diagnose import BATCHES, REDRAWS
 from benchmark.diagnostics.held_out import batches, by_image
 from benchmark.diagnostics.leakage import (
     REGROUPINGS,
@@ -20,8 +20,8 @@ from benchmark.diagnostics.leakage import (
     same_group,
 )
 from benchmark.methods.base import MaskedMethod, Pair
-from tests.diagnosed import diagnosed
-from tests.small import BACKBONES, batch, build, images, stir
+from tests.helpers.diagnosed import diagnosed
+from tests.helpers.small import BACKBONES, batch, build, images, stir
 
 BATCH, GROUPS = 32, 8
 GROUP = torch.arange(BATCH) * GROUPS // BATCH

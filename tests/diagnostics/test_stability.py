@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from benchmark.diagnostics.stability import FACTOR, WINDOW, halfway, measures, spikes
+from benchmark.analysis.claims.diagnostics import share_at
+from benchmark.diagnostics.stability import FACTOR, WINDOW, measures, spikes
 from benchmark.training.curves import UPDATE
 
 STEPS = 1250
@@ -167,34 +168,34 @@ SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 def test_halfway_between_two_marks() -> None:
     knn = [0.10, 0.15, 0.20, 0.24, 0.32, 0.36, 0.40]
     # .26 is a quarter of the way from .24 to .32: log2 of the share is −3 + ¼.
-    assert halfway(SHARES, knn, 0.26) == pytest.approx(2**-2.75)
-    assert halfway(SHARES, knn, 0.24) == pytest.approx(1 / 8)
-    assert halfway(SHARES, knn, 0.40) == pytest.approx(1)
+    assert share_at(SHARES, knn, 0.26) == pytest.approx(2**-2.75)
+    assert share_at(SHARES, knn, 0.24) == pytest.approx(1 / 8)
+    assert share_at(SHARES, knn, 0.40) == pytest.approx(1)
 
 
 def test_halfway_is_the_first_crossing() -> None:
     knn = [0.10, 0.30, 0.10, 0.10, 0.10, 0.30, 0.10]
-    assert halfway(SHARES, knn, 0.20) == pytest.approx(math.sqrt(1 / 64 * 1 / 32))
+    assert share_at(SHARES, knn, 0.20) == pytest.approx(math.sqrt(1 / 64 * 1 / 32))
 
 
 def test_halfway_never_reached() -> None:
-    assert halfway(SHARES, [0.1] * 7, 0.2) is None
-    assert halfway(SHARES, [None] * 7, 0.2) is None
-    assert halfway([], [], 0.2) is None
+    assert share_at(SHARES, [0.1] * 7, 0.2) is None
+    assert share_at(SHARES, [None] * 7, 0.2) is None
+    assert share_at([], [], 0.2) is None
 
 
 def test_halfway_before_the_first_mark() -> None:
-    assert halfway(SHARES, [0.3] * 7, 0.2) == 1 / 64
-    assert halfway(SHARES, [0.2] + [0.1] * 6, 0.2) == 1 / 64
+    assert share_at(SHARES, [0.3] * 7, 0.2) == 1 / 64
+    assert share_at(SHARES, [0.2] + [0.1] * 6, 0.2) == 1 / 64
 
 
 def test_marks_without_accuracy_are_passed_over() -> None:
     knn = [None, 0.10, None, 0.20, None, None, None]
-    assert halfway(SHARES, knn, 0.15) == pytest.approx(1 / 16)
-    assert halfway(SHARES, knn, 0.05) == 1 / 32
-    assert halfway(SHARES, knn, 0.30) is None
+    assert share_at(SHARES, knn, 0.15) == pytest.approx(1 / 16)
+    assert share_at(SHARES, knn, 0.05) == 1 / 32
+    assert share_at(SHARES, knn, 0.30) is None
 
 
 def test_each_mark_has_one_accuracy() -> None:
     with pytest.raises(ValueError, match="zip"):
-        halfway(SHARES, [0.1], 0.2)
+        share_at(SHARES, [0.1], 0.2)

@@ -19,8 +19,8 @@ from benchmark.diagnostics.frozen import (
 )
 from benchmark.diagnostics.three_way import KEYS, three_way
 from benchmark.norms.history import HistoryBatchNorm
-from tests.diagnosed import splits, standardise
-from tests.small import BATCH, NORM_OPTIONS, build, encoder, images, norms, stir
+from tests.helpers.diagnosed import splits, standardise
+from tests.helpers.small import BATCH, NORM_OPTIONS, build, encoder, images, norms, stir
 
 SPEC = {"knn_k": [5, 20], "knn_temperature": 0.07}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmark import plugins
-from tests import tiny
+from benchmark.components import plugins
+from tests.helpers import tiny
 
 FIRST_NAN = 7
 METHOD = """

@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark import collect, runtime
+from benchmark.core import determinism
+from benchmark.core.errors import UserError
 from benchmark.data import fetch
 from benchmark.data.build import load
 from benchmark.data.fetch import DATA_VARIABLE, RemoteFile, locate
 from benchmark.data.sources import mini
-from benchmark.errors import UserError
-from benchmark.paths import dataset_checksum
-from benchmark.plan import Cell
-from benchmark.records import Store
-from benchmark.run import run
+from benchmark.execution.cell import run
+from benchmark.planning.cell import Cell
+from benchmark.planning.images import dataset_checksum
+from benchmark.results import published as collect
+from benchmark.results.records import Store
 from benchmark.training.checkpoint import load_checkpoint
 from benchmark.training.loop import Interrupted
-from tests import tiny
-from tests.faults import forked
+from tests.helpers import forked, tiny
 
 FLIPS = 200
 """Changed bytes that are tried in each kind of file."""
@@ -170,7 +170,7 @@ def until(last: int) -> Callable[[int, int], bool]:
 
 def test_a_checkpoint(root: Path, tmp_path: Path) -> None:
     """None is gone on from, unless what it holds is unchanged."""
-    store, data, device = Store(tmp_path), root / "data" / "mini", runtime.start("cpu")
+    store, data, device = Store(tmp_path), root / "data" / "mini", determinism.start("cpu")
     print_ = cell().fingerprint(tiny.dataset(root))
     with pytest.raises(Interrupted):
         run(cell(), data, store, device, until(25))
@@ -213,7 +213,7 @@ def test_the_kept_end_of_a_training(root: Path, tmp_path: Path) -> None:
         steps.append(step)
         return True
 
-    entry = run(cell(), root / "data" / "mini", store, runtime.start("cpu"), count)
+    entry = run(cell(), root / "data" / "mini", store, determinism.start("cpu"), count)
     assert steps
     assert kept.read_bytes() == whole
     assert entry == tiny.store(root).record(cell().fingerprint(dataset))

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
-from tests.faults import forked
-from tests.faults.forked import Runs
+from tests.helpers import forked, tiny
+from tests.helpers.forked import Runs
 
 KILLS = 50
 """In a process that has loaded torch; there are some more below."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from benchmark import collect, tracking
-from tests import tiny
-from tests.faults import forked
+from benchmark.results import published
+from benchmark.tracking import sync
+from tests.helpers import forked, tiny
 
 ADDRESS = "http://127.0.0.1:{port}"
 
@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         forked.work(root)
         (root / "results" / "empty").mkdir()
-        tracking.sync(root, "empty")
+        sync.sync(root, "empty")
         (root / "results" / "empty").rmdir()
     return root
 
@@ -58,11 +58,11 @@ def caught_up(root: Path) -> Callable[[], None]:
         # In another process, as the next command is: MLflow holds on to a file that is gone.
         done = tiny.run(root, "sync")
         assert done.returncode == 0, done.stderr
-        found = sqlite3.connect(root / tracking.DATABASE)
+        found = sqlite3.connect(root / sync.DATABASE)
         shown = "select value from tags join runs using (run_uuid) where key = 'cell' and {}"
         names = found.execute(shown.format("lifecycle_stage = 'active'")).fetchall()
         found.close()
-        records = collect.read(root / "results" / "mini" / "records")
+        records = published.read(root / "results" / "mini" / "records")
         # And one run that has the tables.
         assert len(names) == len(records) + 1
         assert {entry.name for entry in records} < {name for (name,) in names}
@@ -74,7 +74,7 @@ def caught_up(root: Path) -> Callable[[], None]:
 def test_a_locked_database(
     root: Path, caught_up: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = sqlite3.connect(root / tracking.DATABASE, isolation_level=None)
+    other = sqlite3.connect(root / sync.DATABASE, isolation_level=None)
     try:
         other.execute("BEGIN EXCLUSIVE")
         line = tiny.refusal(capsys, "sync")
@@ -91,7 +91,7 @@ def test_a_database_that_goes_away_midway(
 ) -> None:  # fmt: skip
     import mlflow
 
-    database, calls = root / tracking.DATABASE, 0
+    database, calls = root / sync.DATABASE, 0
     real = getattr(mlflow.MlflowClient, call)
 
     def gone(self: Any, *given: Any, **named: Any) -> Any:

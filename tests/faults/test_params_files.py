@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from benchmark import cli
-from tests import tiny
+from benchmark.cli import parser
+from tests.helpers import tiny
 
 FILES = 600
 """Made-up files that are tried in this process."""
@@ -219,7 +219,7 @@ def ask(root: Path, track: str, data: bytes, experiment: str) -> tuple[int, str,
         warnings.catch_warnings(action="error"),
     ):  # fmt: skip
         begun = time.process_time()
-        code = cli.main(["plan", "--track", track, "--experiment", experiment])
+        code = parser.main(["plan", "--track", track, "--experiment", experiment])
         seconds = time.process_time() - begun
     return code, out.getvalue(), err.getvalue(), seconds
 

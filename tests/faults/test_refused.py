@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from benchmark import cli
-from tests import tiny
-from tests.faults import forked
-from tests.faults.forked import Runs
+from benchmark.cli import parser
+from tests.helpers import forked, tiny
+from tests.helpers.forked import Runs
 
 REFUSALS = 20
 """Runs that are refused a change to a folder, each at another one."""
@@ -108,7 +107,7 @@ def test_the_real_command_on_a_full_disk(
     assert refusal(limited(root, 500, "leaderboard")).endswith("File too large")
     assert not (root / "results" / "mini" / "leaderboard.md").exists()
     monkeypatch.chdir(root)
-    assert cli.main(["leaderboard"]) == 0
+    assert parser.main(["leaderboard"]) == 0
     assert forked.left(root) == expected
 
 
@@ -143,7 +142,7 @@ def test_results_that_may_not_be_written(
     with monkeypatch.context():
         forbidden(root / folder)
         capsys.readouterr()
-        assert cli.main([verb]) == 2
+        assert parser.main([verb]) == 2
         lines = capsys.readouterr().err.splitlines()
         # `train` says first that it found every cell done.
         assert len(lines) == (2 if verb == "train" else 1)
@@ -154,6 +153,6 @@ def test_results_that_may_not_be_written(
     monkeypatch.undo()
     monkeypatch.chdir(root)
     shutil.rmtree(root / "results")
-    assert cli.main(["train"]) == 0
-    assert cli.main(["leaderboard"]) == 0
+    assert parser.main(["train"]) == 0
+    assert parser.main(["leaderboard"]) == 0
     assert forked.left(root) == before

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import collect, plan, records
-from benchmark.records import Store
-from tests import tiny
-from tests.faults import forked
+from benchmark.planning import plan
+from benchmark.results import published, records
+from benchmark.results.records import Store
+from tests.helpers import forked, tiny
 
 PUBLICATIONS = 60
 
@@ -28,12 +28,12 @@ def test_publications_at_once(tmp_path: Path) -> None:
     (left / "old").mkdir(parents=True)
 
     def publish(number: int) -> None:
-        collect.publish(cells, images, Store(tmp_path), target)
+        published.publish(cells, images, Store(tmp_path), target)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(publish, range(PUBLICATIONS)))
     assert [path.name for path in target.parent.iterdir()] == [target.name]
-    assert {entry.label for entry in collect.read(target)} == {cell.label for cell in cells}
+    assert {entry.label for entry in published.read(target)} == {cell.label for cell in cells}
 
 
 @pytest.mark.parametrize("verb", ["train"])

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from benchmark import canonical
+from benchmark.core import canonical_json
 from tests.golden import values
 
 STORED = values.stored()
@@ -46,4 +46,4 @@ def test_the_component_that_changed_is_named(component):
 
 
 def test_values_are_canonical():
-    assert values.FILE.read_text(encoding="utf-8") == canonical.pretty(STORED)
+    assert values.FILE.read_text(encoding="utf-8") == canonical_json.pretty(STORED)

@@ -20,16 +20,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark import canonical, plan, registry
-from benchmark.data.views import view
-from benchmark.diagnostics.final import diagnose
-from benchmark.errors import UserError
-from benchmark.evaluation.final import evaluate
+from benchmark.components import registry
+from benchmark.config.presets import UNIFORM
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError
+from benchmark.core.randomness import keyed
+from benchmark.data.augment import view
+from benchmark.diagnostics.diagnose import diagnose
+from benchmark.evaluation.evaluate import evaluate
 from benchmark.methods.base import Method
-from benchmark.norms.presets import UNIFORM
-from benchmark.randomness import keyed
+from benchmark.planning import plan
 from benchmark.training.network import parameter_groups
-from tests import small
+from tests.helpers import small
 
 FILE = Path(__file__).with_name("values.json")
 
@@ -248,7 +250,7 @@ def main() -> None:
         )
     # The last digits differ between machines: what did not change keeps the ones it has.
     same = {n for n in old.keys() & new.keys() if old[n]["components"] == new[n]["components"]}
-    canonical.write(FILE, canonical.pretty(new | {name: old[name] for name in same}))
+    canonical_json.write(FILE, canonical_json.pretty(new | {name: old[name] for name in same}))
     print(f"{len(new)} entries")
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import registry
-from tests.small import BACKBONES, BATCH, batch, build
+from benchmark.components import registry
+from tests.helpers.small import BACKBONES, BATCH, batch, build
 
 TWO = [m for m, facts in registry.catalogue("method").items() if facts["views"] == 2]
 TEACHERS = [m for m in TWO if registry.facts("method", m)["teacher"]]

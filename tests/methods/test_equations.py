@@ -9,8 +9,8 @@ import torch
 from lightly.loss import SwaVLoss
 from torch import nn
 
-from benchmark.randomness import Draw
-from tests.small import BACKBONES, BATCH, TRAINED, batch, build, stir
+from benchmark.core.randomness import Draw
+from tests.helpers.small import BACKBONES, BATCH, TRAINED, batch, build, stir
 
 OPTIONS = {"mocov3": {"temperature": 0.3}, "lejepa": {"weight": 0.3}}
 

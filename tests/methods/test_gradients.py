@@ -9,8 +9,8 @@ import torch
 from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import Block
 
-from benchmark import registry
-from tests.small import BACKBONES, NORMS, TRAINED, batch, build, legal, norms
+from benchmark.components import registry
+from tests.helpers.small import BACKBONES, NORMS, TRAINED, batch, build, legal, norms
 
 STEPS = 3
 # In double precision, rounding is around 1e-17 of the largest gradient.

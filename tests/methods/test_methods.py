@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.backbones.base import random_mask
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
+from benchmark.core.randomness import keyed
 from benchmark.evaluation.features import batch_norms, reestimate
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import nt_xent
-from benchmark.randomness import keyed
-from tests.small import (
+from tests.helpers.small import (
     BACKBONES,
     BATCH,
     NORMS,

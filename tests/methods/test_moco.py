@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.errors import UserError
-from tests.small import BATCH, batch, build, stir
+from benchmark.core.errors import UserError
+from tests.helpers.small import BATCH, batch, build, stir
 
 
 def moco(backbone="resnet", norm="bn", **changes):

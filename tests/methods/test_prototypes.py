@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from lightly.loss import DINOLoss, SwaVLoss
 
-from benchmark.errors import UserError
-from tests.small import BATCH, batch, build, stir
+from benchmark.core.errors import UserError
+from tests.helpers.small import BATCH, batch, build, stir
 
 FREEZE = 0.15
 """The first two of the steps in these tests, which are a tenth of the training each."""

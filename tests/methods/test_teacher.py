@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.components import registry
+from benchmark.core.errors import UserError
 from benchmark.methods.base import Policy
 from benchmark.methods.teacher import Teacher, rising
-from tests.small import BATCH, TRAINED, batch, build, stir
+from tests.helpers.small import BATCH, TRAINED, batch, build, stir
 
 STATISTICS = ["batch", "running", "momentum", "eman"]
 TEACHERS = [m for m in TRAINED if registry.facts("method", m)["teacher"]]

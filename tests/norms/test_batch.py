@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.norms.batch import GhostBatchNorm
 from benchmark.norms.factory import SectionNorms
-from tests.small import build
+from tests.helpers.small import build
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 ASSIGNMENTS = ("contiguous", "strided")

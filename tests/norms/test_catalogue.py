@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.components import registry
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import SkipInit
-from tests.small import (
+from tests.helpers.small import (
     BACKBONES,
     BATCH,
     NORMS,

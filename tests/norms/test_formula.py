@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import EPS, SectionNorms
-from tests.small import NORM_OPTIONS, NORMS, norms, options
+from tests.helpers.small import NORM_OPTIONS, NORMS, norms, options
 
 SHAPES = {"map": (6, 16, 3, 5), "vector": (6, 16), "tokens": (6, 5, 16)}
 POSITIONS = {"map": 15, "vector": 1, "tokens": 5}

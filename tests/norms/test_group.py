@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.norms.factory import SectionNorms
-from tests.small import build, norms, stir
+from tests.helpers.small import build, norms, stir
 
 
 def test_groups_of_one_channel_in_a_map_are_instance_norm():

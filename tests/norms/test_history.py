@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.components import registry
+from benchmark.core.errors import UserError
 from benchmark.norms.history import POLICIES, HistoryBatchNorm, give_history
-from tests.small import backbones, encoder, images, stir
+from tests.helpers.small import backbones, encoder, images, stir
 
 
 def historic(policy, kind=nn.BatchNorm2d):

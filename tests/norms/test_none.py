@@ -13,7 +13,7 @@ from benchmark.backbones import resnet, vit
 from benchmark.backbones.base import ImageShape
 from benchmark.norms.factory import SkipInit
 from benchmark.training.network import initialise
-from tests.small import BACKBONE_OPTIONS, NORMS, build, norms
+from tests.helpers.small import BACKBONE_OPTIONS, NORMS, build, norms
 
 NONE = [("none-skipinit", True), ("none-plain", False)]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.errors import UserError
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
 from benchmark.norms.renorm import BatchRenorm
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import runtime
+from benchmark.core import determinism
 from benchmark.provenance import machine as module
 from benchmark.provenance.machine import Energy, machine
 
@@ -15,12 +15,12 @@ CPU = torch.device("cpu")
 
 
 def test_the_machine_is_named_with_its_settings() -> None:
-    device = runtime.start("cpu")
+    device = determinism.start("cpu")
     found = machine(device)
     assert found["device"] == "cpu"
     assert found["threads"] == 1
     assert found["deterministic"] is True
-    assert found["settings"] == runtime.settings()
+    assert found["settings"] == determinism.settings()
     assert found["host"]
     assert found["cpu"]
 

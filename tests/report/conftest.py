@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from benchmark.schema import Params
-from tests.report.made_up import PROJECT, params_of
+from benchmark.config.schema import Params
+from tests.helpers.made_up import PROJECT, params_of
 
 
 @pytest.fixture(scope="session")

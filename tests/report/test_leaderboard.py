@@ -17,19 +17,28 @@ import pytest
 from ruamel.yaml import YAML
 from scipy import stats
 
-from benchmark import canonical, collect
-from benchmark.errors import UserError
-from benchmark.plan import Cell
-from benchmark.provenance import published as provenance
-from benchmark.report import leaderboard, tables
-from benchmark.schema import Params
-from tests.report.made_up import ENVIRONMENT, GRID, MAKER, PROJECT, Change, fail, params_of, publish
+from benchmark.config.schema import Params
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError
+from benchmark.planning.cell import Cell
+from benchmark.report.leaderboard import tables, write
+from benchmark.results import origins, published
+from tests.helpers.made_up import (
+    ENVIRONMENT,
+    GRID,
+    MAKER,
+    PROJECT,
+    Change,
+    fail,
+    params_of,
+    publish,
+)
 
 
 def written(root: Path, params: Params, change: Change | None = None) -> dict[str, Any]:
     """The JSON file of a project with made-up records."""
     publish(root, params, change)
-    leaderboard.write(root, params, "leaderboard")
+    write.write(root, params, "leaderboard")
     return dict(json.loads((root / "results/mini/leaderboard.json").read_text()))
 
 
@@ -311,18 +320,18 @@ def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any])
     grid = {**GRID, "learning_rates": "default", "methods": ["moco"]}
     params = params_of({**raw, "experiments": {**raw["experiments"], "other": grid}})
     publish(tmp_path, params)
-    source = collect.folder(tmp_path, "mini", "leaderboard", "moco")
+    source = published.folder(tmp_path, "mini", "leaderboard", "moco")
     with pytest.raises(UserError, match="no record of moco-resnet-bn-s0 and 11 more"):
-        leaderboard.write(tmp_path, params, "other")
+        write.write(tmp_path, params, "other")
     # The same names, but trained at the tuned rates: not the cells this experiment asks for.
-    target = collect.folder(tmp_path, "mini", "other", "moco")
+    target = published.folder(tmp_path, "mini", "other", "moco")
     target.parent.mkdir(parents=True)
     source.rename(target)
     for file in target.iterdir():
         document = json.loads(file.read_text(encoding="utf-8"))
-        canonical.write(file, canonical.pretty({**document, "experiment": "other"}))
+        canonical_json.write(file, canonical_json.pretty({**document, "experiment": "other"}))
     with pytest.raises(UserError, match="moco-resnet-bn-s0 is of another configuration"):
-        leaderboard.write(tmp_path, params, "other")
+        write.write(tmp_path, params, "other")
 
 
 def test_cost(tmp_path: Path, params: Params) -> None:
@@ -336,9 +345,9 @@ def test_cost(tmp_path: Path, params: Params) -> None:
 
 def test_a_missing_record_is_named_with_what_to_run(tmp_path: Path, params: Params) -> None:
     publish(tmp_path, params)
-    (collect.folder(tmp_path, "mini", "leaderboard", "moco") / "moco-vit-ln-s1.json").unlink()
+    (published.folder(tmp_path, "mini", "leaderboard", "moco") / "moco-vit-ln-s1.json").unlink()
     with pytest.raises(UserError, match=r"no record of moco-vit-ln-s1: run `dvc repro`"):
-        leaderboard.write(tmp_path, params, "leaderboard")
+        write.write(tmp_path, params, "leaderboard")
     assert not (tmp_path / "results/mini/leaderboard.json").exists()
 
 
@@ -349,7 +358,7 @@ def test_other_images_are_refused(tmp_path: Path, params: Params) -> None:
 
     publish(tmp_path, params, change)
     with pytest.raises(UserError, match="mixes 2 versions of the images"):
-        leaderboard.write(tmp_path, params, "leaderboard")
+        write.write(tmp_path, params, "leaderboard")
 
 
 def test_checksums_are_those_of_the_files(tmp_path: Path, params: Params) -> None:
@@ -374,12 +383,12 @@ def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: P
         f"{count} records: commit `c0ffeec0ffee`, uv.lock `10c410c410c4`, no image, a CPU." in text
     )
 
-    file = provenance.folder(tmp_path, "mini", "leaderboard") / "moco.json"
-    dirty, unknown, *rest = provenance.read_one(file)
+    file = origins.folder(tmp_path, "mini", "leaderboard") / "moco.json"
+    dirty, unknown, *rest = origins.read_one(file)
     dirty = replace(dirty, program={**MAKER, "dirty": True})
     unknown = replace(unknown, record="of something else")
-    provenance.write(file, [dirty, unknown, *rest[:-1]])
-    leaderboard.write(tmp_path, params, "leaderboard")
+    origins.write(file, [dirty, unknown, *rest[:-1]])
+    write.write(tmp_path, params, "leaderboard")
     document = json.loads((tmp_path / "results/mini/leaderboard.json").read_text())
     found = {entry["label"]: entry["marks"] for row in document["rows"] for entry in row["records"]}
     assert {label: marks for label, marks in found.items() if marks} == {
@@ -516,11 +525,11 @@ def test_the_figures_letters_come_with_matplotlib() -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from benchmark import params
-from benchmark.report import leaderboard
+from benchmark.config import params
+from benchmark.report.leaderboard.write import write
 assert not {"torch", "matplotlib", "scipy"} & set(sys.modules), "imported early"
 root = Path(sys.argv[1])
-leaderboard.write(root, params.read(Path(sys.argv[2])), "leaderboard")
+write(root, params.read(Path(sys.argv[2])), "leaderboard")
 assert "torch" not in sys.modules
 """
 

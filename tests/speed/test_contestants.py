@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.speed import cases
-from benchmark.speed.contestants import CONTESTANTS, Bare, Contestant, Loop, Seeds
-from tests.tiny import PROJECT
+from tests.helpers.tiny import PROJECT
+from tools.speed import cases
+from tools.speed.pipelines import CONTESTANTS, Bare, Contestant, Loop, Seeds
 
 CPU = torch.device("cpu")
 PIPELINES = ["lightly", "kornia", "bare"]

@@ -1,4 +1,4 @@
-"""`benchmark speed` from the command to its files."""
+"""`python -m tools.speed` from the command to its files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.speed import report, timing
-from benchmark.speed.cases import MINI_RESNET
-from benchmark.speed.timing import Stretch
-from tests import tiny
+from tests.helpers import tiny
+from tools.speed import report, timing
+from tools.speed.cases import MINI_RESNET
+from tools.speed.timing import Stretch
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def project(tmp_path: Path) -> Path:
 
 def test_a_turn_of_each_is_timed_and_written_down(project: Path) -> None:
     done = tiny.run(
-        project, "speed", "--part", "training", "--case", "mini-resnet", "--rounds", "2",
-        "--seconds", "0.2", "--threads", "1", "--device", "cpu",
+        project, "--part", "training", "--case", "mini-resnet", "--rounds", "2",
+        "--seconds", "0.2", "--threads", "1", "--device", "cpu", program="tools.speed",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     page = project / done.stdout.strip()
@@ -56,7 +56,7 @@ def test_a_turn_of_each_is_timed_and_written_down(project: Path) -> None:
 def test_what_cannot_be_measured_is_refused_in_one_line(
     project: Path, arguments: list[str], named: str
 ) -> None:
-    done = tiny.run(project, "speed", *arguments)
+    done = tiny.run(project, *arguments, program="tools.speed")
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert named in line

@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark import plan, registry, runtime
+from benchmark.components import registry
+from benchmark.core import determinism
 from benchmark.methods.base import Method
-from benchmark.plan import Row
+from benchmark.planning import plan
+from benchmark.planning.cell import Row
 from benchmark.training import network
 from benchmark.training.loop import Interrupted, Trained, train
-from tests import tiny
+from tests.helpers import tiny
 
 BATCH, STEPS, EPOCH = 16, 60, 4
 """A look at the loss comes every 25 steps, an epoch every 4."""
@@ -113,7 +115,7 @@ class Case:
         trained = train(
             method, dict(self.cell.config), self.images, self.labels,
             lambda x: ((x - 0.5) / 0.3).contiguous(memory_format=torch.channels_last),
-            runtime.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
+            determinism.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
         )  # fmt: skip
         return method, trained
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmark.backbones.base import Mask
 from benchmark.backbones.resnet import TimmResNet
 from benchmark.methods.base import Batch
-from tests.small import BACKBONES, BATCH, NORMS, SIDE, TRAINED, batch, build, legal
+from tests.helpers.small import BACKBONES, BATCH, NORMS, SIDE, TRAINED, batch, build, legal
 
 STEPS = 10
 RATES = {"resnet": 0.003, "vit": 1e-3}

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import runtime
+from benchmark.core import determinism
 from benchmark.data.build import load
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.knn import knn_accuracy
-from benchmark.evaluation.watch import watcher
-from benchmark.plan import Cell
-from benchmark.records import Store
-from benchmark.run import run
+from benchmark.evaluation.online_knn import watcher
+from benchmark.execution.cell import run
+from benchmark.planning.cell import Cell
+from benchmark.results.records import Store
 from benchmark.training import network
 from benchmark.training.loop import MARKS, train
-from tests import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def go(cell: Cell, root: Path, store: Store) -> tuple[dict[str, Any], int]:
         steps += 1
         return True
 
-    return run(cell, root / "data" / "mini", store, runtime.start("cpu"), progress), steps
+    return run(cell, root / "data" / "mini", store, determinism.start("cpu"), progress), steps
 
 
 @pytest.mark.parametrize(("method", "scheme"), [("simclr", "bn"), ("moco", "bn-eman")])
@@ -104,7 +104,7 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
         )  # fmt: skip
         trained = train(
             method, dict(wanted.config), images["train"], labels["train"], standardise,
-            runtime.start("cpu"), root / "none.safetensors", "key", lambda step, steps: True,
+            determinism.start("cpu"), root / "none.safetensors", "key", lambda step, steps: True,
             watch=watch if look else None,
         )  # fmt: skip
         states.append(method.state_dict())

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone, ImageShape
 from benchmark.diagnostics.stability import measures
+from benchmark.execution.cell import thinned
 from benchmark.methods.base import Batch, Context, Method, Outcome, Policy
-from benchmark.run import thinned
 from benchmark.training.curves import POINTS, UPDATE, stretches
 from benchmark.training.loop import Trained, train
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import registry
+from benchmark.components import registry
 from benchmark.training.network import parameter_groups
-from tests.small import BACKBONE_OPTIONS, BACKBONES, NORMS, TRAINED, build, legal
+from tests.helpers.small import BACKBONE_OPTIONS, BACKBONES, NORMS, TRAINED, build, legal
 
 TEACHERS = [m for m in TRAINED if registry.facts("method", m)["teacher"]]
 TOKENS = ("cls_token", "pos_embed", "mask_token", "mask_patch")

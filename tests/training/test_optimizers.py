@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark import registry
+from benchmark.components import registry
 
 RATES, DECAY = (0.1, 0.05, 0.2), 0.01
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.core.errors import UserError
 from benchmark.data.archive import read_members
 from benchmark.data.fetch import DATA_VARIABLE, RemoteFile, local, locate
 from benchmark.data.pool import Pool
-from benchmark.errors import UserError
 
 COMPONENT = {"name": "cifar10", "version": 1, "options": {}}
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.core.errors import UserError
 from benchmark.data.fetch import RemoteFile, locate
 from benchmark.data.pool import Pool
-from benchmark.errors import UserError
 
 COMPONENT = {"name": "fashion-mnist", "version": 1, "options": {}}
 

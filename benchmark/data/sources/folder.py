@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmark.components.options import check_options
+from benchmark.core.errors import UserError
 from benchmark.data.pool import Pool
-from benchmark.errors import UserError
-from benchmark.options import check_options
 
 COMPONENT: dict[str, Any] = {
     "name": "folder",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark.core.errors import UserError
 from benchmark.data.pool import Pool
-from benchmark.errors import UserError
 
 COMPONENT = {"name": "mini", "version": 1, "options": {}}
 

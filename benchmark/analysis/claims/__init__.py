@@ -1,0 +1,1 @@
+"""`claims.yaml` and `literature.yaml` held against the records."""

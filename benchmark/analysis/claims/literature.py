@@ -1,0 +1,177 @@
+"""The published results that bear on the claims, and whether our records order the same rows alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from benchmark.analysis.claims import load
+from benchmark.analysis.statistics import half_width, mean, pool
+from benchmark.config import params, yaml_file
+from benchmark.config.schema import Model, Params
+from benchmark.core.errors import UserError, unknown
+from benchmark.planning import plan
+from benchmark.results.rows import Shelf
+
+NAME = "literature.yaml"
+
+METRICS = {
+    "knn": "kNN",
+    "knn_reestimated": "kNN, statistics re-estimated",
+    "pretext": "pretext accuracy",
+}
+"""What two rows can be compared by, and its name for people."""
+
+
+class Ordering(Model):
+    """Two rows of ours that ask what a source answers, in the order that it states."""
+
+    experiment: str
+    metric: Literal["knn", "knn_reestimated", "pretext"]
+    higher: str
+    lower: str
+
+
+class Entry(Model):
+    """One published result."""
+
+    claims: tuple[str, ...] = Field(min_length=1)
+    """The claims it bears on."""
+    source: str
+    """Authors and title."""
+    at: str
+    """Its arXiv number or its address."""
+    place: str | None = None
+    """Table, section or file, where known."""
+    year: int | None = Field(ge=1900)
+    """Null where the source has no date."""
+    setting: str
+    result: str
+    """In our own words, with the source's figures."""
+    status: Literal["A", "B"]
+    """A: read in the paper, its code or its README; B: seen only as others quote it."""
+    compare: tuple[Ordering, ...] = ()
+    not_comparable: str | None = None
+    """Why no rows of ours ask the same; given where `compare` is not."""
+
+
+class Contents(Model):
+    """A whole `literature.yaml`."""
+
+    entries: dict[str, Entry]
+
+
+@dataclass(frozen=True)
+class Library:
+    """What was published, and the titles of the claims it bears on."""
+
+    entries: Mapping[str, Entry]
+    titles: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the records of one track say of an ordering."""
+
+    word: str
+    """`agrees`, `disagrees`, `undecided` or `not yet run`."""
+    difference: float | None = None
+    """The row that should be higher minus the other, in 0..1; the mean over the seeds of both."""
+    half: float | None = None
+    """Half of the interval of the difference, null without a spread."""
+
+
+def tracks(root: Path) -> dict[str, Params]:
+    """The params of every track of the project by name, `mini` first."""
+    names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
+    return {name: params.read(params.track_file(root, name)) for name in names}
+
+
+def shelves(root: Path) -> dict[str, Shelf]:
+    """A shelf for every track of the project, `mini` first."""
+    return {name: Shelf(root, found) for name, found in tracks(root).items()}
+
+
+def read(root: Path) -> Library:
+    """The library of the project in `root`, checked against its claims and its tracks' params.
+
+    Raises UserError, of one line, for a key, a claim, an experiment or a row that does not exist.
+    """
+    path = root / NAME
+    if not path.is_file():
+        raise UserError(f"no {NAME} in {root}: run this at the top of the project")
+    entries = yaml_file.parse(Contents, yaml_file.load(path), path.name).entries
+    titles = {name: claim.title for name, claim in load.read(root).claims.items()}
+    known = tracks(root)
+    for name, entry in entries.items():
+        where = f"{NAME}: {name}"
+        for claim in entry.claims:
+            if claim not in titles:
+                raise unknown(f"claim in {where}", claim, titles)
+        if bool(entry.compare) == (entry.not_comparable is not None):
+            raise UserError(f"{where}: needs either compare or not_comparable, and not both")
+        for ordering in entry.compare:
+            _check(where, ordering, known)
+    return Library(entries, titles)
+
+
+def _check(where: str, ordering: Ordering, known: Mapping[str, Params]) -> None:
+    """Raises UserError unless some track has an experiment with both rows."""
+    experiment = ordering.experiment
+    having = [found for found in known.values() if experiment in found.experiments]
+    if not having:
+        experiments = {name for found in known.values() for name in found.experiments}
+        raise unknown(f"experiment in {where}", experiment, experiments)
+    rows = {str(row) for found in having for row in plan.rows(found, experiment)}
+    for row in (ordering.higher, ordering.lower):
+        if row not in rows:
+            raise unknown(f"row of experiment {experiment} in {where}", row, rows)
+
+
+def judge(ordering: Ordering, shelf: Shelf) -> Judged | None:
+    """What a track's records say of an ordering; None where the track does not have its rows.
+
+    The difference is the mean over the seeds of both rows. Its interval takes the standard deviation s
+    within rows, pooled over these two: ± t(.975, df) · s · √(2 / n). As seeds are paired this is wide
+    rather than narrow. It describes: 95 % for each ordering, not adjusted for their number, and no
+    verdict rests on it. A seed that failed leaves it undecided, since those left are a selection.
+    """
+    if ordering.experiment not in shelf.params.experiments:
+        return None
+    rows = {str(row): row for row in plan.rows(shelf.params, ordering.experiment)}
+    if ordering.higher not in rows or ordering.lower not in rows:
+        return None
+    pair = [shelf.row(ordering.experiment, row) for row in (ordering.higher, ordering.lower)]
+    if any(shelved.missing for shelved in pair):
+        return Judged("not yet run")
+    higher, lower = (shelf.values(shelved, ordering.metric) for shelved in pair)
+    common = sorted(higher.keys() & lower.keys())
+    if len(higher) < len(pair[0].seeds) or len(lower) < len(pair[1].seeds) or not common:
+        return Judged("undecided")
+    difference = mean([higher[seed] - lower[seed] for seed in common])
+    half = half_width(pool([list(higher.values()), list(lower.values())]), len(common))
+    if half is None:
+        return Judged("undecided", difference)
+    half *= math.sqrt(2)
+    if abs(difference) <= half:
+        return Judged("undecided", difference, half)
+    return Judged("agrees" if difference > 0 else "disagrees", difference, half)
+
+
+def compare(entry: Entry, shelf: Shelf) -> str:
+    """One word for all orderings of an entry on a track.
+
+    `agrees` or `disagrees` where they all do, `not yet run` where one is not, `not comparable` where
+    there is none that the track has, else `undecided`; see `judge`.
+    """
+    found = [judged.word for ordering in entry.compare if (judged := judge(ordering, shelf))]
+    if not found:
+        return "not comparable"
+    if "not yet run" in found:
+        return "not yet run"
+    return found[0] if len(set(found)) == 1 else "undecided"

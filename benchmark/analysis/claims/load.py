@@ -1,0 +1,119 @@
+"""Reads `claims.yaml` and checks every name in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from benchmark.analysis.claims.schema import (
+    NAME,
+    STABLE_RATE,
+    Advice,
+    Claim,
+    Claims,
+    GroupsFigure,
+    Pair,
+    RatesFigure,
+)
+from benchmark.analysis.contrasts import LEVEL
+from benchmark.components import facts
+from benchmark.config import yaml_file
+from benchmark.config.schema import Params
+from benchmark.core.errors import UserError, unknown
+from benchmark.planning import plan
+
+
+def read(root: Path) -> Claims:
+    """The claims at the top of the project; anything wrong in the file itself is one line."""
+    path = root / NAME
+    if not path.is_file():
+        raise UserError(f"no {NAME} in {root}: run this at the top of the project")
+    return yaml_file.parse(Claims, yaml_file.load(path), path.name)
+
+
+def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
+    """Checks every name in the claims, by the params that stand beside them.
+
+    Raises UserError for an experiment, row, recipe, scheme or entry of the literature that does not
+    exist, with the nearest one, for an advice that lacks what its metric needs, and for arms that differ
+    in another field than they say.
+    """
+    from benchmark.analysis.claims import alike
+
+    known = set(literature)
+    if claims.level != LEVEL:
+        raise UserError(f"{NAME}: level is {claims.level}, expected {LEVEL}, which is calibrated")
+    for name, claim in claims.claims.items():
+        where = f"{NAME}: {name}"
+        if not facts.NAME.fullmatch(name):
+            raise UserError(f"{where} is no name, expected letters, digits and - _ . between them")
+        for entry in (*claim.literature, *(claim.description.sources if claim.description else ())):
+            if entry not in known:
+                raise unknown(f"literature in {where}", entry, known)
+        if claim.advice:
+            if claim.advice.metric not in claims.margins:
+                raise UserError(f"{NAME}: margins has no {claim.advice.metric}, which {name} needs")
+            _check_advice(where, claim, claim.advice, params)
+        elif claim.beside:
+            raise UserError(f"{where}: beside needs an advice, whose experiment it shows")
+    alike.check(claims, params)
+
+
+def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:
+    if advice.experiment not in params.experiments:
+        raise unknown(f"experiment in {where}", advice.experiment, params.experiments)
+    pairs: list[tuple[str, Pair, Advice]] = [(where, advice, advice)]
+    if advice.metric == STABLE_RATE:
+        if advice.backbone is None or advice.recipes is None or advice.unit is None:
+            raise UserError(f"{where}.advice: {STABLE_RATE} needs backbone, recipes and unit")
+        if any(entry.experiment for entry in claim.beside):
+            raise UserError(f"{where}.beside: {STABLE_RATE} is of one experiment")
+        if advice.confirmed_by or advice.minus_metric:
+            raise UserError(
+                f"{where}.advice: {STABLE_RATE} has no confirmed_by and no minus_metric"
+            )
+    elif advice.backbone or advice.recipes or advice.unit:
+        raise UserError(f"{where}.advice: backbone, recipes and unit belong to {STABLE_RATE}")
+    if advice.minus_metric == STABLE_RATE:
+        raise UserError(f"{where}.advice: minus_metric cannot be {STABLE_RATE}")
+    pairs += [(where, advice.confirmed_by, advice)] if advice.confirmed_by else []
+    pairs += [
+        (f"{where}.beside" if entry.experiment else where, entry, advice.beside(entry))
+        for entry in claim.beside
+    ]
+    _check_figure(where, claim, advice, params)
+    for place, pair, asked in pairs:
+        names = [row for arm in (pair.plus, pair.minus) for row in asked.rows(arm)]
+        _check_rows(place, asked.experiment, names, params)
+
+
+def _check_rows(where: str, experiment: str, names: Iterable[str], params: Params) -> None:
+    if experiment not in params.experiments:
+        raise unknown(f"experiment in {where}", experiment, params.experiments)
+    rows = [str(row) for row in plan.rows(params, experiment)]
+    for name in names:
+        if name not in rows:
+            raise unknown(f"row of experiment {experiment} in {where}", name, rows)
+
+
+def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:
+    experiment = params.experiments[advice.experiment]
+    figure = claim.figure
+    named: dict[Literal["methods", "backbones", "schemes"], Mapping[str, object] | tuple[str, ...]]
+    if isinstance(figure, RatesFigure):
+        if advice.metric != STABLE_RATE:
+            raise UserError(f"{where}.figure: rates need the metric {STABLE_RATE}")
+        named = {"schemes": figure.schemes}
+    elif isinstance(figure, GroupsFigure):
+        named = {
+            "methods": (figure.recipe,),
+            "backbones": (figure.backbone,),
+            "schemes": (*figure.schemes, *figure.flat),
+        }
+    else:
+        return
+    for kind, names in named.items():
+        for name in names:
+            if name not in experiment.every(kind):
+                raise unknown(f"{kind} of the figure in {where}", name, experiment.every(kind))

@@ -1,0 +1,225 @@
+"""The records that come nearest to a method, a backbone and a batch, and how their schemes stand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.analysis.claims.arms import ACCURACY, bar
+from benchmark.analysis.claims.diagnostics import swap_excess
+from benchmark.analysis.claims.schema import Claims
+from benchmark.analysis.statistics import Spread, half_width, mean, pool
+from benchmark.config.schema import MethodParams, Params
+from benchmark.planning import plan
+from benchmark.planning.cell import Row
+from benchmark.results.rows import Shelf, Shelved
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a scheme is wanted for."""
+
+    recipe: str
+    """A method, or a recipe of the track."""
+    method: str
+    backbone: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The schemes of one recipe and backbone in one experiment."""
+
+    experiment: str
+    recipe: str
+    backbone: str
+    batch: int
+    differences: tuple[str, ...]
+    """What sets the recipe apart from the one asked about, its batch aside."""
+    tuned: bool
+    """Whether each scheme has a learning rate of its own."""
+    complete: tuple[Shelved, ...]
+    """The rows that have a record of every seed; at least one."""
+    missing: tuple[str, ...]
+    """The schemes of the others."""
+    accuracy: Spread
+    """Of accuracies: within rows, pooled over the backbone's trained rows in the experiment."""
+    excess: Spread
+    """The same of the swap excesses."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the schemes of an evidence stand."""
+
+    tied: dict[str, float]
+    """Mean accuracies in 0..1 of the best and of those not significantly below it, best first."""
+    avoid: dict[str, str]
+    """Why not, by scheme, the most accurate first."""
+
+
+def batch_of(params: Params, recipe: str) -> int:
+    """The batch of a recipe; the track's for a method that has none here."""
+    entry = params.methods.get(recipe)
+    return (
+        entry.batch_size if isinstance(entry, MethodParams) else None
+    ) or params.training.batch_size
+
+
+def gather(
+    shelf: Shelf, wanted: Callable[[Row], bool], asked: Question
+) -> tuple[list[Evidence], list[str]]:
+    """The evidence in the wanted rows, nearest to the question first, and the experiments without any.
+
+    Only trained rows count. Raises UserError where a record is of another configuration.
+    """
+    params = shelf.params
+    found: list[Evidence] = []
+    skipped = []
+    for name, experiment in params.experiments.items():
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in plan.rows(params, name):
+            if plan.is_trained(params, row.method) and wanted(row):
+                groups.setdefault((row.method, row.backbone), []).append(row)
+        if not groups:
+            continue
+        rows, before = shelf.rows(name), len(found)
+        for (recipe, backbone), group in groups.items():
+            complete = tuple(rows[row] for row in group if not rows[row].missing)
+            if not complete:
+                continue
+            accuracy, excess = _spreads(shelf, backbone, list(rows.values()))
+            tuned = experiment.learning_rates == "tuned"
+            found.append(
+                Evidence(
+                    experiment=name,
+                    recipe=recipe,
+                    backbone=backbone,
+                    batch=batch_of(params, recipe),
+                    differences=tuple(_differences(params, asked, recipe, tuned)),
+                    tuned=tuned,
+                    complete=complete,
+                    missing=tuple(row.scheme for row in group if rows[row].missing),
+                    accuracy=accuracy,
+                    excess=excess,
+                )
+            )
+        if len(found) == before:
+            skipped.append(name)
+    return sorted(found, key=lambda evidence: _distance(evidence, asked)), skipped
+
+
+def _distance(evidence: Evidence, asked: Question) -> tuple[bool, float, int, bool, int, int]:
+    """What can be compared at all comes first; then batch, recipe, rates, schemes and seeds count."""
+    rows = evidence.complete
+    return (
+        len(rows) < 2,
+        abs(math.log(evidence.batch / asked.batch)),
+        len(evidence.differences),
+        not evidence.tuned,
+        -len(rows),
+        -sum(len(shelved.seeds) for shelved in rows),
+    )
+
+
+def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> Iterator[str]:
+    own, base = params.methods[recipe], params.methods.get(asked.recipe)
+    if recipe == asked.recipe or not isinstance(own, MethodParams):
+        return
+    if not isinstance(base, MethodParams):
+        yield f"recipe {recipe}"
+        return
+
+    def flat(entry: MethodParams) -> dict[str, Any]:
+        both = {
+            "images": _images_seen(entry, asked.backbone),
+            "views": " and ".join(entry.views),
+            **entry.options,
+        }
+        both["weight decay"] = entry.weight_decay.get(asked.backbone)
+        return both if tuned else {**both, "learning rate": entry.learning_rate.get(asked.backbone)}
+
+    theirs = flat(base)
+    for key, value in flat(own).items():
+        if value != theirs.get(key):
+            yield f"{key} {value} instead of {theirs.get(key)}"
+
+
+def _images_seen(entry: MethodParams, backbone: str) -> int | None:
+    """None where the recipe is not meant for the backbone."""
+    lengths = entry.images_seen
+    return lengths.get(backbone) if isinstance(lengths, dict) else lengths
+
+
+def _spreads(shelf: Shelf, backbone: str, rows: Sequence[Shelved]) -> tuple[Spread, Spread]:
+    """Those of rows whose every seed has a value: the seeds that survive others are a selection."""
+    trained = [
+        shelved
+        for shelved in rows
+        if shelved.row.backbone == backbone and plan.is_trained(shelf.params, shelved.row.method)
+    ]
+    accuracies = [(s, list(shelf.values(s, ACCURACY).values())) for s in trained]
+    excesses = [(s, list(swap_excess(s).values())) for s in trained]
+    accuracy, excess = (
+        pool(values for shelved, values in found if len(values) == len(shelved.seeds))
+        for found in (accuracies, excesses)
+    )
+    return accuracy, excess
+
+
+def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
+    """Which schemes are tied for best, and why the others are to be avoided.
+
+    A scheme is lower where its difference from the best exceeds t(.975, df) · s · √(1/n + 1/m), s
+    the pooled spread: 95 % each, unadjusted. The best is one of those that finished on every seed,
+    learnt (as the claims define it) and do not leak, which is a swap excess above its interval. Where
+    the keys are shuffled the training could not use what a group gives away, whatever the excess.
+    """
+    least = bar(shelf, claims, evidence.experiment, evidence.backbone)
+    why: dict[str, str] = {}
+    means: dict[str, float] = {}
+    halves: dict[str, float] = {}
+    for shelved in evidence.complete:
+        scheme, values = shelved.row.scheme, list(shelf.values(shelved, ACCURACY).values())
+        means[scheme] = mean(values) if values else -1.0
+        half = half_width(evidence.accuracy, len(shelved.seeds))
+        halves[scheme] = math.inf if half is None else half
+        excess = list(swap_excess(shelved).values())
+        half = half_width(evidence.excess, len(excess)) if excess else None
+        if len(values) < len(shelved.seeds):
+            why[scheme] = _failed(shelved)
+        elif least.least is not None and means[scheme] < least.least:
+            shown = f"{_percent(means[scheme])}, {least.row} {_percent(least.better or 0.0)}"
+            why[scheme] = f"did not learn: {shown}"
+        elif half is not None and mean(excess) > half and not _shuffles(shelved):
+            gained = f"{_percent(mean(excess))} ± {_percent(half)} points"
+            why[scheme] = f"leaks: training raised its swap gap by {gained}"
+    ordered = sorted(means, key=lambda scheme: (-means[scheme], scheme))
+    good = [scheme for scheme in ordered if scheme not in why]
+    for scheme in good:
+        gap, half = means[good[0]] - means[scheme], math.hypot(halves[good[0]], halves[scheme])
+        if gap > half:
+            why[scheme] = f"{_percent(gap)} ± {_percent(half)} points lower"
+    return Standing(
+        {scheme: means[scheme] for scheme in ordered if scheme not in why},
+        {scheme: why[scheme] for scheme in ordered if scheme in why},
+    )
+
+
+def _shuffles(shelved: Shelved) -> bool:
+    """Whether the row's teacher shuffles its batches."""
+    entry = next(iter(shelved.records.values()))
+    return bool((entry.record["cell"]["training"] or {}).get("teacher", {}).get("shuffle"))
+
+
+def _failed(shelved: Shelved) -> str:
+    counts = Counter(shelved.failed.values())
+    ends = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    return f"failed: {ends or 'no accuracy'} of {len(shelved.seeds)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,483 @@
+"""The leaderboard of an experiment: a row per method, backbone and scheme, built from its records.
+
+A failure is a result: a cell that diverged or ran out of memory has no accuracy, is counted, and
+puts its row behind every row whose seeds all finished.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmark.analysis import gate, statistics
+from benchmark.analysis.statistics import Estimate, Spread
+from benchmark.components.facts import PIXELS
+from benchmark.config.schema import Params
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError
+from benchmark.planning import plan, rate_table
+from benchmark.planning.cell import Cell, Row
+from benchmark.results import origins as provenance
+from benchmark.results.metrics import RANKING
+from benchmark.results.origins import Origin
+from benchmark.results.published import Published
+
+CONTROLS = ("supervised", "untrained", "raw-pixels")
+"""What the methods are held against, in the order in which they stand below them."""
+
+
+STATUSES = ("done", "diverged", "out-of-memory", "crashed")
+"""From best to worst."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of accuracies."""
+
+    name: str
+    """Its name in the JSON and CSV files."""
+    key: str
+    """Its name in a record."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A learning rate and weight decay with what the sweep found for them."""
+
+    rate: float
+    weight_decay: float
+    validation: float | None
+    """Validation accuracy in 0..1, null where no sweep scored this setting."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of a trained row."""
+
+    tuned: Setting | None
+    """What its cells were trained with, null where the experiment keeps the recipe's rate."""
+    default: Setting
+    at_edge: bool
+    """Whether the best rate was still the lowest or highest tried, or none scored at all."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one cell of a row takes; nothing that depends on the machine."""
+
+    parameters: int | None
+    """Of the backbone."""
+    images: int
+    """Training images, repetitions counted and views not."""
+    tflop: float | None
+    """10¹² floating-point operations of a whole training; null if unknown or never finished."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pooled spread: of one metric over the rows of one backbone, trained or untrained."""
+
+    metric: str
+    backbone: str
+    trained: bool
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table."""
+
+    row: Row
+    method: str
+    """The method of the row's recipe, which may have another name."""
+    title: str
+    """Of its method, for people."""
+    seeds: tuple[int, ...]
+    statuses: tuple[str, ...]
+    """Of each seed."""
+    estimates: Mapping[str, Estimate | None]
+    """By metric name, over the seeds that have a value; None where none has."""
+    complete: bool
+    """Whether every seed has a kNN accuracy; other rows stand behind those."""
+    control: bool
+    rank: int | None
+    """Within the backbone, from 1; null for controls and for rows that have learnt nothing."""
+    learnt: bool | None
+    """Whether it is better than raw pixels and untrained backbones, see `gate`; null where the
+    experiment lacks one of these."""
+    best: bool
+    """Whether this is the best of several schemes of its method and backbone, of those that learnt."""
+    tied: bool
+    """Whether it is the best one or is not told apart from it: their difference is within its interval,
+    or a better learning rate of this one may lie beyond those tried."""
+    rates: Rates | None
+    cost: Cost
+    penalty_at_edge: bool
+    """Whether a seed's linear probe chose the weakest or the strongest penalty."""
+    environments: tuple[int, ...]
+    """Places in the table's environments."""
+    updates: Mapping[str, float | None]
+    """By section the median relative update of the weights, ‖Δw‖ / ‖w‖ a step, the mean over seeds."""
+    collapse: Mapping[str, float | None]
+    """By section √d · embedding std, the mean over seeds: about 1 when spread evenly, 0 collapsed."""
+    records: tuple[Published, ...]
+    """In the order of the seeds."""
+    origins: tuple[Origin | None, ...]
+    """What made each record; None where nothing says."""
+
+    @property
+    def status(self) -> str:
+        """The worst status of its seeds."""
+        return max(self.statuses, key=_severity)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """What is to be said against the provenance of its records, with the number of records."""
+        pairs = zip(self.origins, self.records, strict=True)
+        found = [mark for origin, p in pairs for mark in provenance.marks(origin, p)]
+        return {mark: found.count(mark) for mark in provenance.MARKS if mark in found}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many seeds came to each status, e.g. `{"done": 1, "diverged": 1}`."""
+        found = sorted(set(self.statuses), key=lambda status: (_severity(status), status))
+        return {status: self.statuses.count(status) for status in found}
+
+
+@dataclass(frozen=True)
+class Table:
+    """An experiment's leaderboard."""
+
+    track: str
+    title: str
+    experiment: str
+    dataset: str
+    """Checksum of the images."""
+    neighbours: tuple[int, int]
+    metrics: tuple[Metric, ...]
+    backbones: tuple[str, ...]
+    """Those with a table of their own."""
+    schemes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    """Backbone by backbone, ranked, then its controls; last the controls without a backbone."""
+    pools: tuple[Pool, ...]
+    environments: tuple[Mapping[str, Any], ...]
+
+    def of(self, backbone: str) -> list[Entry]:
+        """A backbone's rows, ranked, with every control that belongs below them."""
+        return [e for e in self.entries if e.row.backbone == backbone or is_fixed(e.row)]
+
+    def missing_controls(self) -> list[str]:
+        """The controls that the experiment does not have."""
+        present = {entry.method for entry in self.entries}
+        return [control for control in CONTROLS if control not in present]
+
+
+def is_fixed(row: Row) -> bool:
+    """Whether a row has no network, and so neither a backbone nor anything random."""
+    return row.backbone == PIXELS
+
+
+def metrics(params: Params) -> tuple[Metric, ...]:
+    """The table's columns of accuracies; the first one ranks."""
+    near, far = params.evaluation.knn_k
+    return (
+        Metric(RANKING, f"pooled_reestimated.knn{near}", "kNN"),
+        Metric("knn", f"pooled.knn{near}", "kNN, running"),
+        Metric(f"knn{far}", f"pooled_reestimated.knn{far}", f"kNN-{far}"),
+        Metric("linear", "pooled_reestimated.linear", "linear"),
+        Metric("class_token", f"class_token_reestimated.knn{near}", "class token"),
+    )
+
+
+def build(
+    params: Params,
+    experiment: str,
+    published: Sequence[Published],
+    sweep_table: Mapping[str, Any],
+    origins: Mapping[str, Origin],
+) -> Table:
+    """The table of an experiment from its published records, the sweep's table of rates and, by label,
+    what made the records.
+
+    Raises UserError where a cell that the params ask for is missing or was trained otherwise.
+    """
+    rows = plan.rows(params, experiment)
+    tuned = params.experiments[experiment].learning_rates == "tuned"
+    settings = rate_table.settings(sweep_table) if tuned else None
+    records = _matched(params, plan.cells(params, experiment, settings), published)
+    columns = metrics(params)
+    found = sweep_table["rows"] if tuned else []
+    swept = {Row(line["method"], line["backbone"], line["scheme"]): line for line in found}
+    environments = _distinct([p.record["environment"] for row in rows for p in records[row]])
+    values = {
+        (row, metric.name): _values(records[row], metric.key) for row in rows for metric in columns
+    }
+    pools = _pools(params, rows, columns, records, values)
+    spreads = {(pool.metric, pool.backbone, pool.trained): pool.spread for pool in pools}
+    entries = []
+    for row in rows:
+        estimates: dict[str, Estimate | None] = {}
+        for metric in columns:
+            numbers = values[row, metric.name]
+            if is_fixed(row):
+                estimates[metric.name] = statistics.exact(numbers)
+            else:
+                spread = spreads[metric.name, row.backbone, plan.is_trained(params, row.method)]
+                estimates[metric.name] = statistics.estimate(numbers, spread)
+        entries.append(
+            Entry(
+                row=row,
+                method=plan.component(params, row.method),
+                title=_title(params, row),
+                seeds=tuple(p.seed for p in records[row]),
+                statuses=tuple(p.record["status"] for p in records[row]),
+                estimates=estimates,
+                complete=len(values[row, columns[0].name]) == len(records[row]),
+                control=plan.component(params, row.method) in CONTROLS,
+                rank=None,
+                learnt=None,
+                best=False,
+                tied=False,
+                rates=_rates(params, row, swept.get(plan.tuned_row(params, row))),
+                cost=_cost(records[row]),
+                penalty_at_edge=_penalty_at_edge(records[row]),
+                environments=_places(records[row], environments),
+                updates=_updates(records[row]),
+                collapse=_collapse(records[row]),
+                records=tuple(records[row]),
+                origins=tuple(origins.get(p.label) for p in records[row]),
+            )
+        )
+    return Table(
+        track=params.track,
+        title=params.title,
+        experiment=experiment,
+        dataset=str(records[rows[0]][0].record["dataset"]),
+        neighbours=params.evaluation.knn_k,
+        metrics=columns,
+        backbones=params.experiments[experiment].every("backbones"),
+        schemes=params.experiments[experiment].every("schemes"),
+        entries=tuple(_ordered(entries, spreads)),
+        pools=tuple(pools),
+        environments=tuple(environments),
+    )
+
+
+def _title(params: Params, row: Row) -> str:
+    """The method's title; a recipe that departs from the method's own is shown under its name."""
+    own = plan.component(params, row.method) == row.method
+    return str(plan.facts(params, row.method)["title"]) if own else row.method
+
+
+def _matched(
+    params: Params, cells: Sequence[Cell], published: Sequence[Published]
+) -> dict[Row, list[Published]]:
+    """The record of every cell, by row; each must be of that very cell, all of the same images."""
+    by_label = {entry.label: entry for entry in published}
+    missing = [cell.label for cell in cells if cell.label not in by_label]
+    where = f"results/{params.track}/records/{cells[0].experiment}"
+    remedy = f"run `{plan.train_command(params.track, cells[0].experiment)}`"
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{where} has no record of {missing[0]}{more}: {remedy}")
+    records: dict[Row, list[Published]] = {}
+    for cell in cells:
+        entry = by_label[cell.label]
+        if cell.fingerprint(entry.record["dataset"]) != entry.record["fingerprint"]:
+            raise UserError(
+                f"{where}: the record of {cell.label} is of another configuration than the params "
+                f"ask for: {remedy}"
+            )
+        records.setdefault(Row(cell.method, cell.backbone, cell.scheme), []).append(entry)
+    if len(images := {by_label[cell.label].record["dataset"] for cell in cells}) > 1:
+        raise UserError(f"{where} mixes {len(images)} versions of the images: {remedy}")
+    return records
+
+
+def _values(records: Sequence[Published], key: str) -> list[float]:
+    """A metric's values; a cell that failed, or whose embeddings are not finite, has none."""
+    found = [
+        p.record["result"]["metrics"].get(key) for p in records if p.record["status"] == "done"
+    ]
+    return [float(value) for value in found if value is not None]
+
+
+def _pools(
+    params: Params,
+    rows: Sequence[Row],
+    columns: Sequence[Metric],
+    records: Mapping[Row, Sequence[Published]],
+    values: Mapping[tuple[Row, str], Sequence[float]],
+) -> list[Pool]:
+    """A spread for every metric, backbone, and trained or untrained rows.
+
+    Only rows whose every seed finished with a value count: the seeds that survive in a row that
+    also fails are a selection. Rows of the very same trainings count once.
+    """
+    trainings: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        if not is_fixed(row):
+            trainings.setdefault(tuple(p.record["fingerprint"] for p in records[row]), row)
+    random = list(trainings.values())
+    groups = dict.fromkeys((row.backbone, plan.is_trained(params, row.method)) for row in random)
+    pools = []
+    for metric in columns:
+        for backbone, trained in groups:
+            complete = [
+                values[row, metric.name]
+                for row in random
+                if (row.backbone, plan.is_trained(params, row.method)) == (backbone, trained)
+                and len(values[row, metric.name]) == len(records[row])
+            ]
+            pools.append(Pool(metric.name, backbone, trained, statistics.pool(complete)))
+    return pools
+
+
+def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | None:
+    if not plan.is_trained(params, row.method):
+        return None
+    if line is None:
+        return Rates(None, Setting(*plan.default_setting(params, row), None), False)
+    return Rates(
+        Setting(line["learning_rate"], line["weight_decay"], line["validation"]),
+        Setting(
+            line["default_learning_rate"], line["default_weight_decay"], line["default_validation"]
+        ),
+        bool(line["at_edge"]),
+    )
+
+
+def _cost(records: Sequence[Published]) -> Cost:
+    # Seeds of a row cost the same, except where a training ended early.
+    results = [p.record["result"] for p in records]
+    sizes = [r["parameters"] for r in results if r.get("parameters") is not None]
+    size = sizes[0] if sizes else None
+    training = records[0].record["cell"]["training"]
+    if training is None:
+        return Cost(size, 0, 0.0)
+    operations = [
+        p.record["result"]["flops_per_step"] * p.record["result"]["steps"] / 1e12
+        for p in records
+        if p.record["status"] == "done" and p.record["result"].get("flops_per_step") is not None
+    ]
+    return Cost(size, training["images_seen"], operations[0] if operations else None)
+
+
+def _penalty_at_edge(records: Sequence[Published]) -> bool:
+    key = "pooled_reestimated.linear.penalty_at_edge"
+    return any(bool(p.record["result"]["metrics"].get(key)) for p in records)
+
+
+def _collapse(records: Sequence[Published]) -> dict[str, float | None]:
+    def spread(measures: Mapping[str, Any]) -> float | None:
+        deviation = measures["embedding_std"]
+        return None if deviation is None else deviation * measures["width"] ** 0.5
+
+    return _by_section(
+        {name: spread(measures) for name, measures in found.get("sections", {}).items()}
+        for found in _diagnostics(records)
+    )
+
+
+def _updates(records: Sequence[Published]) -> dict[str, float | None]:
+    found = _diagnostics(records)
+    return _by_section(one.get("stability", {}).get("relative_update", {}) for one in found)
+
+
+def _diagnostics(records: Sequence[Published]) -> list[Mapping[str, Any]]:
+    """Those of each record, empty where it has none."""
+    return [p.record["result"].get("diagnostics") or {} for p in records]
+
+
+def _by_section(measured: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean over records of each section's value, null where none has one."""
+    values: dict[str, list[float]] = {}
+    for found in measured:
+        for section, value in found.items():
+            values.setdefault(section, []).extend([] if value is None else [value])
+    return {name: statistics.mean(known) if known else None for name, known in values.items()}
+
+
+def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return list({canonical_json.compact(found): found for found in environments}.values())
+
+
+def _places(
+    records: Sequence[Published], environments: Sequence[Mapping[str, Any]]
+) -> tuple[int, ...]:
+    return tuple(sorted({environments.index(p.record["environment"]) for p in records}))
+
+
+def _mean(entry: Entry) -> float:
+    found = entry.estimates[RANKING]
+    return -1.0 if found is None else found.mean
+
+
+def _ordered(
+    entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Spread]
+) -> list[Entry]:
+    """Ranks the entries within their backbone and marks each method's best schemes.
+
+    What has learnt nothing has no rank and no best scheme: it stands below what has.
+    """
+    gated = [replace(entry, learnt=_learnt(entry, entries)) for entry in entries]
+    marked = [_marked(entry, gated, spreads) for entry in gated]
+    backbones = dict.fromkeys(e.row.backbone for e in marked)
+    # A row without a backbone stands below all of them, wherever the experiment lists it.
+    fixed = {e.row.backbone for e in marked if is_fixed(e.row)}
+    ordered: list[Entry] = []
+    for backbone in sorted(backbones, key=lambda backbone: backbone in fixed):
+        own = [entry for entry in marked if entry.row.backbone == backbone]
+        # Sorting is stable: equals keep the order of the experiment's lists.
+        methods = sorted(
+            (entry for entry in own if not entry.control),
+            key=lambda entry: (entry.learnt is False, not entry.complete, -_mean(entry)),
+        )
+        ordered += [
+            entry if entry.learnt is False else replace(entry, rank=place)
+            for place, entry in enumerate(methods, 1)
+        ]
+        ordered += sorted(
+            (entry for entry in own if entry.control),
+            key=lambda e: (CONTROLS.index(e.method), not e.complete, -_mean(e)),
+        )
+    return ordered
+
+
+def _learnt(entry: Entry, entries: Sequence[Entry]) -> bool | None:
+    untrained = [
+        other.estimates[RANKING]
+        for other in entries
+        if other.method == "untrained" and other.row.backbone == entry.row.backbone
+    ]
+    pixels = next((e.estimates[RANKING] for e in entries if e.method == "raw-pixels"), None)
+    least = gate.least(
+        [found.mean for found in untrained if found], pixels.mean if pixels else None
+    )
+    return None if least is None else _mean(entry) >= least
+
+
+def _marked(
+    entry: Entry, entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Spread]
+) -> Entry:
+    """The entry with what can be said of it among the schemes of its method and backbone."""
+    own = (entry.row.method, entry.row.backbone)
+    rivals = [other for other in entries if (other.row.method, other.row.backbone) == own]
+    able = [other for other in rivals if other.complete and other.learnt is not False]
+    if len(rivals) < 2 or entry not in able:
+        return entry
+    best = max(able, key=_mean)
+    spread = spreads[RANKING, entry.row.backbone, bool(entry.rates)]
+    halves = [statistics.half_width(spread, len(e.seeds)) for e in (best, entry)]
+    apart = math.inf if None in halves else math.hypot(*(half or 0.0 for half in halves))
+    # A row whose best rate was at an edge may be better than it looks, so it is not told apart either.
+    near = _mean(best) - _mean(entry) <= apart or bool(entry.rates and entry.rates.at_edge)
+    return replace(entry, best=best is entry, tied=near)
+
+
+def _severity(status: str) -> int:
+    return STATUSES.index(status) if status in STATUSES else len(STATUSES)

@@ -1,1 +1,0 @@
-"""The claims: what is asked of the records, and what they answer."""

@@ -1,0 +1,27 @@
+"""`benchmark advise`: says which schemes the records advise."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmark.cli.common import add_track, read_params
+
+HELP = "which schemes the records advise, and how sure they are"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+    verb.add_argument("--method", required=True, metavar="M", help="a method, or a recipe")
+    verb.add_argument("--backbone", required=True, metavar="F", help="e.g. resnet or vit")
+    verb.add_argument("--batch", type=int, metavar="N", help="default: the recipe's")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Says which schemes the records advise."""
+    from benchmark.analysis import advice
+    from benchmark.results.rows import Shelf
+
+    shelf = Shelf(arguments.root, read_params(arguments))
+    lines = advice.advise(shelf, arguments.method, arguments.backbone, arguments.batch)
+    print("\n".join(lines))

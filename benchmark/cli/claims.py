@@ -1,0 +1,22 @@
+"""`benchmark claims`: judges every claim and writes what its verdict rests on."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmark.cli.common import add_track, read_params
+
+HELP = "judge the claims by the records"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Judges every claim and writes what its verdict rests on."""
+    from benchmark.report.claims.write import write
+
+    for path in write(arguments.root, read_params(arguments).track):
+        print(path)

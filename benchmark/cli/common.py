@@ -1,0 +1,87 @@
+"""What several verbs share: their arguments, and the cells that these name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from benchmark.config import params
+from benchmark.config.schema import Params
+from benchmark.core.errors import UserError, unknown
+from benchmark.planning import plan, rate_table
+from benchmark.planning.cell import Cell, Row
+
+
+def add_track(verb: argparse.ArgumentParser) -> None:
+    """`--track`."""
+    verb.add_argument("--track", default="mini", metavar="T", help="default: mini")
+
+
+def add_experiment(verb: argparse.ArgumentParser) -> None:
+    """`--experiment`."""
+    verb.add_argument("--experiment", default="leaderboard", metavar="E")
+
+
+def add_machine(verb: argparse.ArgumentParser) -> None:
+    """`--jobs` and `--device`."""
+    verb.add_argument(
+        "--jobs", default="auto", metavar="N", help="cells at once (default: one for each CPU core)"
+    )
+    verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def read_params(arguments: argparse.Namespace) -> Params:
+    """The params of the track that the command names."""
+    found = params.read(params.track_file(arguments.root, arguments.track))
+    if found.track != arguments.track:
+        raise UserError(f"track is {found.track!r}, expected {arguments.track!r}")
+    return found
+
+
+def planned(arguments: argparse.Namespace, found: Params) -> list[Cell]:
+    """The cells that the command names, with tuned learning rates where the experiment asks for them."""
+    table = rate_table.load(rate_table.path(arguments.root, found.track, arguments.experiment))
+    return chosen(arguments, found, rate_table.settings(table))
+
+
+def chosen(
+    arguments: argparse.Namespace, found: Params, rates: Mapping[Row, rate_table.Setting]
+) -> list[Cell]:
+    """The cells that the command names, with these learning rates."""
+    cells = plan.cells(found, arguments.experiment, rates)
+    method = getattr(arguments, "method", None)
+    if method is not None:
+        methods = found.experiments[arguments.experiment].every("methods")
+        if method not in methods:
+            raise unknown(f"method of experiment {arguments.experiment}", method, methods)
+        cells = [cell for cell in cells if cell.method == method]
+    return cells
+
+
+def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+    """The cells of these labels or full names, and all seeds of a row's (`simclr-resnet-bn`)."""
+    known: dict[str, list[Cell]] = {}
+    for cell in cells:
+        for label in (cell.label, cell.label.removesuffix(f"-s{cell.seed}")):
+            known.setdefault(label, []).append(cell)
+            known.setdefault(cell.name.removesuffix(cell.label) + label, []).append(cell)
+    found: dict[str, Cell] = {}
+    for name in names:
+        if name not in known:
+            raise unknown("cell", name, [cell.label for cell in cells])
+        found |= {cell.label: cell for cell in known[name]}
+    return list(found.values())
+
+
+def jobs(text: str) -> int | None:
+    """The number of workers that `--jobs` asks for, None for `auto`."""
+    return count(text, "--jobs")
+
+
+def count(text: str, option: str) -> int | None:
+    """The number that an option asks for, None for `auto`."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise UserError(f"{option} is {text!r}, expected auto or a number from 1")
+    return int(text)

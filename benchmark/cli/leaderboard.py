@@ -1,0 +1,23 @@
+"""`benchmark leaderboard`: rebuilds tables and figures from records."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmark.cli.common import add_experiment, add_track, read_params
+
+HELP = "rebuild the tables from records"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+    add_experiment(verb)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Rebuilds tables and figures."""
+    from benchmark.report.leaderboard.write import write
+
+    for path in write(arguments.root, read_params(arguments), arguments.experiment):
+        print(path)

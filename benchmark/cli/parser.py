@@ -1,0 +1,112 @@
+"""The command line: `benchmark VERB …`.
+
+Exit codes: 0 done, 1 a check did not hold, 2 the user's input is wrong or the machine refuses (a full
+disk, a folder that may not be written), 130 interrupted with everything saved. Verbs import what they
+need when they run, so that `--help` and errors are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from benchmark.cli import (
+    advise,
+    claims,
+    components,
+    data,
+    doctor,
+    leaderboard,
+    plan,
+    provenance,
+    sweep,
+    sync,
+    train,
+    verify,
+)
+from benchmark.components import plugins, registry
+from benchmark.core.errors import REFUSALS, CheckFailed, UserError, refused
+
+VERBS = {
+    "plan": plan,
+    "data": data,
+    "train": train,
+    "sweep": sweep,
+    "leaderboard": leaderboard,
+    "claims": claims,
+    "advise": advise,
+    "sync": sync,
+    "verify": verify,
+    "provenance": provenance,
+    "components": components,
+    "doctor": doctor,
+}
+"""Each verb and its file, in the order of `--help`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        with plugins.added(arguments.plugins + arguments.more_plugins):
+            registry.check_plugins()
+            arguments.run(arguments)
+    except UserError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    except CheckFailed as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("benchmark: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) went away: not an error.
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(f"benchmark: {UserError(refused(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2, without the usage that `--help` shows."""
+        self.exit(2, f"benchmark: {message} (see `{self.prog} --help`)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = Parser(
+        prog="benchmark",
+        description="Normalization schemes in self-supervised learning, compared reproducibly.",
+    )
+    _plugin(top, "plugins")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+    for name, module in VERBS.items():
+        text = module.HELP
+        verb = verbs.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+        verb.set_defaults(run=module.run, root=Path.cwd())
+        _plugin(verb, "more_plugins")
+        module.add_arguments(verb)
+    return top
+
+
+def _plugin(grammar: argparse.ArgumentParser, target: str) -> None:
+    """Before the verb and after it, with a target each: a verb's would replace the other's."""
+    grammar.add_argument(
+        "--plugin", action="append", dest=target, default=[], metavar="FILE",
+        help="a norm, method or data source in a file of yours (repeatable; also BENCHMARK_PLUGINS)",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

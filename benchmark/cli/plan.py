@@ -1,0 +1,64 @@
+"""`benchmark plan`: lists cells and their state."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from benchmark.cli.common import add_experiment, add_track, chosen, read_params
+from benchmark.core.errors import UserError
+from benchmark.planning import plan, rate_table
+from benchmark.planning.images import dataset_checksum
+from benchmark.results.records import store
+from benchmark.results.status import table
+
+HELP = "list the cells, their state and expected cost"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+    add_experiment(verb)
+    verb.add_argument("--method", metavar="M", help="only the cells of this method")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Lists cells and their state."""
+    found = read_params(arguments)
+    tuned = rate_table.settings(
+        rate_table.load(rate_table.path(arguments.root, found.track, arguments.experiment))
+    )
+    rows = plan.rows(found, arguments.experiment)
+    defaults = {
+        row: plan.default_setting(found, row) for row in rows if plan.is_trained(found, row.method)
+    }
+    cells = chosen(arguments, found, defaults | tuned)
+    untuned = {row for row in defaults if plan.tuned_row(found, row) not in tuned}
+    if found.experiments[arguments.experiment].learning_rates == "default":
+        untuned = set()
+    try:
+        dataset: str | None = dataset_checksum(arguments.root, found)
+    except UserError:
+        dataset = None
+    entries = table(cells, dataset, untuned, store(arguments.root), arguments.root)
+    if arguments.json:
+        print(json.dumps(entries, indent=1))
+        return
+    width = max(len(entry["cell"]) for entry in entries)
+    for entry in entries:
+        cost = entry["seconds"]
+        seconds = f"  {cost:6.0f} s" if cost is not None else ""
+        print(f"{entry['cell']:{width}}  {entry['state']:8}{seconds}")
+    missing = [entry for entry in entries if entry["state"] != "done"]
+    known = [entry["seconds"] for entry in missing if entry["seconds"] is not None]
+    print(f"{len(entries)} cells, {len(missing)} to train", end="")
+    print(f", about {sum(known) / 60:.0f} core-minutes" if known else "")
+    if dataset is None:
+        print(f"the images are not built yet: `benchmark data {found.track}`")
+    if untuned:
+        trials = found.sweep.learning_rates * len(found.sweep.seeds)
+        print(
+            f"{len(untuned)} rows have no tuned learning rate yet, some {trials} trials each: "
+            f"`{plan.sweep_command(found.track, arguments.experiment)}`"
+        )

@@ -1,0 +1,58 @@
+"""`benchmark sweep`: tunes learning rates on the validation split."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+from benchmark.cli.common import add_experiment, add_machine, add_track, read_params
+from benchmark.cli.training import train_missing
+from benchmark.planning import rate_table
+from benchmark.planning import sweep as sweeping
+from benchmark.planning.cell import Cell
+from benchmark.planning.images import dataset_checksum
+from benchmark.results.records import Store, store
+
+HELP = "tune the learning rates on the validation split"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+    add_experiment(verb)
+    add_machine(verb)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Tunes learning rates and writes the table."""
+    found = read_params(arguments)
+    dataset = dataset_checksum(arguments.root, found)
+    target = rate_table.path(arguments.root, found.track, arguments.experiment)
+    known = rate_table.known(arguments.root, found.track)
+    metric = rate_table.metric(found)
+    kept = store(arguments.root)
+    prints: dict[str, str] = {}
+
+    def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
+        prints.update({cell.label: cell.fingerprint(dataset) for cell in cells})
+        missing = [cell for cell in cells if prints[cell.label] not in known]
+        train_missing(arguments, found, missing, dataset)
+        return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
+
+    table = sweeping.tune(
+        found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)
+    )
+    rate_table.write(target, found, arguments.experiment, table, prints)
+    print(target)
+
+
+def _trial(
+    kept: Store, fingerprint: str, known: Mapping[str, rate_table.Result], metric: str
+) -> rate_table.Result:
+    if fingerprint in known:
+        return known[fingerprint]
+    entry = kept.record(fingerprint) or kept.crash(fingerprint)
+    if entry is None:
+        raise RuntimeError(f"cell {fingerprint} left no record")
+    return rate_table.Result(entry["status"], entry["result"]["metrics"].get(metric))

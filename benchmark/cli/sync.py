@@ -1,0 +1,40 @@
+"""`benchmark sync`: brings MLflow up to date with the records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmark.cli.common import add_track
+from benchmark.core import canonical_json
+from benchmark.results import published
+
+HELP = "bring MLflow up to date with the records"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+    verb.add_argument("--uri", help="tracking server (default: MLFLOW_TRACKING_URI, else SQLite)")
+    verb.add_argument(
+        "--stamp",
+        type=Path,
+        metavar="FILE",
+        help="write down the leaderboard's synced records (for DVC)",
+    )
+    verb.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Brings MLflow up to date."""
+    from benchmark.tracking import sync
+
+    if arguments.watch:
+        sync.watch(arguments.root, arguments.track, arguments.uri)
+        return
+    print(sync.sync(arguments.root, arguments.track, arguments.uri))
+    if arguments.stamp:
+        # Not the other experiments' records: those are no part of the pipeline whose output this is.
+        where = published.folder(arguments.root, arguments.track, "leaderboard")
+        stamp = {entry.name: entry.checksum for entry in published.read(where)}
+        canonical_json.write(arguments.root / arguments.stamp, canonical_json.pretty(stamp))

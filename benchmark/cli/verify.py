@@ -1,0 +1,51 @@
+"""`benchmark verify`: trains cells again from nothing and compares the records."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmark.cli.common import (
+    add_experiment,
+    add_machine,
+    add_track,
+    jobs,
+    named,
+    planned,
+    read_params,
+)
+from benchmark.core.errors import CheckFailed, UserError
+
+HELP = "train cells again from nothing and compare the records"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    add_track(verb)
+    verb.add_argument("cells", nargs="*", metavar="CELL", help="e.g. simclr-resnet-bn-s0")
+    add_experiment(verb)
+    verb.add_argument("--sample", type=int, metavar="N", help="N cells chosen by --draw")
+    verb.add_argument("--draw", default="0", help="another text, another sample")
+    verb.add_argument(
+        "--exact", action="store_true", help="refuse what is only within the tolerance"
+    )
+    add_machine(verb)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains cells again from nothing and compares."""
+    from benchmark.execution import verify
+
+    found = read_params(arguments)
+    cells = planned(arguments, found)
+    if arguments.cells:
+        cells = named(cells, arguments.cells)
+    if arguments.sample is not None and arguments.sample < 1:
+        raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
+    if arguments.sample:
+        cells = verify.sample(cells, arguments.sample, arguments.draw)
+    verdicts = verify.verify(arguments.root, found, cells, jobs(arguments.jobs), arguments.device)
+    for entry in verdicts:
+        print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")
+    accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}
+    if failed := [entry.cell.label for entry in verdicts if entry.verdict not in accepted]:
+        raise CheckFailed(f"{len(failed)} of {len(verdicts)} cells differ: {', '.join(failed)}")

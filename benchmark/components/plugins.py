@@ -1,0 +1,190 @@
+"""Components from outside the package: one file named by the user, or entry points of a package.
+
+Their facts are read as ours are, without importing them, and checked, since nobody else has. A file
+is named with `--plugin`, or in a variable that worker processes and DVC's stages inherit; what is
+imported is the very source whose sha256 stands in the fingerprint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmark.components.facts import (
+    REQUIRED,
+    check_facts,
+)
+from benchmark.components.literals import literal
+from benchmark.core.errors import UserError
+
+VARIABLE = "BENCHMARK_PLUGINS"
+"""The files, as in PATH: separated by a colon (on Windows a semicolon)."""
+
+GROUP = "benchmark.components"
+"""Entry points of this group name a module with a COMPONENT each."""
+
+
+@contextlib.contextmanager
+def added(files: Sequence[str]) -> Iterator[None]:
+    """Adds files to those that the variable names, for this process and those it starts."""
+    before = os.environ.get(VARIABLE)
+    if files:
+        os.environ[VARIABLE] = os.pathsep.join([*named(), *(_absolute(file) for file in files)])
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = before
+
+
+def named() -> tuple[str, ...]:
+    """The files that the variable names, as absolute paths, each once."""
+    given = os.environ.get(VARIABLE, "").split(os.pathsep)
+    return tuple(dict.fromkeys(_absolute(file) for file in given if file))
+
+
+def _absolute(file: str) -> str:
+    try:
+        return str(Path(file).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"plug-in {file}: {error}") from None
+
+
+@functools.cache
+def found(files: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The checked facts of every plug-in: of installed packages, then of `files`.
+
+    To what it says of itself are added `where`, for messages, and `module`; of a file also its `path`
+    and the `sha256` of its bytes. Anything wrong with one is a UserError.
+    """
+    facts = []
+    for point in sorted(importlib.metadata.entry_points(group=GROUP)):
+        package = point.dist.name if point.dist else "an unnamed package"
+        where = f"plug-in {point.value} ({package})"
+        source = _located(point.value, where)
+        facts += _facts(source, where, {"where": where, "module": point.value})
+    for file in files:
+        where = f"plug-in {file}"
+        source = _read(Path(file), where)
+        # Two files may have the same name: the module's says which folder it is from.
+        folder = hashlib.sha256(file.encode()).hexdigest()[:8]
+        more = {
+            "where": where,
+            "module": f"benchmark_plugins.{Path(file).stem}_{folder}",
+            "path": file,
+            "sha256": hashlib.sha256(source).hexdigest(),
+        }
+        facts += _facts(source, where, more)
+    return facts
+
+
+def load(facts: Mapping[str, Any]) -> ModuleType:
+    """The module of a plug-in, imported; one that cannot be, or lacks its function, is a UserError."""
+    module = sys.modules.get(facts["module"])
+    if module is None:
+        module = _imported(facts)
+    function = "read" if facts["kind"] == "source" else "build"
+    if not callable(getattr(module, function, None)):
+        raise UserError(f"{facts['where']}: has no function {function!r}")
+    return module
+
+
+def _read(path: Path, where: str) -> bytes:
+    if path.suffix != ".py":
+        raise UserError(f"{where}: expected a Python file, *.py")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{where}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror})") from None
+
+
+def _located(module: str, where: str) -> bytes:
+    """The source of an installed module, found without running it or the packages it lies in."""
+    top, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for part in inner:
+            above = spec.submodule_search_locations if spec else None
+            spec = PathFinder.find_spec(f"{spec.name}.{part}", above) if spec and above else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not spec.has_location:
+        raise UserError(f"{where}: no such module is installed")
+    return _read(Path(spec.origin), where)
+
+
+def _facts(source: bytes, where: str, more: Mapping[str, Any]) -> list[dict[str, Any]]:
+    try:
+        value = literal(source, "COMPONENT")
+    except SyntaxError as error:
+        raise UserError(f"{where}: not Python: line {error.lineno}: {error.msg}") from None
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{where}: COMPONENT is not a literal ({said})") from None
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{where}: states no COMPONENT, expected COMPONENT = {{'kind': …, …}}")
+    for entry in entries:
+        if "kind" not in entry:
+            raise UserError(f"{where}: COMPONENT lacks 'kind' (one of {', '.join(REQUIRED)})")
+        check_facts(where, entry["kind"], entry)
+    return [{**entry, **more} for entry in entries]
+
+
+def _imported(facts: Mapping[str, Any]) -> ModuleType:
+    where, name = facts["where"], facts["module"]
+    try:
+        if "path" not in facts:
+            return importlib.import_module(name)
+        source = _read(Path(facts["path"]), where)
+        if hashlib.sha256(source).hexdigest() != facts["sha256"]:
+            raise UserError(f"{where}: changed since this command began")
+        # Not by a loader, which may take the compiled code of a source of the same second.
+        module = ModuleType(name)
+        module.__file__ = facts["path"]
+        # Findable by name, as dataclasses and pickle expect.
+        sys.modules[name] = module
+        exec(compile(source, facts["path"], "exec"), module.__dict__)
+        return module
+    except UserError:
+        sys.modules.pop(name, None)
+        raise
+    except Exception as error:
+        sys.modules.pop(name, None)
+        raise UserError(f"{where}: {_told(error, facts.get('path'))}") from error
+
+
+def blamed(plugins: Sequence[Mapping[str, Any]], error: Exception) -> UserError | None:
+    """What one of these plug-ins did wrong, in one line: the one whose code failed, or the first."""
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    for entry in [e for e in plugins if _file(e) in files] or plugins[:1]:
+        return UserError(f"{entry['where']}: {_told(error, _file(entry))}")
+    return None
+
+
+def _file(entry: Mapping[str, Any]) -> str | None:
+    module = sys.modules.get(entry["module"])
+    return getattr(module, "__file__", None) if module else None
+
+
+def _told(error: Exception, path: str | None) -> str:
+    """An error of an import in one line, with the line of the plug-in that it came from."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"line {line}: {said}" if line else said

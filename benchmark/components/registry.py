@@ -1,0 +1,145 @@
+"""Finds components (methods, norms, backbones, sources) as files, without importing them.
+
+A component file states its facts as a module-level literal (`COMPONENT = {...}`), which is read
+with `ast`, so that `plan`, `--help` and error messages need not wait for torch. Adding a component
+is adding a file: nothing lists them. Files outside the package take part as plug-ins.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmark.components import plugins
+from benchmark.components.literals import literal
+from benchmark.components.options import check_options
+from benchmark.components.options import essential as without_defaults
+from benchmark.core.errors import UserError, unknown
+
+FOLDERS = {
+    "method": "methods",
+    "norm": "norms",
+    "backbone": "backbones",
+    "source": "data/sources",
+    "optimizer": "training/optimizers",
+}
+"""Each kind of component and the folder, inside the package, whose files define it."""
+
+
+def catalogue(kind: str) -> dict[str, dict[str, Any]]:
+    """The facts of every component of `kind` by name, plug-ins included, each with its `module`.
+
+    Raises UserError for a plug-in whose name is taken.
+    """
+    return _with_plugins(kind, plugins.named())
+
+
+@functools.cache
+def _with_plugins(kind: str, named: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    found = dict(own(kind))
+    for facts in plugins.found(named):
+        if facts["kind"] != kind:
+            continue
+        if facts["name"] in found:
+            other = found[facts["name"]]
+            raise UserError(
+                f"{facts['where']}: the {kind} {facts['name']!r} is already defined by "
+                f"{other.get('where', other['module'])}"
+            )
+        found[facts["name"]] = facts
+    return found
+
+
+@functools.cache
+def own(kind: str) -> dict[str, dict[str, Any]]:
+    """The facts of every component of `kind` that the package itself has, with its `module`.
+
+    A file may define several components: its `COMPONENT` literal is then a list.
+    """
+    folder = Path(__file__).parents[1] / FOLDERS[kind]
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.py")):
+        module = ".".join(("benchmark", *FOLDERS[kind].split("/"), path.stem))
+        value = constant(path, "COMPONENT")
+        for facts in value if isinstance(value, list) else [value] if value else []:
+            if facts["name"] in found:
+                raise ValueError(f"{path}: a second {kind} named {facts['name']!r}")
+            found[facts["name"]] = {**facts, "module": module}
+    return found
+
+
+def check_plugins() -> None:
+    """Raises UserError if any plug-in is not what it should be."""
+    if plugins.found(plugins.named()):
+        for kind in FOLDERS:
+            catalogue(kind)
+
+
+def facts(kind: str, name: str) -> dict[str, Any]:
+    """The facts of one component; an unknown name is the user's error, with the nearest one."""
+    known = catalogue(kind)
+    if name not in known:
+        # Who forgets the plug-in that the params speak of gets this line.
+        raise UserError(f"{unknown(kind, name, known)}; a plug-in's needs `--plugin FILE`")
+    return known[name]
+
+
+def check(kind: str, name: str, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a component, checked, with its defaults; see `options.check_options`."""
+    found = facts(kind, name)
+    return check_options(where, given, found["options"], found.get("defaults"))
+
+
+def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those at the component's default, see `options.essential`."""
+    return without_defaults(options, facts(kind, name).get("defaults", {}))
+
+
+def build(kind: str, name: str, *positional: Any, **options: Any) -> Any:
+    """What the component's `build` makes of the given options and the defaults of the others."""
+    return load(kind, name).build(*positional, **facts(kind, name).get("defaults", {}) | options)
+
+
+def versions(kind: str, name: str) -> dict[str, int | str]:
+    """What a fingerprint says of one component: its version, e.g. `{"norm bn": 1}`.
+
+    Of a plug-in file also the sha256: a file without releases changes without a new version.
+    """
+    found = facts(kind, name)
+    entry: dict[str, int | str] = {f"{kind} {name}": found["version"]}
+    return entry | ({f"{kind} {name} file": found["sha256"]} if "sha256" in found else {})
+
+
+def check_unchanged(components: Mapping[str, int | str]) -> None:
+    """Raises UserError if a plug-in file is no longer the one of a cell's `components`."""
+    for key, version in components.items():
+        if key.endswith(" file"):
+            kind, name = _named(key)
+            if versions(kind, name)[key] != version:
+                raise UserError(f"{facts(kind, name)['where']}: changed since the cell was planned")
+
+
+def blamed(components: Mapping[str, int | str], error: Exception) -> UserError | None:
+    """An error of building a cell's network in one line, None where no plug-in takes part in it."""
+    taking_part = [catalogue(kind).get(name, {}) for kind, name in map(_named, components) if kind]
+    return plugins.blamed([entry for entry in taking_part if "where" in entry], error)
+
+
+def _named(key: str) -> tuple[str, str]:
+    kind, _, name = key.removesuffix(" file").partition(" ")
+    return (kind if kind in FOLDERS else "", name)
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """The component's module, imported."""
+    found = facts(kind, name)
+    return plugins.load(found) if "where" in found else importlib.import_module(found["module"])
+
+
+def constant(path: Path, name: str) -> Any:
+    """The value of a module-level literal, read without importing the module."""
+    return literal(path.read_bytes(), name)

@@ -1,0 +1,235 @@
+"""What the types of a `params.yaml` cannot say: names that exist, options that components allow."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from benchmark.components import registry
+from benchmark.components.facts import NAME, PIXELS, SECTIONS
+from benchmark.components.options import check_options
+from benchmark.config.presets import PRESETS
+from benchmark.config.schema import BackboneParams, Control, Experiment, MethodParams, Params
+from benchmark.core.errors import UserError, unknown
+
+VIEWS_FILE = Path(__file__).parents[1] / "data" / "augment.py"
+
+
+@functools.cache
+def view_options() -> Mapping[str, Any]:
+    """The fields of a view and their descriptions, read without importing torch."""
+    return MappingProxyType(registry.constant(VIEWS_FILE, "OPTIONS"))
+
+
+@functools.cache
+def view_defaults() -> Mapping[str, Any]:
+    """The values of the fields that need not be given."""
+    return MappingProxyType(registry.constant(VIEWS_FILE, "DEFAULTS"))
+
+
+TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "bool"}
+"""How a teacher's norms get their statistics; see `benchmark.methods.base.Policy`."""
+
+
+def checked(params: Params) -> Params:
+    """The same params with every option's value as its component describes it; else a UserError."""
+    _check_names(params)
+    source = params.data.source
+    options = registry.check("source", source, f"source {source}", params.data.options)
+    # A preset that no experiment asks for need not fit this track.
+    asked = {
+        name for experiment in params.experiments.values() for name in experiment.every("schemes")
+    }
+    schemes = {key: preset for key, preset in PRESETS.items() if key in asked} | params.schemes
+    training = params.training
+    teacher = check_options("training: teacher", training.teacher, TEACHER)
+    params = params.model_copy(
+        update={
+            "training": training.model_copy(update={"teacher": teacher}),
+            "data": params.data.model_copy(update={"options": options}),
+            "backbones": {
+                name: _backbone(name, entry, params) for name, entry in params.backbones.items()
+            },
+            "optimizers": {
+                name: _optimizer(name, optimizer) for name, optimizer in params.optimizers.items()
+            },
+            "views": {
+                name: check_options(f"views: {name}", view, view_options(), view_defaults())
+                for name, view in params.views.items()
+            },
+            "schemes": {name: _scheme(name, scheme, params) for name, scheme in schemes.items()},
+            "methods": {
+                name: _method(name, method, params) for name, method in params.methods.items()
+            },
+        }
+    )
+    for name, experiment in params.experiments.items():
+        _check_experiment(name, experiment, params)
+    if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
+        raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
+    reported = {
+        seed for e in params.experiments.values() for grid in e.grids for seed in e.seeds_of(grid)
+    }
+    if shared := reported & set(params.sweep.seeds):
+        raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")
+    return params
+
+
+def _check_names(params: Params) -> None:
+    """Names become parts of the names of cells and files."""
+    given = {"track": [params.track]}
+    for kind in ("backbones", "schemes", "methods", "experiments"):
+        given[kind] = list(getattr(params, kind))
+    for kind, names in given.items():
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise UserError(
+                    f"{kind}: {name!r} is no name, expected letters, digits and - _ . between them"
+                )
+    if PIXELS in params.backbones:
+        raise UserError(f"backbones: {PIXELS} is what a control without a network has")
+
+
+def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParams:
+    if entry.optimizer not in params.optimizers:
+        raise unknown(f"optimizer of backbone {name}", entry.optimizer, params.optimizers)
+    where = f"backbone {name}: {entry.model}" if name != entry.model else f"backbone {name}"
+    arguments = registry.check("backbone", entry.model, where, entry.arguments)
+    return entry.model_copy(update={"arguments": arguments})
+
+
+def _optimizer(entry: str, optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's options; `name` is its component, where the entry is not called after it."""
+    name = str(optimizer.get("name", entry))
+    given = {key: value for key, value in optimizer.items() if key != "name"}
+    where = f"optimizers: {entry}" + (f": {name}" if name != entry else "")
+    return {"name": name, **registry.check("optimizer", name, where, given)}
+
+
+def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]:
+    """A scheme with the norm of each section that it names; `heads` are all but the backbone.
+
+    Beside norms it may set some of a teacher's policy and some options of a backbone.
+    """
+    where = f"scheme {name}"
+    others = {"teacher", *params.models}
+    beside = {key: value for key, value in scheme.items() if key in others}
+    sections = {key: value for key, value in scheme.items() if key not in others}
+    if "norm" in sections:
+        sections = {"backbone": sections, "heads": sections}
+    if not sections:
+        raise UserError(f"schemes: {name} names no norm, expected {{norm: …}} or sections")
+    found: dict[str, Any] = {}
+    for section, spec in sections.items():
+        if section not in (*SECTIONS, "heads"):
+            raise unknown(f"section of {where}", section, (*SECTIONS, "heads", *others))
+        if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
+            raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
+        given = {key: value for key, value in spec.items() if key != "norm"}
+        found[section] = {
+            "norm": spec["norm"],
+            **registry.check("norm", spec["norm"], f"{where}: {spec['norm']}", given),
+        }
+    for key, value in beside.items():
+        described = TEACHER if key == "teacher" else registry.facts("backbone", key)["options"]
+        if not isinstance(value, dict):
+            raise UserError(f"schemes: {name}.{key} is {value!r}, expected options")
+        for option in value:
+            if option not in described:
+                raise unknown(f"option of {where}: {key}", option, described)
+        described = {option: described[option] for option in value}
+        found[key] = check_options(f"{where}: {key}", value, described)
+    return found
+
+
+def _method(name: str, method: MethodParams | Control, params: Params) -> MethodParams | Control:
+    component = method.method or name
+    if component != name and name in registry.catalogue("method"):
+        raise UserError(f"methods: {name} is a method, so it cannot extend {component}")
+    facts = registry.facts("method", component)
+    options = registry.check("method", component, f"method {name}", method.options)
+    if (facts["views"] > 0) != isinstance(method, MethodParams):
+        wanted = (
+            "images_seen, views, learning_rate and weight_decay"
+            if facts["views"]
+            else "options alone"
+        )
+        raise UserError(f"methods: {name} needs {wanted}")
+    method = method.model_copy(update={"options": options})
+    if not isinstance(method, MethodParams):
+        return method
+    if len(method.views) != facts["views"]:
+        raise UserError(f"methods: {name} takes {facts['views']} views, not {len(method.views)}")
+    for view in method.views:
+        if view not in params.views:
+            raise unknown(f"view of method {name}", view, params.views)
+    for field in ("learning_rate", "weight_decay", "weight_decay_end"):
+        for backbone, value in getattr(method, field).items():
+            if backbone not in params.backbones:
+                raise unknown(f"backbone in methods.{name}.{field}", backbone, params.backbones)
+            if value < 0 or (field == "learning_rate" and value == 0):
+                least = "> 0" if field == "learning_rate" else ">= 0"
+                raise UserError(f"methods: {name}.{field}.{backbone} is {value}, expected {least}")
+    batch = method.batch_size or params.training.batch_size
+    lengths = method.images_seen
+    for backbone, count in (lengths if isinstance(lengths, dict) else {"": lengths}).items():
+        if backbone and backbone not in params.backbones:
+            raise unknown(f"backbone in methods.{name}.images_seen", backbone, params.backbones)
+        if count < batch:
+            where = f"{name}.images_seen" + (f".{backbone}" if backbone else "")
+            raise UserError(f"methods: {where} is {count}, less than one batch of {batch}")
+    if method.learning_rates_from is not None and not isinstance(
+        params.methods.get(method.learning_rates_from), MethodParams
+    ):
+        trained = [key for key, entry in params.methods.items() if isinstance(entry, MethodParams)]
+        raise unknown(
+            f"recipe of methods.{name}.learning_rates_from", method.learning_rates_from, trained
+        )
+    other = params.methods.get(method.learning_rates_from or "")
+    if isinstance(other, MethodParams) and other.learning_rates_from is not None:
+        raise UserError(
+            f"methods: {name} is tuned as {method.learning_rates_from}, which has no rates of its own"
+        )
+    return method
+
+
+def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
+    for grid in experiment.grids:
+        _check_unique(name, "seeds", experiment.seeds_of(grid))
+        for kind in ("methods", "backbones", "schemes"):
+            listed, known = getattr(grid, kind), getattr(params, kind)
+            _check_unique(name, kind, listed)
+            for item in listed:
+                if item not in known:
+                    allowed = {*known, *PRESETS} if kind == "schemes" else known
+                    raise unknown(f"{kind} of experiment {name}:", item, allowed)
+        for method in grid.methods:
+            recipe = params.methods[method]
+            for backbone in grid.backbones:
+                if not isinstance(recipe, MethodParams):
+                    continue
+                for field in ("images_seen", "learning_rate", "weight_decay"):
+                    given = getattr(recipe, field)
+                    if isinstance(given, dict) and backbone not in given:
+                        raise UserError(f"methods: {method}.{field} has no {backbone!r}")
+    splits = params.data.splits
+    calibration = params.evaluation.precise_bn_batch_size
+    if isinstance(splits.train, int) and calibration > splits.train:
+        raise UserError(
+            f"evaluation: precise_bn_batch_size {calibration} is larger than the training split "
+            f"of {splits.train} images"
+        )
+    if isinstance(splits.train, int) and params.training.batch_size > splits.train:
+        raise UserError(
+            f"training: batch_size {params.training.batch_size} is larger than the training split "
+            f"of {splits.train} images"
+        )
+
+
+def _check_unique(name: str, kind: str, listed: Sequence[Any]) -> None:
+    if twice := [item for item, count in Counter(listed).items() if count > 1]:
+        raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")

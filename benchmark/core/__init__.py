@@ -1,0 +1,1 @@
+"""Errors, canonical JSON, keyed randomness and determinism. Imports no other folder."""

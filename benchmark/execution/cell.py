@@ -1,0 +1,211 @@
+"""One cell from its configuration to its record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.components import registry
+from benchmark.core import determinism
+from benchmark.data.build import load
+from benchmark.data.pool import Splits
+from benchmark.diagnostics import stability
+from benchmark.diagnostics.diagnose import diagnose
+from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.online_knn import watcher
+from benchmark.methods.base import Method
+from benchmark.planning.cell import Cell
+from benchmark.provenance.machine import Energy, machine
+from benchmark.provenance.program import program
+from benchmark.provenance.trace import Tracer
+from benchmark.results import records
+from benchmark.results.records import Store
+from benchmark.training import network
+from benchmark.training.curves import UPDATE, stretches
+from benchmark.training.loop import MARKS, Trained, train
+
+UNTRAINED = {name: torch.empty(0) for name in ("loss", "gradient_norm")}
+"""The curves of what was not trained."""
+
+Progress = Callable[[int, int], bool]
+
+
+def run(
+    cell: Cell,
+    data: Path,
+    store: Store,
+    device: torch.device,
+    progress: Progress,
+    checkpoint_steps: int = 200,
+) -> dict[str, Any]:
+    """Trains and evaluates a cell, stores its record and run log, and returns the record.
+
+    Running out of memory and a loss that is not finite are results; any other exception is the
+    caller's. Raises `training.loop.Interrupted` where `progress` says to stop.
+    """
+    registry.check_unchanged(cell.components)
+    judge = cell.config["evaluation"]["judge"]
+    splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
+    fingerprint = cell.fingerprint(splits.manifest["sha256"])
+    begun, cpu, energy = time.time(), time.process_time(), Energy(device)
+    try:
+        status, result, log = _result(
+            cell, splits, fingerprint, store, device, progress, checkpoint_steps
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        status, log = "out-of-memory", {}
+        result = {"metrics": {}, "curves": {}, "cause": "out of memory"}
+    entry = records.record(
+        cell,
+        fingerprint,
+        splits.manifest["sha256"],
+        determinism.environment(device),
+        status,
+        result,
+    )
+    log |= {
+        "started": begun,
+        "wall_seconds": time.time() - begun,
+        "cpu_seconds": time.process_time() - cpu,
+        "energy_joules": energy.joules(),
+        "program": program(),
+        "machine": machine(device),
+    }
+    store.put(entry, log)
+    return entry
+
+
+def _result(
+    cell: Cell,
+    splits: Splits,
+    fingerprint: str,
+    store: Store,
+    device: torch.device,
+    progress: Progress,
+    checkpoint_steps: int,
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    standardise = standardiser(splits.manifest, device)
+    on_device = {
+        name: (images.to(device), splits.labels[name].to(device))
+        for name, images in splits.images.items()
+    }
+
+    def initial() -> Method:
+        made = network.build(cell, splits.manifest).to(device)
+        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+
+    method = initial()
+    status, log = "done", {}
+    curves: Mapping[str, Tensor] = UNTRAINED
+    spec = cell.config["evaluation"]
+    judged = spec["judge"] == "test"  # a trial of a sweep is scored by its nearest neighbours alone
+    key = cell.training_key(splits.manifest["sha256"])
+    trace = Tracer(store.trace(key) if judged else None)
+    trace("weights", sorted(method.state_dict().items()))
+    result: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in method.backbone.parameters()),
+        "steps": 0,
+        "flops_per_step": None,
+        "first_non_finite_step": None,
+        "curves": {},
+        "watched": None,
+        "metrics": {},
+        "correct": None,
+        "diagnostics": {},
+        "cause": None,
+    }
+    if cell.config["training"]:
+        begun = time.perf_counter()
+        watch, final = None, None
+        if judged:
+            watch = watcher(
+                method.evaluated, on_device["train"], on_device["validation"],
+                spec["knn_k"][0], spec["knn_temperature"],
+                spec["precise_bn_batch_size"], standardise, method.encode,
+            )  # fmt: skip
+            final = store.trained(key), key
+        trained = train(
+            method, dict(cell.config), *on_device["train"], standardise, device,
+            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps, watch, final, trace,
+        )  # fmt: skip
+        log = _training_log(cell, trained, time.perf_counter() - begun)
+        status, curves = trained.status, trained.curves
+        result |= {
+            "steps": trained.steps,
+            "flops_per_step": trained.flops_per_step,
+            "first_non_finite_step": trained.first_non_finite,
+            "curves": thinned(trained),
+            "watched": _watched(trained) if judged else None,
+        }
+        if status == "diverged":
+            result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
+    if judged:
+        result["diagnostics"] = {"stability": stability.measures(curves)}
+    if status == "done":
+        if judged:
+            # Before the evaluation, which re-estimates BN's statistics.
+            result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
+        found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
+        result["metrics"], result["correct"] = found.metrics, found.correct
+    return status, result, log | {"trace": trace.found}
+
+
+def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Maps images in 0..1 to zero mean and unit deviation by the training split's statistics."""
+    mean = torch.tensor(manifest["mean"], device=device).view(1, -1, 1, 1)
+    std = torch.tensor(manifest["std"], device=device).view(1, -1, 1, 1)
+
+    def standardise(images: Tensor) -> Tensor:
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    return standardise
+
+
+def thinned(trained: Trained) -> dict[str, list[float | None]]:
+    """Each curve as means over equal stretches, with the `step` that ends each stretch.
+
+    Values that are not finite, or not defined, are null.
+    """
+    ends = stretches(len(trained.curves["loss"]))
+    starts = [0, *ends[:-1]]
+    curves: dict[str, list[float | None]] = {"step": [float(end) for end in ends]}
+    for name, curve in trained.curves.items():
+        # An update is measured once in each stretch, the rest is measured at every step.
+        average = torch.nanmean if name.startswith(UPDATE) else torch.mean
+        means = [float(average(curve[a:b].double())) for a, b in zip(starts, ends, strict=True)]
+        curves[name] = [value if abs(value) < float("inf") else None for value in means]
+    return curves
+
+
+def _watched(trained: Trained) -> dict[str, list[float | None]]:
+    """kNN accuracy on a part of the validation split, by the share of the training done."""
+    scores = [score if math.isfinite(score) else None for score in trained.watched.tolist()]
+    return {"share": list(MARKS), "knn": scores}
+
+
+def _training_log(cell: Cell, trained: Trained, seconds: float) -> dict[str, Any]:
+    done = len(trained.curves["loss"]) - trained.resumed_at
+    log: dict[str, Any] = {
+        "training_seconds": seconds,
+        "images_per_second": done * cell.config["training"]["batch_size"] / max(seconds, 1e-9),
+        "resumed_at_step": trained.resumed_at,
+    }
+    if torch.cuda.is_available():
+        log["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return log
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "can't allocate memory" in str(error)
+        or "out of memory" in str(error)
+    )

@@ -1,0 +1,229 @@
+"""Trains published cells again from nothing and compares the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.config.schema import Params
+from benchmark.core.errors import CheckFailed, UserError
+from benchmark.execution.local import Stopped, train_missing
+from benchmark.planning.cell import Cell
+from benchmark.planning.images import data_folder, dataset_checksum
+from benchmark.provenance.machine import processor
+from benchmark.provenance.trace import first_difference
+from benchmark.results import origins
+from benchmark.results import published as collect
+from benchmark.results.metrics import RANKING
+from benchmark.results.records import Store
+
+TOLERATED = 0.99
+"""Share of the differences between two seeds that the tolerance spans.
+
+Another rounding acts like another seed: the differences grow with the steps until nothing is left of the
+common start. So what another kind of machine may make of a cell is what another seed may make of it.
+"""
+
+LEAST_TOLERANCE = 0.005
+"""Of kNN accuracy, where no spread over seeds is known: a few neighbours that are equally near."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one cell."""
+
+    cell: Cell
+    verdict: str
+    """identical, within tolerance or different."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What a table says of one cell, and what stands behind it."""
+
+    sha256: str
+    status: str
+    knn: float | None
+    environment: Mapping[str, Any] | None
+    """Of its record, None where the row has several or the table names none."""
+    tolerance: float
+    """Of kNN accuracy."""
+    record: Mapping[str, Any] | None
+    """The published record where its file is here."""
+    origin: origins.Origin | None
+
+
+def verify(
+    root: Path, params: Params, cells: Sequence[Cell], jobs: int | None, device: str
+) -> list[Verdict]:
+    """Trains `cells` in a scratch folder and compares them with the published leaderboard.
+
+    What is published is the leaderboard's JSON: each record's checksum and accuracy. Where the record
+    and its provenance are here too, a difference is traced to where it begins. Raises UserError for a
+    cell that the table does not list, KeyboardInterrupt on a signal.
+    """
+    published = _published(root, cells)
+    dataset = dataset_checksum(root, params)
+    verdicts = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-verify-") as name:
+        scratch = Store(Path(name))
+        try:
+            train_missing(cells, scratch, data_folder(root, params.track), dataset, jobs, device)
+        except Stopped:
+            raise KeyboardInterrupt from None
+        for cell in cells:
+            print_ = cell.fingerprint(dataset)
+            entry = scratch.record(print_) or scratch.crash(print_)
+            if entry is None:
+                raise CheckFailed(f"{cell.name} left no record")
+            trace = scratch.run_log(print_).get("trace", {})
+            verdicts.append(_compare(cell, entry, trace, published[cell.label]))
+    return verdicts
+
+
+def sample(cells: Sequence[Cell], count: int, draw: str) -> list[Cell]:
+    """`count` cells chosen by the text `draw`, of as many different rows as there are."""
+    shuffled = sorted(
+        cells, key=lambda cell: hashlib.sha256(f"{draw}/{cell.label}".encode()).digest()
+    )
+    first_of_row: dict[tuple[str, str, str], Cell] = {}
+    for cell in shuffled:
+        first_of_row.setdefault((cell.method, cell.backbone, cell.scheme), cell)
+    chosen = list(first_of_row.values())
+    rest = [cell for cell in shuffled if cell not in chosen]
+    return (chosen + rest)[:count]
+
+
+def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
+    track, experiment = cells[0].track, cells[0].experiment
+    path = root / "results" / track / f"{experiment}.json"
+    made = origins.read(root, track, experiment)
+    wanted = {cell.label: cell for cell in cells}
+    found = {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        for row in table["rows"]:
+            environments = [table["environments"][place] for place in row["environments"]]
+            for record in row["records"]:
+                if record["label"] not in wanted:
+                    continue
+                cell = wanted[record["label"]]
+                found[cell.label] = _Published(
+                    sha256=record["sha256"],
+                    status=record["status"],
+                    knn=record[RANKING],
+                    environment=environments[0] if len(environments) == 1 else None,
+                    tolerance=_tolerance(table, cell),
+                    record=_record(root, cell, record["sha256"]),
+                    origin=made.get(cell.label),
+                )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: no published leaderboard to compare with ({error})") from None
+    for cell in cells:
+        if cell.label not in found:
+            raise UserError(f"{path} does not list {cell.label}")
+    return found
+
+
+def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
+    """t(df) · s · √2 of the row's pool: within it two seeds of a row lie in TOLERATED of all cases."""
+    from scipy.stats import t
+
+    trained = bool(cell.config["training"])
+    for pool in table["interval"]["pools"]:
+        if (pool["metric"], pool["backbone"], pool["trained"]) == (RANKING, cell.backbone, trained):
+            spread = pool["sd"] * 2**0.5
+            return float(max(LEAST_TOLERANCE, t.ppf((1 + TOLERATED) / 2, pool["df"]) * spread))
+    return LEAST_TOLERANCE
+
+
+def _record(root: Path, cell: Cell, checksum: str) -> Mapping[str, Any] | None:
+    """The published record; None where it is not here, or is another one."""
+    try:
+        entry = collect.read_one(collect.file_of(cell, root))
+    except (FileNotFoundError, UserError):
+        return None
+    return entry.record if entry.checksum == checksum else None
+
+
+def _compare(
+    cell: Cell, entry: dict[str, Any], trace: Mapping[str, str], published: _Published
+) -> Verdict:
+    found = hashlib.sha256(collect.document(cell, entry).encode()).hexdigest()
+    nearest = cell.config["evaluation"]["knn_k"][0]
+    knn = entry["result"]["metrics"].get(f"pooled_reestimated.knn{nearest}")
+    if found == published.sha256:
+        if _same(knn, published.knn):
+            return Verdict(cell, "identical", found[:12])
+        # The record is the published one, but the table beside its checksum says something else.
+        return Verdict(cell, "different", f"the table says kNN {published.knn}, its record {knn}")
+    where = f"; first difference: {_where(entry, trace, published)}"
+    if entry["status"] != published.status:
+        return Verdict(cell, "different", f"{published.status}, now {entry['status']}{where}")
+    if knn is None or published.knn is None:
+        change = f"sha256 {published.sha256[:12]}, now {found[:12]}"
+        return Verdict(cell, "different", change + where)
+    change = f"kNN {published.knn:.4f}, now {knn:.4f}"
+    if _promised(entry, published):
+        return Verdict(cell, "different", f"{change} on the same kind of machine{where}")
+    close = abs(knn - published.knn) <= published.tolerance
+    verdict = "within tolerance" if close else "different"
+    return Verdict(cell, verdict, f"{change} (tolerance {published.tolerance:.4f}){where}")
+
+
+def _promised(entry: Mapping[str, Any], published: _Published) -> bool:
+    """Whether the same bits are promised: one environment, and CPUs of one vendor or one GPU model."""
+    if published.environment is None or entry["environment"] != published.environment:
+        return False
+    if entry["environment"]["device"] != "cpu":
+        return True
+    vendor, _ = processor()
+    made = published.origin.machine.get("cpu_vendor") if published.origin else None
+    return vendor is not None and vendor == made
+
+
+def _where(entry: Mapping[str, Any], trace: Mapping[str, str], published: _Published) -> str:
+    """At which moment two trainings of one cell part, as far as what is published can tell."""
+    theirs = published.record
+    if theirs is not None and theirs["dataset"] != entry["dataset"]:
+        return "data"
+    if theirs is not None and theirs["fingerprint"] != entry["fingerprint"]:
+        return "configuration"
+    stage = first_difference(trace, published.origin.trace if published.origin else {})
+    if stage is not None:
+        return stage.replace("_", " ")
+    if theirs is None:
+        return "after the first step" if published.origin and published.origin.trace else "unknown"
+    if theirs["environment"] != entry["environment"]:
+        changed = [
+            key
+            for key in sorted({*theirs["environment"], *entry["environment"]})
+            if theirs["environment"].get(key) != entry["environment"].get(key)
+        ]
+        named = f" (environment: {', '.join(changed)})"
+    else:
+        named = ""
+    curves, now = theirs["result"]["curves"], entry["result"]["curves"]
+    for place, end in enumerate(curves.get("step", [])):
+        for name in curves:
+            if curves[name][place] != (now.get(name) or [None] * (place + 1))[place]:
+                begin = curves["step"][place - 1] if place else 0
+                return f"{name} between steps {begin:.0f} and {end:.0f}{named}"
+    metrics, now = theirs["result"]["metrics"], entry["result"]["metrics"]
+    for key in metrics:
+        if metrics[key] != now.get(key):
+            return f"metric {key}{named}"
+    return f"what stands beside the metrics{named}"
+
+
+def _same(found: float | None, shown: float | None) -> bool:
+    """Whether a table shows a number, rounded to its six decimals."""
+    if found is None or shown is None:
+        return found is shown
+    return abs(found - shown) < 1e-6

@@ -1,0 +1,143 @@
+"""The process that trains cells: reads them from a pipe, one at a time, and reports back.
+
+Messages to a worker are a cell (JSON), or None to end it. Messages from it are tuples: ("step",
+step, steps), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from benchmark.core import determinism
+from benchmark.core.errors import REFUSALS, UserError, refused
+from benchmark.planning.cell import Cell
+
+REPORT_SECONDS = 0.2
+"""Least time between two reports of progress."""
+
+
+class _Stop:
+    """Whether the process was asked to stop: by a signal, or because its parent is gone."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.parent = os.getppid()
+        # A terminal's Ctrl-C reaches every process of the group; the parent passes it on as TERM.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked or os.getppid() != self.parent
+
+
+def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
+    """Serves the pipe until it is told to end, is asked to stop, or its parent is gone."""
+    stop = _Stop()
+    device = determinism.start(device_name)
+    from benchmark.execution.cell import run
+    from benchmark.results.records import Store, record
+    from benchmark.training.loop import Interrupted
+
+    store = Store(home)
+
+    def report(*message: object) -> None:
+        # Without a parent there is nobody to tell; `stop` ends the work soon.
+        with contextlib.suppress(OSError):
+            pipe.send(message)
+
+    while not stop:
+        try:
+            if not pipe.poll(0.5):
+                continue
+            text = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if text is None:
+            return
+        cell = Cell.from_json(text)
+        told = 0.0
+
+        def progress(step: int, steps: int) -> bool:
+            nonlocal told
+            if time.monotonic() - told > REPORT_SECONDS:
+                told = time.monotonic()
+                report("step", step, steps)
+            return not stop
+
+        try:
+            entry = run(cell, data, store, device, progress)
+            report("done", entry["status"])
+        except Interrupted:
+            report("stopped")
+        except UserError as error:
+            report("refused", str(error))
+        except Exception as error:  # whatever it is, it costs this cell only
+            if isinstance(error, OSError) and error.errno in REFUSALS:
+                # But a full disk would cost every cell, one after the other, and cannot hold the cause.
+                report("refused", refused(error))
+                continue
+            cause = f"{type(error).__name__}: {error}"
+            dataset = _dataset(data)
+            entry = record(
+                cell, cell.fingerprint(dataset), dataset, determinism.environment(device), "crashed",
+                {"metrics": {}, "curves": {}, "cause": cause},
+            )  # fmt: skip
+            store.put(entry, {"traceback": traceback.format_exc()})
+            report("crashed", cause, traceback.format_exc())
+
+
+def _dataset(data: Path) -> str:
+    from benchmark.data.build import load
+
+    return str(load(data, ()).manifest["sha256"])
+
+
+def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> None:
+    """Builds the network of every cell without memory for its weights.
+
+    Sends what decides the bits of this machine's trainings (`determinism.environment`), and the first
+    refusal or None.
+    """
+    determinism.prepare()
+    from benchmark.data.build import load
+
+    environment: dict[str, Any] = {}
+    try:
+        environment = determinism.environment(determinism.start(device_name))
+        # Not the test split: only the final stage of a cell reads that.
+        manifest = load(data, ("train", "validation")).manifest
+        for text in cells:
+            _build(Cell.from_json(text), manifest)
+        pipe.send((environment, None))
+    except UserError as error:
+        pipe.send((environment, str(error)))
+
+
+def _build(cell: Cell, manifest: Mapping[str, Any]) -> None:
+    """Builds a cell's network without memory; what a plug-in does wrong in it is a UserError."""
+    import torch
+
+    from benchmark.components import registry
+    from benchmark.training import network
+
+    try:
+        with torch.device("meta"):
+            network.build(cell, manifest)
+    except UserError:
+        raise
+    except Exception as error:
+        if refusal := registry.blamed(cell.components, error):
+            raise refusal from error
+        raise

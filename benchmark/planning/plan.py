@@ -1,0 +1,262 @@
+"""From params to cells: every training of an experiment, fully resolved."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmark.components import registry
+from benchmark.components.facts import PIXELS, SECTIONS
+from benchmark.components.options import essential
+from benchmark.config.schema import MethodParams, Params
+from benchmark.config.validate import VIEWS_FILE, view_defaults
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError, unknown
+from benchmark.planning.cell import Cell, Row
+
+PACKAGE = Path(__file__).parents[1]
+
+PARTS = {
+    "views": VIEWS_FILE,
+    "training": PACKAGE / "training" / "loop.py",
+    "evaluation": PACKAGE / "evaluation" / "evaluate.py",
+    "diagnostics": PACKAGE / "diagnostics" / "diagnose.py",
+}
+"""Versioned parts of the benchmark that are not components one can choose."""
+
+
+def rows(params: Params, experiment: str) -> list[Row]:
+    """The rows of an experiment in the order of its lists.
+
+    A control without a network of its own (raw pixels) has one row, backbone `pixels`, scheme `none`.
+    """
+    return list(seeds(params, experiment))
+
+
+def seeds(params: Params, experiment: str) -> dict[Row, tuple[int, ...]]:
+    """The rows of an experiment, see `rows`, and the seeds of each."""
+    if experiment not in params.experiments:
+        raise unknown("experiment", experiment, params.experiments)
+    asked = params.experiments[experiment]
+    found: list[tuple[Row, tuple[int, ...]]] = []
+    for grid in asked.grids:
+        own = asked.seeds_of(grid)
+        for method in grid.methods:
+            if not facts(params, method)["sections"]:
+                found.append((Row(method, PIXELS, "none"), own[:1]))
+                continue
+            found += [
+                (Row(method, backbone, scheme), own)
+                for backbone in grid.backbones
+                for scheme in grid.schemes
+            ]
+    for row, count in Counter(row for row, _ in found).items():
+        if count > 1:
+            raise UserError(f"experiments: {experiment} has the row {row} twice")
+    return dict(found)
+
+
+def component(params: Params, recipe: str) -> str:
+    """The method of an entry under `methods`."""
+    return params.methods[recipe].method or recipe
+
+
+def facts(params: Params, recipe: str) -> Mapping[str, Any]:
+    """What the method of an entry under `methods` declares of itself."""
+    return registry.facts("method", component(params, recipe))
+
+
+def model(params: Params, backbone: str) -> str:
+    """The component of a backbone; `pixels` is its own."""
+    return PIXELS if backbone == PIXELS else params.backbones[backbone].model
+
+
+def is_trained(params: Params, recipe: str) -> bool:
+    """Whether there is anything to train, and so a learning rate."""
+    return bool(facts(params, recipe)["views"])
+
+
+def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
+    """The norm of each section that the row's method has.
+
+    Raises UserError where the scheme lacks one, and where it names what the row does not have.
+    """
+    scheme, declared = params.schemes[row.scheme], facts(params, row.method)
+    where = f"scheme {row.scheme}"
+    for key in scheme:
+        if key in SECTIONS and key not in declared["sections"]:
+            raise UserError(
+                f"{where} has a norm for the {key}, which {row.method} lacks (`heads` stands for "
+                "those that a method has)"
+            )
+        if key == "teacher" and not declared["teacher"]:
+            raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
+        if key in params.models and key != model(params, row.backbone):
+            raise UserError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
+    found = {}
+    for section in declared["sections"]:
+        spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
+        if spec is None:
+            raise UserError(f"{where} has no norm for the {section} of {row.method}")
+        found[section] = spec
+    return found
+
+
+def default_setting(params: Params, row: Row) -> tuple[float, float]:
+    """The recipe's learning rate and weight decay for a row."""
+    recipe = params.methods[row.method]
+    if not isinstance(recipe, MethodParams):
+        raise ValueError(f"{row.method} is not trained")
+    return recipe.learning_rate[row.backbone], recipe.weight_decay[row.backbone]
+
+
+def images_seen(recipe: MethodParams, backbone: str) -> int:
+    """How many training images a recipe shows to a backbone."""
+    found = recipe.images_seen
+    return found[backbone] if isinstance(found, dict) else found
+
+
+def tuned_row(params: Params, row: Row) -> Row:
+    """The row whose sweep gives a row its rates: itself, where its recipe names no other."""
+    recipe = params.methods[row.method]
+    other = recipe.learning_rates_from if isinstance(recipe, MethodParams) else None
+    return replace(row, method=other) if other else row
+
+
+def cells(
+    params: Params, experiment: str, rates: Mapping[Row, tuple[float, float]] | None
+) -> list[Cell]:
+    """The cells of an experiment; `rates` are the tuned settings, asked for if it declares them."""
+    return [
+        cell
+        for row, own in seeds(params, experiment).items()
+        for cell in cells_of(params, experiment, row, own, rates)
+    ]
+
+
+def cells_of(
+    params: Params,
+    experiment: str,
+    row: Row,
+    own: Sequence[int],
+    rates: Mapping[Row, tuple[float, float]] | None,
+) -> list[Cell]:
+    """The cells of one row, a seed each; UserError where its tuned rate is asked for and missing."""
+    setting = None
+    if is_trained(params, row.method):
+        setting = default_setting(params, row)
+        if params.experiments[experiment].learning_rates == "tuned":
+            tuned = tuned_row(params, row)
+            if rates is None or tuned not in rates:
+                raise UserError(
+                    f"results/{params.track}/rates/{experiment}.json has no rate for {tuned}: "
+                    f"run `{sweep_command(params.track, experiment)}`"
+                )
+            setting = rates[tuned]
+    return [
+        resolve(params, experiment, row, seed, setting, "test", f"{row}-s{seed}") for seed in own
+    ]
+
+
+def sweep_command(track: str, experiment: str) -> str:
+    """What tunes an experiment's rates."""
+    if experiment == "leaderboard":
+        return f"dvc repro tracks/{track}/sweep/dvc.yaml"
+    return f"benchmark sweep{_on(track)} --experiment {experiment}"
+
+
+def train_command(track: str, experiment: str) -> str:
+    """What trains an experiment's cells."""
+    if experiment == "leaderboard":
+        return "dvc repro" if track == "mini" else f"dvc repro tracks/{track}/dvc.yaml"
+    return f"benchmark train{_on(track)} --experiment {experiment}"
+
+
+def _on(track: str) -> str:
+    return "" if track == "mini" else f" --track {track}"
+
+
+def resolve(
+    params: Params,
+    experiment: str,
+    row: Row,
+    seed: int,
+    setting: tuple[float, float] | None,
+    judge: str,
+    label: str,
+) -> Cell:
+    """One cell; `setting` is its learning rate and weight decay, `judge` the split that scores it."""
+    declared, recipe = facts(params, row.method), params.methods[row.method]
+    method, built = component(params, row.method), model(params, row.backbone)
+    used = registry.versions("method", method) | {"evaluation": part_version("evaluation")}
+    if judge == "test":
+        used["diagnostics"] = part_version("diagnostics")
+    scheme = params.schemes.get(row.scheme, {})
+    used |= registry.versions("backbone", built)
+    norms: dict[str, Any] = {}
+    if declared["sections"]:
+        specs = section_norms(params, row)
+        for section in declared["sections"]:
+            norms[section] = _essential("norm", specs[section], "norm")
+            used |= registry.versions("norm", specs[section]["norm"])
+    training = None
+    if isinstance(recipe, MethodParams) and setting is not None:
+        optimizer = params.optimizers[params.backbones[row.backbone].optimizer]
+        used |= registry.versions("optimizer", optimizer["name"])
+        used["training"], used["views"] = part_version("training"), part_version("views")
+        training = {
+            **params.training.model_dump(exclude={"teacher", "clip_grad_norm"}, exclude_none=True),
+            **({"batch_size": recipe.batch_size} if recipe.batch_size else {}),
+            "view_batching": recipe.view_batching or declared.get("view_batching", "separate"),
+            "images_seen": images_seen(recipe, row.backbone),
+            "learning_rate": setting[0],
+            "weight_decay": setting[1],
+            "optimizer": _essential("optimizer", optimizer, "name"),
+            "views": [essential(params.views[view], view_defaults()) for view in recipe.views],
+        }
+        # What is not done has no key, so that what may be done later changes no fingerprint of today.
+        if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
+            training["clip_grad_norm"] = clip
+        if row.backbone in recipe.weight_decay_end:
+            training["weight_decay_end"] = recipe.weight_decay_end[row.backbone]
+        if declared["teacher"]:
+            training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
+    given = params.backbones.get(row.backbone)
+    arguments = given.arguments if given else {}
+    config = {
+        "method": {"name": method, **registry.essential("method", method, recipe.options)},
+        "backbone": {
+            "model": built,
+            **registry.essential("backbone", built, arguments | scheme.get(built, {})),
+        },
+        "norms": norms,
+        "training": training,
+        "evaluation": {
+            **params.evaluation.model_dump(mode="json", exclude_none=True),
+            "judge": judge,
+        },
+        "seed": seed,
+    }
+    # Plain JSON values, so that a cell is the same before and after it has been sent or stored.
+    config = json.loads(canonical_json.compact(config))
+    return Cell(
+        track=params.track, experiment=experiment, method=row.method, backbone=row.backbone,
+        scheme=row.scheme, seed=seed, label=label, config=config, components=used,
+    )  # fmt: skip
+
+
+def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An entry that names its component under `key`, without the options at their default."""
+    options = {option: value for option, value in entry.items() if option != key}
+    return {key: entry[key], **registry.essential(kind, entry[key], options)}
+
+
+@functools.cache
+def part_version(part: str) -> int:
+    """The version of a part that every cell uses."""
+    return int(registry.constant(PARTS[part], "VERSION"))

@@ -1,0 +1,159 @@
+"""Tunes the learning rate of every row of an experiment, on the validation split.
+
+The same trials for every scheme: rates a fixed factor apart with the recipe's rate in the middle,
+each with every seed of the sweep, at the cells' own length. The chosen rate is the best of a smooth fit
+(`rate_fit`) of the metric that ranks and judges rows. Where it is at an edge, one more rate
+beyond it is tried for every scheme of the method and backbone, a bounded number of times; where it stays
+at the edge the row says so. The table of trials is kept under version control and is its own cache: a
+trial whose fingerprint is in it is not trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from benchmark.config.schema import Params
+from benchmark.planning import plan
+from benchmark.planning.cell import Cell, Row
+from benchmark.planning.rate_fit import Fit, fit
+from benchmark.planning.rate_table import (
+    Result,
+    Setting,
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of one row with one seed."""
+
+    row: Row
+    exponent: int
+    setting: Setting
+    cell: Cell
+
+
+Train = Callable[[Sequence[Cell]], Mapping[str, Result]]
+"""Trains cells and returns their results by label."""
+
+
+def tunable(params: Params, experiment: str) -> list[Row]:
+    """The rows of an experiment that have a learning rate of their own."""
+    return [
+        row
+        for row in plan.rows(params, experiment)
+        if plan.is_trained(params, row.method) and plan.tuned_row(params, row) == row
+    ]
+
+
+def rate_at(params: Params, row: Row, place: float) -> float:
+    """The learning rate at a power of the sweep's factor; the recipe's own at 0.
+
+    Three significant digits: a rate that people can type again.
+    """
+    rate, _ = plan.default_setting(params, row)
+    return float(f"{rate * params.sweep.factor**place:.3g}") if place else rate
+
+
+def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
+    """Every trial of a row at the given powers of the sweep's factor."""
+    _, decay = plan.default_setting(params, row)
+    made = []
+    for exponent in exponents:
+        setting = rate_at(params, row, exponent), decay
+        for seed in params.sweep.seeds:
+            label = f"{row}-lr{setting[0]:g}-s{seed}"
+            cell = plan.resolve(params, "sweep", row, seed, setting, "validation", label)
+            made.append(Trial(row, exponent, setting, cell))
+    return made
+
+
+def tune(
+    params: Params, experiment: str, train: Train, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The table's rows; see `write`."""
+    reach = params.sweep.learning_rates // 2
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in tunable(params, experiment):
+        groups.setdefault((row.method, row.backbone), []).append(row)
+    tried = {group: list(range(-reach, params.sweep.learning_rates - reach)) for group in groups}
+    results: dict[str, Result] = {}
+    for turn in range(params.sweep.extensions + 1):
+        wanted = [
+            trial.cell
+            for group, rows in groups.items()
+            for row in rows
+            for trial in trials(params, row, tried[group])
+        ]
+        results |= train([cell for cell in wanted if cell.label not in results])
+        if turn == params.sweep.extensions:
+            break
+        grown = 0
+        for group, rows in groups.items():
+            exponents = tried[group]
+            fits = [_fit(trials(params, row, exponents), results) for row in rows]
+            places = [found.place for found in fits if found and found.at_edge]
+            middle = (exponents[0] + exponents[-1]) / 2
+            lower, higher = any(p <= middle for p in places), any(p > middle for p in places)
+            grown += lower + higher
+            if lower:
+                exponents.insert(0, exponents[0] - 1)
+            if higher:
+                exponents.append(exponents[-1] + 1)
+        if not grown:
+            break
+        say(f"{grown} methods have their best rate at an edge: one rate further, for every scheme")
+    return [
+        _row(params, row, trials(params, row, tried[group]), results)
+        for group, rows in groups.items()
+        for row in rows
+    ]
+
+
+def _fit(made: Sequence[Trial], results: Mapping[str, Result]) -> Fit | None:
+    scores: dict[int, list[float | None]] = {}
+    for trial in made:
+        scores.setdefault(trial.exponent, []).append(results[trial.cell.label].score)
+    return fit(scores)
+
+
+def _row(
+    params: Params, row: Row, made: Sequence[Trial], results: Mapping[str, Result]
+) -> dict[str, Any]:
+    default = plan.default_setting(params, row)
+    found = _fit(made, results)
+    own = [results[trial.cell.label].score for trial in made if trial.exponent == 0]
+    whole = [score for score in own if score is not None]
+    around = {}
+    for name, step in (("lower", -1), ("higher", 1)):
+        score = found.score(found.place + step) if found else None
+        around[name] = {
+            "learning_rate": rate_at(params, row, (found.place if found else 0) + step),
+            "validation": score,
+        }
+    return {
+        "method": row.method,
+        "backbone": row.backbone,
+        "scheme": row.scheme,
+        "learning_rate": rate_at(params, row, found.place if found else 0),
+        "weight_decay": default[1],
+        "validation": found.score(found.place) if found else None,
+        "one_step": around,
+        "default_learning_rate": default[0],
+        "default_weight_decay": default[1],
+        "default_validation": fmean(whole) if whole and len(whole) == len(own) else None,
+        "at_edge": found is None or found.at_edge,
+        "trials": [
+            {
+                "learning_rate": trial.setting[0],
+                "weight_decay": trial.setting[1],
+                "seed": trial.cell.seed,
+                "label": trial.cell.label,
+                "status": results[trial.cell.label].status,
+                "validation": results[trial.cell.label].score,
+            }
+            for trial in made
+        ],
+    }

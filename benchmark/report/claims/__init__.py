@@ -1,0 +1,1 @@
+"""The claims' page, figures and JSON."""

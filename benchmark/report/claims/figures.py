@@ -1,0 +1,284 @@
+"""One figure for each claim, of whatever records there are, readable without colour.
+
+Nothing is drawn of a row that lacks the record of a seed: the figure says so instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmark.analysis.claims.arms import ACCURACY
+from benchmark.analysis.claims.judge import Judged
+from benchmark.analysis.claims.schema import Advice, GroupsFigure, RatesFigure
+from benchmark.analysis.statistics import mean
+from benchmark.planning.cell import Row
+from benchmark.report import drawing
+from benchmark.report.claims.formatting import METRICS
+from benchmark.report.claims.placement import placement
+from benchmark.report.drawing import GREY, PAPER, mark
+from benchmark.results.rows import Shelf, Shelved
+
+HEIGHT = 3.6
+"""Inches."""
+
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
+"""Line styles that can be told apart."""
+
+EMPTY = "no records yet"
+
+KNN = "kNN accuracy, %, statistics re-estimated"
+
+
+def drawn(judged: Judged, shelf: Shelf) -> bytes:
+    """The figure of a claim as SVG."""
+    from matplotlib.figure import Figure
+
+    kinds: dict[str, Callable[[Any, Judged, Advice, Shelf], None]] = {
+        "rates": _rates,
+        "groups": _groups,
+        "leakage": _leakage,
+        "placement": lambda figure, _, advice, shelf: placement(figure, shelf, advice.experiment),
+        "arms": _arms,
+    }
+    advice = judged.claim.advice
+    with drawing.drawing(f"claim {judged.name}"):
+        figure = Figure(figsize=(drawing.WIDTH, HEIGHT))
+        if advice is None or judged.difference is None:
+            what = "; ".join(judged.reasons) or "judged by what is published alone"
+            figure.text(0.5, 0.5, what, ha="center", va="center", color=GREY)
+        else:
+            kinds[judged.claim.figure.kind](figure, judged, advice, shelf)
+        return drawing.svg(figure)
+
+
+def _panel(figure: Any, x: str, y: str) -> Any:
+    """The one panel of a figure, with a place for a legend at its right."""
+    panel = figure.subplots()
+    figure.subplots_adjust(left=0.075, right=0.7, top=0.96, bottom=0.15)
+    panel.set_xlabel(x)
+    panel.set_ylabel(y)
+    panel.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+    panel.set_axisbelow(True)
+    return panel
+
+
+def _legend(figure: Any, handles: Sequence[Any], lacking: Iterable[str]) -> None:
+    """What the marks mean, and below it what there is nothing to draw of."""
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0.71, 0.98), frameon=False,
+            fontsize=8.5, handlelength=3.2,
+        )  # fmt: skip
+    if names := list(dict.fromkeys(lacking)):
+        shown = "\n".join([f"{EMPTY}:", *names[:12], *(["…"] if len(names) > 12 else [])])
+        figure.text(0.725, 0.06, shown, fontsize=7.5, color=GREY, va="bottom")
+
+
+def _blank(panel: Any) -> None:
+    """Says that there is nothing to see."""
+    panel.text(
+        0.5, 0.5, EMPTY, transform=panel.transAxes, ha="center", va="center", color=GREY, bbox=PAPER
+    )
+    panel.set_xticks([])
+    panel.set_yticks([])
+
+
+def _percent(values: Iterable[float]) -> list[float]:
+    return [100 * value for value in values]
+
+
+def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Accuracy against the learning rate by scheme: mean and range over seeds, failures as crosses."""
+    from matplotlib.lines import Line2D
+
+    chosen = judged.claim.figure
+    schemes = chosen.schemes if isinstance(chosen, RatesFigure) else ()
+    panel = _panel(figure, "learning rate", KNN)
+    handles, lacking, tried, failures = [], [], set(), False
+    for place, scheme in enumerate(schemes):
+        rows = [shelf.row(advice.experiment, name) for name in advice.rows(scheme)]
+        if any(row.missing for row in rows):
+            lacking.append(scheme)
+            continue
+        style = mark(place).style | {"linestyle": LINES[place % len(LINES)], "linewidth": 1.3}
+        # A little aside, so that ranges do not hide each other.
+        aside = 1.025 ** (place - (len(schemes) - 1) / 2)
+        points = []
+        for row in rows:
+            training = row.records[row.seeds[0]].record["cell"]["training"]
+            tried.add(float(training["learning_rate"]))
+            rate = aside * training["learning_rate"]
+            values = _percent(shelf.values(row, ACCURACY).values())
+            if values:
+                points.append((rate, mean(values)))
+                panel.plot([rate, rate], [min(values), max(values)], color=style["color"], lw=1.2)
+            if len(values) < len(row.seeds):
+                failures = True
+                panel.plot(
+                    rate, 0.02 + 0.03 * place, "x", color=style["color"], markersize=5,
+                    transform=panel.get_xaxis_transform(),
+                )  # fmt: skip
+        panel.plot([x for x, _ in points], [y for _, y in points], **style)
+        handles.append(Line2D([], [], label=scheme, **style))
+    if not handles:
+        _blank(panel)
+    else:
+        panel.set_xscale("log")
+        panel.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
+        panel.minorticks_off()
+        _controls(panel, judged, handles)
+    if failures:
+        handles.append(
+            Line2D([], [], color=GREY, marker="x", linestyle="none", label="a seed failed")
+        )
+    _legend(figure, handles, lacking)
+
+
+def _controls(panel: Any, judged: Judged, handles: list[Any]) -> None:
+    """Lines where the controls are."""
+    from matplotlib.lines import Line2D
+
+    if judged.bar is None:
+        return
+    controls = {
+        "untrained": (judged.bar.untrained, (1, 2)),
+        "raw pixels": (judged.bar.pixels, (5, 2)),
+    }
+    for label, (accuracy, dashes) in controls.items():
+        if accuracy is not None:
+            style: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "dashes": dashes}
+            panel.axhline(100 * accuracy, **style)
+            handles.append(Line2D([], [], label=label, **style))
+
+
+def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Every network's pretext accuracy in one BN group and regrouped: how it was trained by how it is
+    measured. The two of a network are joined.
+    """
+    from matplotlib.lines import Line2D
+
+    shown = [entry for entry, other in judged.beside if other and not entry.experiment]
+    names = dict.fromkeys(arm for pair in (advice, *shown) for arm in (pair.minus, pair.plus))
+    panel = _panel(figure, "", "pretext accuracy, held-out images, %")
+    figure.subplots_adjust(left=0.075, right=0.79, top=0.96, bottom=0.19)
+    rows = [shelf.row(advice.experiment, name) for name in names]
+    any_shown = False
+    for place, row in enumerate(rows):
+        together, apart = (
+            {} if row.missing else shelf.values(row, metric)
+            for metric in ("pretext_same_group", "pretext_regrouped")
+        )
+        seeds = sorted(together.keys() & apart.keys())
+        if not seeds:
+            note = EMPTY if row.missing else "has no BN groups"
+            panel.text(
+                place, 0.5, note, transform=panel.get_xaxis_transform(), ha="center", color=GREY,
+                fontsize=8,
+            )  # fmt: skip
+            continue
+        any_shown = True
+        for number, seed in enumerate(seeds):
+            x = place + 0.5 * ((number + 0.5) / len(seeds) - 0.5)
+            ends = _percent([apart[seed], together[seed]])
+            panel.plot([x, x], ends, color="#aaaaaa", lw=0.9, zorder=1)
+            for y, face in zip(ends, ("white", "#333333"), strict=True):
+                panel.plot(x, y, "o", color="#333333", markersize=4.5, markerfacecolor=face)
+    panel.set_xlim(-0.5, len(rows) - 0.5)
+    panel.set_xticks(range(len(rows)), [_broken(row.row) for row in rows], fontsize=7)
+    if not any_shown:
+        panel.set_yticks([])
+        return
+    handles = [
+        Line2D(
+            [], [], color="#333333", marker="o", linestyle="none", label=label, markerfacecolor=face
+        )
+        for label, face in (("views in one BN group", "#333333"), ("groups redrawn", "white"))
+    ]
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.795, 0.98), frameon=False, fontsize=8
+    )
+
+
+def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Accuracy against the size of BN's groups; schemes without groups as lines across."""
+    from matplotlib.lines import Line2D
+
+    chosen = judged.claim.figure
+    if not isinstance(chosen, GroupsFigure):
+        return
+    panel = _panel(figure, f"samples in a BN group (batch size {chosen.batch_size})", KNN)
+    handles, lacking, points = [], [], []
+
+    def values(scheme: str) -> list[float]:
+        row = shelf.row(advice.experiment, str(Row(chosen.recipe, chosen.backbone, scheme)))
+        found = _percent(shelf.values(row, ACCURACY).values())
+        if row.missing or not found:
+            lacking.append(scheme)
+            return []
+        return found
+
+    style = mark(0).style | {"linestyle": "-", "linewidth": 1.4}
+    for scheme, size in sorted(chosen.schemes.items(), key=lambda item: item[1]):
+        if found := values(scheme):
+            points.append((size, mean(found)))
+            panel.plot([size] * len(found), found, "_", color=GREY, markersize=8)
+    if points:
+        panel.plot([x for x, _ in points], [y for _, y in points], **style)
+        handles.append(Line2D([], [], label="BN, by group (dashes: seeds)", **style))
+    for place, scheme in enumerate(chosen.flat, 1):
+        if found := values(scheme):
+            line: dict[str, Any] = {"linestyle": LINES[place % len(LINES)], "linewidth": 1.4}
+            line["color"] = mark(place).colour
+            panel.axhline(mean(found), **line)
+            panel.axhspan(min(found), max(found), color=mark(place).colour, alpha=0.12, lw=0)
+            handles.append(Line2D([], [], label=f"{scheme} (band: seeds)", **line))
+    if handles:
+        sizes = sorted(chosen.schemes.values())
+        panel.set_xscale("log", base=2)
+        panel.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        _controls(panel, judged, handles)
+    else:
+        _blank(panel)
+    _legend(figure, handles, lacking)
+
+
+def _arms(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+    """Every arm of the claim: its seeds, joined from arm to arm, and its mean."""
+    shown = [entry for entry, other in judged.beside if other and not entry.experiment]
+    pairs = [advice, *shown]
+    names = list(dict.fromkeys(arm for pair in pairs for arm in (pair.minus, pair.plus)))
+    rows = [shelf.row(advice.experiment, name) for name in names]
+    panel = _panel(figure, "", f"{METRICS[advice.metric]}, %")
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.96, bottom=0.19)
+    known: list[tuple[Shelved, dict[int, float]]] = []
+    for place, row in enumerate(rows):
+        found = {} if row.missing else shelf.values(row, advice.metric)
+        known.append((row, {seed: 100 * value for seed, value in found.items()}))
+        edge = panel.get_xaxis_transform()
+        if row.missing or not found:
+            note = EMPTY if row.missing else ", ".join(sorted(set(row.failed.values())))
+            panel.text(place, 0.5, note, transform=edge, ha="center", color=GREY, fontsize=8)
+        elif len(found) == len(row.seeds):
+            panel.plot(
+                [place - 0.18, place + 0.18], [mean(_percent(found.values()))] * 2, "k-", lw=2
+            )
+    for place, (row, values) in enumerate(known):
+        before, earlier = known[place - 1] if place else (row, {})
+        joined = (
+            values.keys() & earlier.keys() if before.row.backbone == row.row.backbone else set()
+        )
+        for seed in sorted(joined):
+            panel.plot([place - 1, place], [earlier[seed], values[seed]], color="#bbbbbb", lw=0.8)
+        panel.plot([place] * len(values), list(values.values()), "o", color="#333333", markersize=4)
+    panel.set_xlim(-0.5, len(rows) - 0.5)
+    panel.set_xticks(range(len(rows)), [_broken(row.row) for row in rows], fontsize=8)
+    if not any(values for _, values in known):
+        panel.set_yticks([])
+
+
+def _broken(row: Row) -> str:
+    """A row's name in three lines."""
+    return f"{row.method}\n{row.backbone}\n{row.scheme}"

@@ -1,0 +1,76 @@
+"""How the page and the figures put numbers, tracks and tables into words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmark.analysis.claims.schema import STABLE_RATE, Advice
+from benchmark.analysis.contrasts import Finding
+
+NONE = "—"
+
+METRICS = {
+    "knn_reestimated": "kNN accuracy, statistics re-estimated",
+    "knn": "kNN accuracy, running statistics",
+    "pretext_same_group": "accuracy at the pretext task, held-out images, both views in one BN group",
+    "pretext_regrouped": "accuracy at the pretext task, held-out images, BN groups redrawn",
+    "swap_gap": "swap gap",
+    STABLE_RATE: "highest stable learning rate, log₁₀",
+}
+
+SMALL = ("mini", "fashion-mnist")
+"""Tracks whose verdicts say nothing of long trainings of large networks."""
+
+
+def scale(track: str) -> str | None:
+    """What a track's verdicts are limited to, null where the track is of a published size."""
+    return "short trainings of small networks" if track in SMALL else None
+
+
+def on_track(track: str) -> str:
+    """Where a verdict holds, in Markdown."""
+    limited = scale(track)
+    return f"on the track `{track}`" + (f" ({limited})" if limited else "")
+
+
+def unit(advice: Advice) -> str:
+    """The unit of a difference as `amount` writes it."""
+    return advice.unit or "points"
+
+
+def amount(value: float, metric: str, *, signed: bool = True, digits: int = 2) -> str:
+    """A value or difference of a metric: accuracies in %, the highest stable rate in decades."""
+    shown = f"{value if metric == STABLE_RATE else 100 * value:{'+' if signed else ''}.{digits}f}"
+    # Minus nothing is nothing.
+    return shown if float(shown) else shown.lstrip("+-")
+
+
+def whole(value: float, metric: str) -> str:
+    """An amount without digits that say nothing, e.g. `2` for .02."""
+    return f"{value if metric == STABLE_RATE else 100 * value:.3g}"
+
+
+def interval(finding: Finding, metric: str) -> str:
+    """An estimate with its interval, e.g. `+1.20 (-0.40 to +2.80)`."""
+    shown = amount(finding.estimate, metric)
+    if finding.low is None or finding.high is None:
+        return shown
+    return f"{shown} ({amount(finding.low, metric)} to {amount(finding.high, metric)})"
+
+
+def chance(p: float) -> str:
+    """A p-value with what stands before it, e.g. `= .0120`, with as many digits as can matter."""
+    if p < 1e-4:
+        return "< .0001"
+    return f"= {f'{p:.4f}'.lstrip('0')}" if p < 0.99995 else "= 1"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; its cells are Markdown already."""
+    lines = [head, [":--"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A Markdown list."""
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,47 @@
+"""Writes what `benchmark claims` shows of a track: the page, its JSON and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark.analysis.claims import alike, judge, literature, load
+from benchmark.core import canonical_json
+from benchmark.report.claims import literature_page
+
+
+def write(root: Path, track: str) -> list[Path]:
+    """Writes `results/<track>/claims.{md,json}`, `figures/claims/<claim>.svg`, `results/literature.md`.
+
+    Returns their paths. Raises UserError where a name in the claims does not exist in the params beside
+    them, and for a record of another configuration than its track's params ask for.
+    """
+    # They bring matplotlib.
+    from benchmark.report.claims import document, figures, page, ranking
+    from benchmark.report.claims.rank_diagram import diagram
+
+    claims, library = load.read(root), literature.read(root)
+    shelves = literature.shelves(root)
+    # The claims are written for the params that stand beside them; other tracks may have less.
+    load.check(claims, shelves["mini"].params, library.entries)
+    shelf = shelves[track]
+    alike.check(claims, shelf.params)
+    found = judge.judge(claims, shelf)
+    wanted = {name for claim in claims.claims.values() for name in claim.literature}
+    compared = {name: literature.compare(library.entries[name], shelf) for name in sorted(wanted)}
+    folder = root / "results" / track
+    ranks = ranking.ranking(folder)
+    text = page.markdown(claims, shelf.params, found, library, compared, ranks)
+    contents: dict[Path, str | bytes] = {
+        folder / "claims.md": text,
+        folder / "claims.json": document.json(claims, shelf.params, found, compared),
+    }
+    for judged in found:
+        drawn = figures.drawn(judged, shelf)
+        contents[folder / "figures" / "claims" / f"{judged.name}.svg"] = drawn
+    if ranks:
+        contents[folder / ranking.FIGURE] = diagram(ranks)
+    contents[root / "results" / "literature.md"] = literature_page.markdown(library, shelves)
+    # All at the end: what is refused above leaves the files as they were.
+    for path, content in contents.items():
+        canonical_json.write(path, content)
+    return list(contents)

@@ -1,0 +1,1 @@
+"""Every reader and writer of records and of their provenance. Imports planning and core."""

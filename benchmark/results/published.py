@@ -1,0 +1,192 @@
+"""Published records: one file for each cell of an experiment, under its names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError
+from benchmark.planning.cell import FINAL, Cell, Names, fingerprint_of
+from benchmark.planning.plan import train_command
+from benchmark.results.records import KEYS, SCHEMA, Store, store
+
+
+@dataclass(frozen=True)
+class Published(Names):
+    """A record under the names of one experiment."""
+
+    record: Mapping[str, Any]
+    """See `records.record`."""
+    checksum: str
+    """sha256 of the file."""
+    file: Path = Path()
+
+    @cached_property
+    def content(self) -> str:
+        """sha256 of the record alone, whatever its names."""
+        return canonical_json.checksum(dict(self.record))
+
+
+NAMES = tuple(field.name for field in fields(Names))
+
+
+def folder(root: Path, track: str, experiment: str, method: str | None = None) -> Path:
+    """Where the records of an experiment, or of one method in it, are published."""
+    path = root / "results" / track / "records" / experiment
+    return path / method if method else path
+
+
+def publish(cells: Sequence[Cell], dataset: str, kept: Store, target: Path) -> None:
+    """Writes the records of `cells` into `target`, all of them or none, replacing what was there.
+
+    A cell that crashed is published as such; one that was not trained is an error. Of several
+    processes that publish, one does so at a time.
+    """
+    with kept.alone("publish"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}-*"):
+            shutil.rmtree(left)  # of a publication that was killed
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+            whole, old = Path(name) / "new", Path(name) / "old"
+            whole.mkdir()
+            for cell in cells:
+                print_ = cell.fingerprint(dataset)
+                entry = kept.record(print_) or kept.crash(print_)
+                if entry is None:
+                    raise UserError(f"{cell.name} has not been trained")
+                canonical_json.write(whole / f"{cell.label}.json", document(cell, entry))
+            # Two moves: a kill between them leaves no folder, never half of one.
+            if target.exists():
+                target.rename(old)
+            try:
+                whole.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+
+
+def published(cells: Sequence[Cell], dataset: str, root: Path) -> list[Mapping[str, Any]]:
+    """The finished records of these cells that are published below `root` under their names.
+
+    A damaged file is none: whoever asks is about to write it anew. So is one that is not the file whose
+    checksum stands in the experiment's table.
+    """
+    found = []
+    sums = {cell.experiment: listed(root, cell.track, cell.experiment) for cell in cells}
+    for cell in cells:
+        with contextlib.suppress(FileNotFoundError, UserError):
+            entry = read_one(file_of(cell, root))
+            record, expected = entry.record, sums[cell.experiment].get(cell.label)
+            if record["fingerprint"] != cell.fingerprint(dataset) or record["status"] not in FINAL:
+                continue
+            if expected in (None, entry.checksum):
+                found.append(record)
+    return found
+
+
+def file_of(cell: Names, root: Path) -> Path:
+    """Where a cell's record is published."""
+    return folder(root, cell.track, cell.experiment, cell.method) / f"{cell.label}.json"
+
+
+def document(cell: Cell, record: Mapping[str, Any]) -> str:
+    """The text of a published record."""
+    return canonical_json.pretty({**{key: getattr(cell, key) for key in NAMES}, "record": record})
+
+
+def read(path: Path) -> list[Published]:
+    """Every published record below a folder, by name; what a killed `publish` left is not."""
+    files = (
+        file
+        for file in path.rglob("*.json")
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    return sorted((read_one(file) for file in files), key=lambda entry: entry.name)
+
+
+def read_one(file: Path) -> Published:
+    """One published record; UserError where it is damaged as far as it alone can tell."""
+    raw = file.read_bytes()
+    try:
+        found = json.loads(raw)
+        names = Names(**{key: found[key] for key in NAMES})
+        record = found["record"]
+        if record.get("schema") == 1:
+            raise UserError(
+                f"{file}: a record of version 1, which is not read any more: remove it and train the "
+                "cell again"
+            )
+        if set(record) != set(KEYS) or record["schema"] != SCHEMA:
+            raise ValueError(f"its keys are {', '.join(record)}")
+        expected, actual = (
+            record["fingerprint"],
+            fingerprint_of(record["cell"], record["components"], record["dataset"]),
+        )
+        label = f"{names.method}-{names.backbone}-{names.scheme}-s{names.seed}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a record ({error})") from None
+    if actual != expected:
+        raise UserError(f"{file}: damaged: the fingerprint is {expected}, of its content {actual}")
+    if not file.stem == names.label == label:
+        raise UserError(f"{file}: damaged: it is called {names.label!r}, by its names {label!r}")
+    return Published(
+        **vars(names), record=record, checksum=hashlib.sha256(raw).hexdigest(), file=file
+    )
+
+
+def checked(
+    root: Path, track: str, entries: Sequence[Published], tables: bool = True
+) -> Sequence[Published]:
+    """The same records; UserError, naming the file, where one is not what was measured.
+
+    A changed digit of a result shows in nothing but a second copy: the store's, of a training in the
+    same environment; where it has none, the checksum in the experiment's table (not asked for by who
+    is about to write that).
+    """
+    kept, sums = store(root), {}
+    for entry in entries:
+        file, record = entry.file, entry.record
+        if file != file_of(entry, root):
+            raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
+        own = kept.record(record["fingerprint"])
+        again = f"run `{train_command(track, entry.experiment)}`"
+        if own is not None and own["environment"] == record["environment"]:
+            if own != record:
+                raise UserError(
+                    f"{file}: damaged, or made on another machine: it is not the record in "
+                    f"{kept.of(record['fingerprint'])}; {again} to publish that one"
+                )
+            continue
+        if tables and entry.experiment not in sums:
+            sums[entry.experiment] = listed(root, track, entry.experiment)
+        expected = sums[entry.experiment].get(entry.label) if tables else None
+        if expected not in (None, entry.checksum):
+            raise UserError(
+                f"{file}: damaged, or newer than its table, which has sha256 {expected}, found "
+                f"{entry.checksum}; {again}"
+            )
+    return entries
+
+
+def listed(root: Path, track: str, experiment: str) -> dict[str, str]:
+    """The checksum of each published record by its label, as an experiment's table has it."""
+    path = root / "results" / track / f"{experiment}.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(record["label"]): str(record["sha256"])
+            for row in table["rows"]
+            for record in row["records"]
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,56 @@
+"""The state of planned cells and what they are expected to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmark.planning.cell import Cell, Row
+from benchmark.results import published
+from benchmark.results.records import Store
+
+
+def table(
+    cells: Sequence[Cell],
+    dataset: str | None,
+    untuned: Collection[Row],
+    store: Store,
+    root: Path,
+) -> list[dict[str, Any]]:
+    """One entry for each cell: name, fingerprint, state and the seconds it took or should take.
+
+    States: `done`; `stale`, where a record is published under the name but of another fingerprint;
+    `missing`; `untuned`, where the row is one of `untuned` and so its learning rate, part of the
+    fingerprint, is not known; `unknown` before the images are built. The seconds come from the run
+    logs of this machine: the cell's own, or the median of those of the same method and backbone; null
+    without any.
+    """
+    entries = []
+    spent: dict[tuple[str, str], list[float]] = {}
+    for cell in cells:
+        print_ = cell.fingerprint(dataset) if dataset else None
+        state, seconds = "unknown", None
+        if Row(cell.method, cell.backbone, cell.scheme) in untuned:
+            state, print_ = "untuned", None
+        elif print_ is not None:
+            state = "done" if store.record(print_) else _published(cell, print_, root)
+            if state == "done" and (log := store.run_log(print_)):
+                seconds = float(log["wall_seconds"])
+                spent.setdefault((cell.method, cell.backbone), []).append(seconds)
+        entries.append(
+            {"cell": cell.name, "fingerprint": print_, "state": state, "seconds": seconds}
+        )
+    for entry, cell in zip(entries, cells, strict=True):
+        if entry["seconds"] is None and (similar := spent.get((cell.method, cell.backbone))):
+            entry["seconds"] = median(similar)
+    return entries
+
+
+def _published(cell: Cell, fingerprint: str, root: Path) -> str:
+    file = published.file_of(cell, root)
+    if not file.is_file():
+        return "missing"
+    same = published.read_one(file).record["fingerprint"] == fingerprint
+    return "done" if same else "stale"

@@ -1,0 +1,248 @@
+"""The command line: wrong input is one line and exit code 2, at once and before any training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cli import parser
+from benchmark.core import canonical_json
+from tests.helpers import tiny
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder to stand in, with the note of its images but without them."""
+    tiny.write_params(tmp_path, tiny.raw())
+    canonical_json.write(tmp_path / "data" / "mini" / "manifest.json", tiny.note(tiny.params()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BENCHMARK_HOME", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--track", "minni"], "unknown track 'minni'; did you mean 'mini'"),
+        (["plan", "--track", "../mini"], "unknown track"),
+        (["data", "minni"], "unknown track 'minni'; did you mean 'mini'"),
+        (["plan", "--experiment", "leaderbord"], "'leaderbord'; did you mean 'leaderboard'"),
+        (["train", "--experiment", "leaderbord"], "'leaderbord'; did you mean 'leaderboard'"),
+        (["train", "--method", "simclrr"], "'simclrr'; did you mean 'simclr'"),
+        (["train", "--method", "moco"], "unknown method of experiment leaderboard 'moco'"),
+        (["train", "--cell", "simclr-resnet-bn-s1"], "did you mean 'simclr-resnet-bn-s0'"),
+        (["verify", "simclr-resnet-bn-s1"], "did you mean 'simclr-resnet-bn-s0'"),
+        (["train", "--jobs", "0"], "--jobs is '0'"),
+        (["train", "--jobs", "x"], "--jobs is 'x'"),
+        (["train", "--jobs", "-1"], "--jobs"),
+        (["train", "--jobs", "²"], "--jobs is '²'"),
+        (["sweep", "--jobs", "1.5"], "--jobs is '1.5'"),
+        (["verify", "--sample", "-1"], "--sample"),
+        (["verify", "--sample", "0"], "--sample"),
+        (["verify", "simclr-resnet-bn-s0"], "no published leaderboard"),
+        (["leaderboard"], "no record of"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert said in tiny.refusal(capsys, *arguments)
+    assert not (root / ".benchmark").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trian"], [], ["train", "--job", "2", "--odd"], ["verify", "--sample", "x"]],
+    ids=str,
+)
+def test_what_the_grammar_does_not_know_exits_with_2(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """argparse shows the usage first; its last line says what is wrong."""
+    with pytest.raises(SystemExit) as exited:
+        parser.main(arguments)
+    assert exited.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("benchmark")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("titl", "x", "'titl'; did you mean 'title'"),
+        ("methods/simclr/images", 1, "did you mean 'methods.simclr.images_seen'"),
+        ("schemes/bn", {"norm": "bnn"}, "unknown norm 'bnn'; did you mean 'bn'"),
+        ("schemes/bn", {"bakbone": {"norm": "bn"}}, "'bakbone'; did you mean 'backbone'"),
+        ("backbones/resnet/model", "resnett", "unknown backbone 'resnett'; did you mean 'resnet'"),
+        ("training/batch_size", "32", "training.batch_size is '32'"),
+        ("training/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
+        ("evaluation/knn_temperature", float("nan"), "evaluation.knn_temperature is nan"),
+        ("schemes/bn", {"backbone": {"norm": "bn"}}, "no norm for the projector of simclr"),
+        ("track", "other", "track is 'other', expected 'mini'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "train", "sweep"])
+def test_wrong_params_are_refused_by_every_verb(
+    root: Path, capsys: pytest.CaptureFixture[str], verb: str, path: str, value: Any, said: str
+) -> None:
+    tiny.write_params(root, tiny.changed(tiny.raw(), path, value))
+    assert said in tiny.refusal(capsys, verb)
+    assert not (root / ".benchmark").exists()
+
+
+def test_malformed_params_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "params.yaml").write_text("track: [\n", encoding="utf-8")
+    assert "params.yaml: " in tiny.refusal(capsys, "train")
+    with (root / "params.yaml").open("w", encoding="utf-8") as file:
+        file.write("track: mini\ntrack: mini\n")
+    assert 'duplicate key "track"' in tiny.refusal(capsys, "train")
+
+
+def test_outside_a_project_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no params.yaml" in tiny.refusal(capsys, "plan")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "{}", "[]"])
+def test_images_that_are_not_built_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    manifest = root / "data" / "mini" / "manifest.json"
+    manifest.unlink()
+    if text is not None:
+        manifest.write_text(text)
+    for verb in ("train", "sweep"):
+        assert "run `benchmark data mini`" in tiny.refusal(capsys, verb)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("data/seed", 8, "seed is 0, params ask for 8"),
+        ("data/options/size", 20, "options is {"),
+        ("data/splits/train", 150, "splits is {"),
+        ("data/source", "mini", "source is 'folder', params ask for 'mini'"),
+    ],
+)
+def test_images_built_from_other_params_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], path: str, value: Any, said: str
+) -> None:
+    tree = tiny.changed(tiny.raw(), path, value)
+    if value == "mini":
+        tree["data"]["options"] = {}
+    tiny.write_params(root, tree)
+    line = tiny.refusal(capsys, "train")
+    assert said in line
+    assert "run `benchmark data mini`" in line
+
+
+@pytest.mark.parametrize(
+    ("label", "path", "value", "said"),
+    [
+        ("moco-resnet-bn-s0", "methods/moco/options/queue", 64, "more than a quarter of the 160"),
+        ("moco-resnet-bn-s0", "methods/moco/options/queue", 40, "not a multiple of 32"),
+        ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
+        (
+            "simclr-resnet-bn-s0",
+            "backbones/resnet/arguments/channels",
+            [8],
+            "must have four entries",
+        ),
+        ("simclr-resnet-bn-s0", "schemes/bn", {"norm": "gn", "groups": 3}, "do not divide 8"),
+        (
+            "simclr-resnet-bn-s0",
+            "schemes/bn",
+            {"norm": "ghost-bn", "assignment": "strided", "groups": 5},
+            "5",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(
+    label: str, path: str, value: Any, said: str
+) -> None:
+    """By the check before training, which builds every network without memory for its weights."""
+    import torch
+
+    from benchmark.core.errors import UserError
+    from benchmark.training import network
+
+    tree = tiny.changed(tiny.raw(), path, value)
+    tree["experiments"]["leaderboard"]["methods"] = [label.split("-")[0]]
+    cell = tiny.cell(label, tree=tree)
+    counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
+    manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}
+    with pytest.raises(UserError, match=said), torch.device("meta"):
+        network.build(cell, manifest)
+
+
+def test_groups_that_divide_every_layer_are_allowed() -> None:
+    """Also where they do not divide 64, the width of timm's own stem."""
+    import torch
+
+    from benchmark.training import network
+
+    tree = tiny.changed(tiny.raw(), "schemes/bn", {"norm": "gn", "groups": 3})
+    tree["backbones"]["resnet"]["arguments"]["channels"] = [12, 12, 24, 24]
+    tree["methods"]["simclr"]["options"]["hidden"] = 24
+    counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
+    manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}
+    with torch.device("meta"):
+        assert network.build(tiny.cell("simclr-resnet-bn-s0", tree=tree), manifest)
+
+
+# --- what is quick
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["plan"], 0),
+        (["train", "--method", "nonsense"], 2),
+        (["train", "--jobs", "x"], 2),
+        (["verify", "nonsense"], 2),
+    ],
+    ids=str,
+)
+def test_help_plans_and_errors_do_not_wait_for_torch(
+    root: Path, arguments: list[str], code: int
+) -> None:
+    script = (
+        "import sys\nfrom benchmark.cli.parser import main\ntry:\n    code = main(sys.argv[1:])\n"
+        "except SystemExit as exit:\n    code = exit.code\n"
+        "slow = {'torch', 'timm', 'sklearn', 'matplotlib', 'mlflow', 'dvc'} & set(sys.modules)\n"
+        "print('slow:', sorted(slow), file=sys.stderr)\nsys.exit(code)\n"
+    )
+    begun = time.process_time()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=root, env=tiny.environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == "slow: []"
+    assert "Traceback" not in done.stderr
+    assert time.process_time() - begun < 3
+
+
+def test_the_plan_lists_cells_with_their_state(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parser.main(["plan", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert len(entries) == 5
+    assert {entry["state"] for entry in entries} == {"missing"}
+    (root / "data" / "mini" / "manifest.json").unlink()
+    assert parser.main(["plan", "--method", "raw-pixels"]) == 0
+    shown = capsys.readouterr().out
+    assert "mini/leaderboard/raw-pixels-pixels-none-s0  unknown" in shown
+    assert "1 cells, 1 to train" in shown
+    assert "`benchmark data mini`" in shown

@@ -1,0 +1,304 @@
+"""Real workers in a tiny project: what is trained, interrupted, killed and resumed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark.core import canonical_json, determinism
+from benchmark.execution.cell import run
+from benchmark.results import published as collect
+from tests.helpers import tiny
+
+LABELS = {
+    "simclr-resnet-bn-s0",
+    "simclr-resnet-none-plain-s0",
+    "supervised-resnet-bn-s0",
+    "supervised-resnet-none-plain-s0",
+    "raw-pixels-pixels-none-s0",
+}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that nothing was trained in; to be copied."""
+    return tiny.project(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="module")
+def trained(
+    fresh: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A project whose leaderboard was trained by one worker, and how that went."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(fresh, root, dirs_exist_ok=True)
+    return root, tiny.run(root, "train", "--jobs", "1")
+
+
+@pytest.fixture
+def root(fresh: Path, tmp_path: Path) -> Path:
+    shutil.copytree(fresh, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_train_trains_and_publishes_every_cell(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, done = trained
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0] == "5 cells to train, 0 already done"
+    assert lines[-1] == "5 trained, 0 found done, 0 crashed"
+    assert len(lines) == 7
+    records = tiny.published(root)
+    assert {Path(name).stem for name in records} == LABELS
+    assert all(Path(name).parent.name in Path(name).stem for name in records)
+    assert not list(root.rglob("*.part"))
+    assert not list(root.rglob("checkpoint.safetensors"))
+
+
+def test_a_training_that_diverges_is_a_result(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, done = trained
+    name = "supervised/supervised-resnet-none-plain-s0.json"
+    record = json.loads(tiny.published(root)[name])["record"]
+    result = record["result"]
+    assert done.returncode == 0
+    assert record["status"] == "diverged"
+    assert result["metrics"] == {}
+    assert 1 <= result["first_non_finite_step"] <= 30
+    assert str(result["first_non_finite_step"]) in result["cause"]
+    assert "supervised-resnet-none-plain-s0: diverged" in done.stderr
+
+
+def test_cells_that_finish_have_finite_metrics_and_curves(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, _ = trained
+    record = json.loads(tiny.published(root)["simclr/simclr-resnet-bn-s0.json"])["record"]
+    result = record["result"]
+    assert record["status"] == "done"
+    assert 0 <= result["metrics"]["pooled.knn5"] <= 1
+    assert result["steps"] == len(result["curves"]["loss"]) == 30
+    assert all(value is not None for value in result["curves"]["loss"])
+    assert result["flops_per_step"] > 0
+
+
+def test_a_second_run_trains_nothing_and_changes_nothing(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, _ = trained
+    before = tiny.published(root)
+    again = tiny.run(root, "train")
+    assert again.returncode == 0
+    assert again.stderr == "0 trained, 5 found done, 0 crashed\n"
+    assert tiny.published(root) == before
+
+
+def test_a_fresh_clone_trains_only_what_is_not_published(
+    root: Path, trained: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    """Published records count as found where their environment is this one and they are whole."""
+    shutil.copytree(trained[0] / "results", root / "results")
+    folder = root / "results" / "mini" / "records" / "leaderboard"
+    (folder / "simclr" / "simclr-resnet-bn-s0.json").write_text("{", encoding="utf-8")
+    elsewhere = folder / "simclr" / "simclr-resnet-none-plain-s0.json"
+    document = json.loads(elsewhere.read_text(encoding="utf-8"))
+    document["record"]["environment"]["torch"] = "2.0.0"
+    elsewhere.write_text(canonical_json.pretty(document), encoding="utf-8")
+    (folder / "raw-pixels" / "raw-pixels-pixels-none-s0.json").unlink()
+    done = tiny.run(root, "train", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "3 trained, 2 found done, 0 crashed"
+    assert tiny.published(root) == tiny.published(trained[0])
+
+
+def test_two_workers_give_the_bytes_of_one(
+    root: Path, trained: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    assert tiny.run(root, "train", "--jobs", "2").returncode == 0
+    assert tiny.published(root) == tiny.published(trained[0])
+
+
+def test_one_cell_is_trained_but_not_published(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(trained[0], root)
+    shutil.rmtree(root / "results")
+    done = tiny.run(root, "train", "--cell", "mini/leaderboard/simclr-resnet-bn-s0")
+    assert done.returncode == 0
+    record = json.loads(Path(done.stdout.strip()).read_text(encoding="utf-8"))
+    assert record["cell"]["method"]["name"] == "simclr"
+    assert tiny.published(root) == {}
+
+
+@pytest.fixture
+def long(root: Path) -> Iterator[tuple[Path, Path, list[subprocess.Popen[str]]]]:
+    """A project, the checkpoint of its long cell, and a list for the commands to clean up."""
+    cell = tiny.cell("rotation-resnet-bn-s0", "long")
+    checkpoint = tiny.store(root).checkpoint(cell.fingerprint(tiny.dataset(root)))
+    started: list[subprocess.Popen[str]] = []
+    yield root, checkpoint, started
+    for process in started:
+        tiny.end(process)
+
+
+def gone(leader: int) -> bool:
+    return not tiny.group(leader)
+
+
+def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
+    long: tuple[Path, Path, list[subprocess.Popen[str]]], tmp_path: Path
+) -> None:
+    root, checkpoint, started = long
+
+    def train() -> tuple[subprocess.Popen[str], int]:
+        """Starts the command and waits for it to have saved more than there was."""
+        before = tiny.steps_saved(checkpoint)
+        process = tiny.begin(root, "train", "--experiment", "long", "--jobs", "1")
+        started.append(process)
+        tiny.wait_for(lambda: tiny.steps_saved(checkpoint) > before or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        return process, tiny.steps_saved(checkpoint)
+
+    # Ctrl-C in a terminal reaches every process of the group, a termination only the first.
+    for number, whole_group in [(signal.SIGINT, True), (signal.SIGTERM, False)]:
+        process, saved = train()
+        leader, asked = process.pid, time.monotonic()
+        (os.killpg if whole_group else os.kill)(leader, number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert time.monotonic() - asked < 20
+        assert "benchmark: interrupted; the same command goes on from here" in said
+        assert "Traceback" not in said
+        assert tiny.steps_saved(checkpoint) > saved
+        tiny.wait_for(functools.partial(gone, leader), seconds=10)
+
+    # Without their parent the workers save and end by themselves.
+    process, saved = train()
+    process.kill()
+    process.wait()
+    tiny.wait_for(functools.partial(gone, process.pid), seconds=20)
+    assert tiny.steps_saved(checkpoint) > saved
+
+    process, saved = train()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert tiny.published(root, "long") == {}
+
+    done = tiny.run(root, "train", "--experiment", "long", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    cell = tiny.cell("rotation-resnet-bn-s0", "long")
+    log = tiny.store(root).run_log(cell.fingerprint(tiny.dataset(root)))
+    assert log["resumed_at_step"] >= saved > 0
+    assert not checkpoint.exists()
+
+    other = tiny.store(tmp_path / "uninterrupted")
+    made = run(cell, root / "data" / "mini", other, determinism.start("cpu"), lambda *_: True)
+    (found,) = tiny.published(root, "long").values()
+    assert found.decode() == collect.document(cell, made)
+
+
+def test_a_killed_worker_costs_its_cell_only(
+    long: tuple[Path, Path, list[subprocess.Popen[str]]],
+) -> None:
+    root, _, started = long
+    tree = tiny.raw()
+    tree["experiments"]["long"]["methods"] = ["rotation", "raw-pixels"]
+    tree["methods"]["rotation"]["images_seen"] = 500 * tiny.BATCH
+    cell = tiny.cell("rotation-resnet-bn-s0", "long", tree)
+    checkpoint = tiny.store(root).checkpoint(cell.fingerprint(tiny.dataset(root)))
+    tiny.write_params(root, tree)
+    process = tiny.begin(root, "train", "--experiment", "long", "--jobs", "1")
+    started.append(process)
+    tiny.wait_for(lambda: tiny.steps_saved(checkpoint) > 0)
+    (worker,) = tiny.workers(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "1 trained, 0 found done, 1 crashed" in said
+    records = tiny.published(root, "long")
+    lost = json.loads(records["rotation/rotation-resnet-bn-s0.json"])["record"]
+    assert lost["status"] == "crashed"
+    assert lost["result"]["cause"] == "the worker died (signal SIGKILL)"
+    kept = json.loads(records["raw-pixels/raw-pixels-pixels-none-s0.json"])["record"]
+    assert kept["status"] == "done"
+
+    again = tiny.run(root, "train", "--experiment", "long", "--jobs", "1")
+    assert again.returncode == 0
+    assert "1 trained, 1 found done, 0 crashed" in again.stderr
+    records = tiny.published(root, "long")
+    assert json.loads(records["rotation/rotation-resnet-bn-s0.json"])["record"]["status"] == "done"
+
+
+def test_a_stop_at_once_is_quiet(root: Path) -> None:
+    """Also while the workers are still starting."""
+    process = tiny.begin(root, "train", "--jobs", "1")
+    try:
+        tiny.wait_for(lambda: tiny.workers(process.pid))
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert "Traceback" not in said
+        tiny.wait_for(functools.partial(gone, process.pid), seconds=10)
+    finally:
+        tiny.end(process)
+
+
+def test_a_norm_that_does_not_fit_is_refused_before_any_training(root: Path) -> None:
+    tree = tiny.changed(tiny.raw(), "schemes/bn", {"norm": "gn", "groups": 3})
+    tiny.write_params(root, tree)
+    done = tiny.run(root, "train", "--jobs", "1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("benchmark: norm 'gn' cannot stand in the backbone")
+    assert "groups 3 do not divide" in line
+    assert not (root / ".benchmark").exists()
+
+
+def test_damaged_images_are_refused_before_any_training(root: Path) -> None:
+    file = root / "data" / "mini" / "splits.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    done = tiny.run(root, "train", "--jobs", "1")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("benchmark:")]
+    assert "expected sha256" in line
+    assert "found" in line
+    assert "run `benchmark data mini`" in line
+    assert not list(root.rglob("record.json"))
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_training(root: Path) -> None:
+    done = tiny.run(root, "train", "--jobs", "1", "--device", "cuda")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(root.rglob("record.json"))
+
+
+def test_the_bytes_of_a_record_do_not_depend_on_the_process(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root, _ = trained
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    store = tiny.store(tmp_path)
+    run(cell, root / "data" / "mini", store, determinism.start("cpu"), lambda *_: True)
+    print_ = cell.fingerprint(tiny.dataset(root))
+    record = store.record(print_)
+    assert record is not None
+    published = json.loads(tiny.published(root)["simclr/simclr-resnet-bn-s0.json"])
+    assert canonical_json.pretty(record) == canonical_json.pretty(published["record"])

@@ -1,0 +1,591 @@
+"""The plan: which cells an experiment has, and when a cell counts as another one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from benchmark.cli import data
+from benchmark.components import registry
+from benchmark.config import params
+from benchmark.config.params import parse
+from benchmark.config.presets import PRESETS
+from benchmark.config.schema import Params
+from benchmark.core.errors import UserError
+from benchmark.planning import plan, sweep
+from benchmark.planning.cell import Cell, Row
+from benchmark.planning.rate_table import Result
+from tests.helpers import tiny
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, Any]:
+    return tiny.real()
+
+
+def tuned(found: Params) -> dict[Row, tuple[float, float]]:
+    """Settings that no recipe has."""
+    rows = [row for name in found.experiments for row in sweep.tunable(found, name)]
+    return dict.fromkeys(rows, (0.0123, 0.00456))
+
+
+def every_cell(found: Params) -> list[Cell]:
+    return [cell for name in found.experiments for cell in plan.cells(found, name, tuned(found))]
+
+
+def test_the_grid_is_methods_by_backbones_by_schemes_by_seeds(real: dict[str, Any]) -> None:
+    found = parse(real, "params.yaml")
+    for name, experiment in found.experiments.items():
+        cells = plan.cells(found, name, tuned(found))
+        expected: Counter[str] = Counter()
+        for grid in experiment.grids:
+            for method in grid.methods:
+                rows = 1 if method == "raw-pixels" else len(grid.backbones) * len(grid.schemes)
+                seeds = experiment.seeds_of(grid)
+                expected[method] += rows * (1 if method == "raw-pixels" else len(seeds))
+        assert Counter(cell.method for cell in cells) == expected
+
+
+def test_further_grids_add_rows_and_none_may_come_twice() -> None:
+    tree = tiny.raw()
+    more = {"methods": ["simclr"], "backbones": ["resnet"], "schemes": ["bn-head-only"]}
+    tree["experiments"]["leaderboard"]["also"] = [more]
+    found = tiny.params(tree)
+    names = [cell.label for cell in plan.cells(found, "leaderboard", tuned(found))]
+    assert "simclr-resnet-bn-head-only-s0" in names
+    assert "simclr-vit-bn-head-only-s0" not in names
+    more["schemes"] = ["bn"]
+    with pytest.raises(UserError, match="row simclr-resnet-bn twice"):
+        plan.rows(tiny.params(tree), "leaderboard")
+
+
+def test_further_grids_may_have_seeds_of_their_own() -> None:
+    tree = tiny.raw()
+    more = {
+        "methods": ["simclr"],
+        "backbones": ["resnet"],
+        "schemes": ["bn-head-only"],
+        "seeds": [7],
+    }
+    tree["experiments"]["leaderboard"] |= {"also": [more], "seeds": [0, 1]}
+    found = tiny.params(tree)
+    labels = [cell.label for cell in plan.cells(found, "leaderboard", tuned(found))]
+    assert [name for name in labels if "bn-head-only" in name] == ["simclr-resnet-bn-head-only-s7"]
+    assert "simclr-resnet-bn-s1" in labels
+    more["seeds"] = [100]
+    with pytest.raises(UserError, match=r"seeds \[100\] are reported by an experiment"):
+        tiny.params(tree)
+
+
+def test_a_recipe_may_have_a_batch_of_its_own() -> None:
+    tree = tiny.raw()
+    tree["methods"]["small"] = {"extends": "simclr", "batch_size": 4}
+    tree["experiments"]["leaderboard"]["methods"] += ["small"]
+    found = tiny.params(tree)
+    cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
+    base, small = (
+        copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config)) for name in ("simclr", "small")
+    )
+    assert small["training"].pop("batch_size") == 4
+    assert base["training"].pop("batch_size") == tiny.BATCH
+    assert small == base
+    with pytest.raises(UserError, match="less than one batch of 4096"):
+        tiny.params(tiny.changed(tree, "methods/small/batch_size", 4096))
+
+
+def test_a_recipe_can_take_the_rates_that_another_was_tuned_to() -> None:
+    tree = tiny.raw()
+    tree["methods"]["longer"] = {
+        "extends": "simclr",
+        "images_seen": 64,
+        "learning_rates_from": "simclr",
+    }
+    tree["experiments"]["leaderboard"] |= {
+        "methods": ["simclr", "longer"],
+        "learning_rates": "tuned",
+    }
+    found = tiny.params(tree)
+    rows = sweep.tunable(found, "leaderboard")
+    assert {row.method for row in rows} == {"simclr"}
+    cells = plan.cells(found, "leaderboard", dict.fromkeys(rows, (0.0123, 0.00456)))
+    (longer,) = [cell for cell in cells if cell.label == "longer-resnet-bn-s0"]
+    assert longer.config["training"]["learning_rate"] == 0.0123
+    assert longer.config["training"]["images_seen"] == 64
+    alone = tiny.changed(tree, "experiments/leaderboard/methods", ["longer"])
+    with pytest.raises(UserError, match="no rate for simclr-resnet-bn"):
+        plan.cells(tiny.params(alone), "leaderboard", {})
+    with pytest.raises(
+        UserError, match=r"unknown recipe of methods\.longer\.learning_rates_from 'simclrr'"
+    ):
+        tiny.params(tiny.changed(tree, "methods/longer/learning_rates_from", "simclrr"))
+    tree["methods"]["longest"] = {"extends": "longer", "learning_rates_from": "longer"}
+    with pytest.raises(UserError, match="longer, which has no rates of its own"):
+        tiny.params(tree)
+
+
+def test_the_key_of_a_training_leaves_out_what_is_measured_on_it() -> None:
+    found = tiny.params()
+    cell = plan.cells(found, "leaderboard", None)[0]
+    other = replace(cell, components={**cell.components, "diagnostics": 99, "evaluation": 99})
+    assert other.training_key("images") == cell.training_key("images")
+    assert other.fingerprint("images") != cell.fingerprint("images")
+    judged = {**cell.config, "evaluation": {}}
+    assert replace(cell, config=judged).training_key("images") == cell.training_key("images")
+    assert cell.training_key("images") != cell.training_key("other images")
+    changes: tuple[dict[str, Any], ...] = ({"seed": 9}, {"norms": {}}, {"training": {}})
+    for change in changes:
+        another = replace(cell, config={**cell.config, **change})
+        assert another.training_key("images") != cell.training_key("images")
+    trained = replace(cell, components={**cell.components, "training": 99})
+    assert trained.training_key("images") != cell.training_key("images")
+
+
+def test_a_recipe_that_extends_another_differs_in_what_it_names_alone() -> None:
+    tree = tiny.raw()
+    tree["methods"]["hot"] = {"extends": "simclr", "options": {"temperature": 0.7}}
+    tree["methods"]["hot-short"] = {"extends": "hot", "images_seen": 64}
+    tree["experiments"]["leaderboard"]["methods"] += ["hot", "hot-short"]
+    found = tiny.params(tree)
+    cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
+    base, hot, short = (
+        copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config))
+        for name in ("simclr", "hot", "hot-short")
+    )
+    assert hot["method"]["name"] == "simclr"
+    assert hot["method"].pop("temperature") == 0.7
+    base["method"].pop("temperature")
+    assert hot == base
+    assert short["method"].pop("temperature") == 0.7
+    assert short["training"].pop("images_seen") == 64
+    hot["training"].pop("images_seen")
+    assert short == hot
+    assert cells["hot-resnet-bn-s0"].components == cells["simclr-resnet-bn-s0"].components
+
+
+def test_names_and_fingerprints_are_unique(real: dict[str, Any]) -> None:
+    found = parse(real, "params.yaml")
+    for name in found.experiments:
+        cells = plan.cells(found, name, tuned(found))
+        assert len({cell.name for cell in cells}) == len(cells)
+        assert len({cell.fingerprint("images") for cell in cells}) == len(cells)
+
+
+def test_raw_pixels_has_one_cell_whatever_the_seeds_and_schemes() -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/seeds", [3, 4])
+    cells = plan.cells(tiny.params(tree), "leaderboard", None)
+    (pixels,) = [cell for cell in cells if cell.method == "raw-pixels"]
+    assert pixels.label == "raw-pixels-pixels-none-s3"
+    assert pixels.config["training"] is None
+
+
+def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
+    found = parse(real, "params.yaml")
+    reported = {cell.seed for cell in every_cell(found)}
+    assert not reported & set(found.sweep.seeds)
+    trials = [
+        t for row in sweep.tunable(found, "leaderboard") for t in sweep.trials(found, row, [0])
+    ]
+    assert {trial.cell.seed for trial in trials} == set(found.sweep.seeds)
+    assert {trial.cell.config["evaluation"]["judge"] for trial in trials} == {"validation"}
+
+
+def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/learning_rates", "tuned")
+    found = tiny.params(tree)
+    for cell in plan.cells(found, "leaderboard", tuned(found)):
+        training = cell.config["training"]
+        if cell.method == "raw-pixels":
+            assert training is None
+        else:
+            assert (training["learning_rate"], training["weight_decay"]) == (0.0123, 0.00456)
+    with pytest.raises(UserError, match="no rate for simclr-resnet-bn: run `dvc repro"):
+        plan.cells(found, "leaderboard", {})
+
+
+def test_a_scheme_gives_each_section_its_norm() -> None:
+    scheme = {"backbone": {"norm": "gn", "groups": 4}, "heads": {"norm": "bn"}}
+    cell = tiny.cell("simclr-resnet-bn-s0", tree=tiny.changed(tiny.raw(), "schemes/bn", scheme))
+    assert cell.config["norms"] == {"backbone": scheme["backbone"], "projector": scheme["heads"]}
+    assert set(cell.components) >= {"norm gn", "norm bn"}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        (
+            {"norm": "bn", "teacher": {"statistics": "eman"}},
+            "scheme bn has a teacher's policy, and simclr has no teacher",
+        ),
+        (
+            {"norm": "bn", "vit": {"placement": "post"}},
+            "scheme bn has arguments of vit, and the backbone is resnet",
+        ),
+        (
+            {"backbone": {"norm": "bn"}, "heads": {"norm": "bn"}, "predictor": {"norm": "ln"}},
+            "scheme bn has a norm for the predictor, which simclr lacks",
+        ),
+    ],
+)
+def test_a_scheme_that_names_what_a_row_does_not_have_is_refused(
+    scheme: dict[str, Any], said: str
+) -> None:
+    tree = tiny.changed(tiny.raw(), "schemes/bn", scheme)
+    with pytest.raises(UserError, match=said):
+        plan.cells(tiny.params(tree), "leaderboard", None)
+
+
+def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments() -> None:
+    tree = tiny.raw()
+    scheme = {"norm": "bn", "teacher": {"statistics": "eman"}, "vit": {"placement": "post"}}
+    tree["schemes"]["special"] = scheme
+    grid = {"methods": ["byol"], "backbones": ["vit"], "schemes": ["special"], "seeds": [0]}
+    tree["experiments"]["special"] = {**grid, "learning_rates": "default"}
+    (cell,) = plan.cells(tiny.params(tree), "special", None)
+    assert cell.config["training"]["teacher"] == {"statistics": "eman", "shuffle": True}
+    assert cell.config["backbone"]["placement"] == "post"
+    assert "final_norm" not in cell.config["backbone"]  # what is at its default has no key
+
+
+def fits(preset: str, backbone: str) -> bool:
+    """Whether a preset has no arguments of another backbone."""
+    return not {"resnet", "vit"} - {backbone} & set(PRESETS[preset])
+
+
+def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
+    prints = set()
+    for backbone in ("resnet", "vit"):
+        tree = tiny.raw()
+        fitting = [name for name in PRESETS if fits(name, backbone)]
+        grid = {"methods": ["byol"], "backbones": [backbone], "schemes": fitting, "seeds": [0]}
+        tree["experiments"]["presets"] = {**grid, "learning_rates": "default"}
+        cells = plan.cells(tiny.params(tree), "presets", None)
+        found = {cell.fingerprint("images") for cell in cells}
+        assert len(found) == len(cells) == len(fitting)
+        prints |= found
+    both = [name for name in PRESETS if fits(name, "resnet") and fits(name, "vit")]
+    assert len(prints) == len(PRESETS) + len(both)
+
+
+@pytest.mark.parametrize("track", ["mini", "cifar10"])
+def test_every_preset_builds_with_the_networks_of_a_track(track: str) -> None:
+    """On the track as it is; what cannot stand somewhere says so."""
+    import torch
+
+    from benchmark.training import network
+
+    folder = tiny.PROJECT if track == "mini" else tiny.PROJECT / "tracks" / track
+    tree = dict(YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text()))
+    side = 28 if track == "mini" else 32
+    manifest = {
+        "shape": [3, side, side],
+        "classes": [str(n) for n in range(10)],
+        "splits": {"train": {"count": 45_000}},
+    }
+    refused: dict[tuple[str, str], str] = {}
+    for backbone in ("resnet", "vit"):
+        for scheme in PRESETS:
+            if not fits(scheme, backbone):
+                continue
+            grid = {"methods": ["moco"], "backbones": [backbone], "schemes": [scheme], "seeds": [0]}
+            tree["experiments"] = {"presets": {**grid, "learning_rates": "default"}}
+            (cell,) = plan.cells(parse(tree, "params.yaml"), "presets", None)
+            try:
+                with torch.device("meta"):
+                    network.build(cell, manifest)
+            except UserError as error:
+                refused[backbone, scheme] = str(error)
+    assert sorted(refused) == [
+        *(("resnet", scheme) for scheme in ("frn", "in")),
+        *(("vit", s) for s in ("evonorm-s0", "frn", "frn-backbone", "in", "in-backbone")),
+    ], refused
+
+
+def test_a_scheme_without_a_section_that_a_method_has_is_refused() -> None:
+    tree = tiny.changed(tiny.raw(), "schemes/bn", {"backbone": {"norm": "bn"}})
+    with pytest.raises(UserError, match="scheme bn has no norm for the projector of simclr"):
+        plan.cells(tiny.params(tree), "leaderboard", None)
+
+
+# --- fingerprints
+
+
+def reversed_keys(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: reversed_keys(tree[key]) for key in reversed(tree)}
+    return [reversed_keys(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_keys(real: dict[str, Any]) -> None:
+    there, back = parse(real, "params.yaml"), parse(reversed_keys(real), "params.yaml")
+    prints = [
+        {c.name: c.fingerprint("images") for c in every_cell(found)} for found in (there, back)
+    ]
+    assert prints[0] == prints[1]
+
+
+def leaves(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The path and value of everything in a tree that is not itself a tree."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        path = f"{above}/{key}" if above else str(key)
+        if isinstance(value, dict | list):
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+def test_fingerprint_changes_with_every_field_of_the_configuration() -> None:
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    seen = {cell.fingerprint("images")}
+    paths = list(leaves(dict(cell.config)))
+    assert len(paths) > 60
+    for path, _ in paths:
+        other = replace(cell, config=tiny.changed(dict(cell.config), path, "another"))
+        seen.add(other.fingerprint("images"))
+    assert len(seen) == len(paths) + 1
+
+
+def test_fingerprint_changes_with_every_component_version_and_with_the_images() -> None:
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    wanted = {"method simclr", "backbone resnet", "norm bn", "optimizer sgd"}
+    assert set(cell.components) == wanted | {"training", "views", "evaluation", "diagnostics"}
+    seen = {cell.fingerprint("images"), cell.fingerprint("other images")}
+    for name, version in cell.components.items():
+        other = replace(cell, components={**cell.components, name: f"not {version}"})
+        seen.add(other.fingerprint("images"))
+    assert len(seen) == len(cell.components) + 2
+
+
+def with_option(monkeypatch: pytest.MonkeyPatch, kind: str, name: str, default: str | None) -> None:
+    """Lets a component have a further option, as its next version may."""
+    found = copy.deepcopy(registry.catalogue(kind))
+    facts = found[name]
+    facts["options"] = {**facts["options"], "added": "str"}
+    if default is not None:
+        facts["defaults"] = {**facts.get("defaults", {}), "added": default}
+    known = registry.catalogue
+    monkeypatch.setattr(
+        registry, "catalogue", lambda asked: found if asked == kind else known(asked)
+    )
+
+
+ADDED = {
+    "method": "methods/simclr/options/added",
+    "norm": "schemes/bn/added",
+    "backbone": "backbones/resnet/arguments/added",
+    "optimizer": "optimizers/sgd/added",
+}
+"""Where an option of each kind of component, those of the cell below, is set."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("method", "simclr"), ("norm", "bn"), ("backbone", "resnet"), ("optimizer", "sgd")],
+)
+def test_an_option_with_a_default_changes_no_fingerprint_until_it_is_set(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label, tree = "simclr-resnet-bn-s0", tiny.raw()
+    before = tiny.cell(label)
+    with_option(monkeypatch, kind, name, "as ever")
+    assert tiny.cell(label).fingerprint("images") == before.fingerprint("images")
+    said = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "as ever"))
+    assert said.config == before.config
+    other = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "otherwise"))
+    assert other.fingerprint("images") != before.fingerprint("images")
+    new = {path for path, _ in leaves(other.config)} - {path for path, _ in leaves(before.config)}
+    assert new
+    assert all(path.endswith("/added") for path in new)
+
+
+def test_an_option_without_a_default_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_option(monkeypatch, "method", "simclr", None)
+    with pytest.raises(UserError, match="option 'added' is missing"):
+        tiny.params()
+
+
+def test_a_component_is_built_with_the_defaults_of_what_is_not_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+    module = SimpleNamespace(build=lambda *positional, **options: given.update(options))
+    monkeypatch.setattr(registry, "load", lambda kind, name: module)
+    registry.build("backbone", "vit", embed_dim=8, placement="post")
+    assert given == {
+        "embed_dim": 8, "placement": "post", "final_norm": "before-pool", "mlp_norm": False,
+        "qk_norm": False,
+    }  # fmt: skip
+
+
+def test_what_a_view_does_not_do_has_no_key() -> None:
+    label, tree = "simclr-resnet-bn-s0", tiny.raw()
+    before = tiny.cell(label)
+    assert "blur" not in before.config["training"]["views"][0]
+    del tree["views"]["strong"]["blur"], tree["views"]["strong"]["solarize"]
+    assert tiny.cell(label, tree=tree).config == before.config
+    blurred = tiny.cell(label, tree=tiny.changed(tiny.raw(), "views/strong/blur", 0.5))
+    assert blurred.config["training"]["views"][0]["blur"] == 0.5
+    assert blurred.fingerprint("images") != before.fingerprint("images")
+
+
+@pytest.mark.parametrize(
+    ("method", "batching"),
+    [
+        *((m, "joint") for m in ("simclr", "swav", "dino", "lejepa")),
+        *((m, "separate") for m in ("moco", "mocov3", "byol", "simsiam", "barlow", "vicreg")),
+        *((m, "separate") for m in ("rotation", "mae", "supervised")),  # of one view each
+    ],
+)
+def test_views_are_batched_as_the_methods_paper_does_or_as_the_recipe_says(
+    method: str, batching: str
+) -> None:
+    tree = tiny.raw()
+    tree["methods"][method] = without_batching(tree["methods"][method])
+    tree["methods"]["other"] = {
+        "extends": method,
+        "view_batching": {"joint": "separate", "separate": "joint"}[batching],
+    }
+    tree["methods"]["same"] = {"extends": method, "view_batching": batching}
+    grid = {"methods": [method, "other", "same"], "backbones": ["resnet"], "schemes": ["bn"]}
+    tree["experiments"]["e"] = {**grid, "seeds": [0], "learning_rates": "default"}
+    default, other, same = plan.cells(tiny.params(tree), "e", None)
+    assert default.config["training"]["view_batching"] == batching
+    assert same.fingerprint("images") == default.fingerprint("images")
+    assert other.config["training"]["view_batching"] != batching
+    assert other.fingerprint("images") != default.fingerprint("images")
+
+
+def without_batching(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key != "view_batching"}
+
+
+def test_what_is_not_done_in_a_training_has_no_key() -> None:
+    label = "simclr-resnet-bn-s0"
+    before = tiny.cell(label)
+    assert not {"clip_grad_norm", "weight_decay_end"} & set(before.config["training"])
+    for tree in (
+        tiny.changed(tiny.raw(), "training/clip_grad_norm", 2.0),
+        tiny.changed(tiny.raw(), "methods/simclr/clip_grad_norm", 2.0),
+    ):
+        assert tiny.cell(label, tree=tree).config["training"]["clip_grad_norm"] == 2
+    both = tiny.changed(tree, "training/clip_grad_norm", 5.0)
+    assert tiny.cell(label, tree=both).config["training"]["clip_grad_norm"] == 2
+    rising = {"resnet": 0.5, "vit": 0.7}
+    tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", rising)
+    assert tiny.cell(label, tree=tree).config["training"]["weight_decay_end"] == 0.5
+    tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", {"vit": 0.7})
+    assert tiny.cell(label, tree=tree).config == before.config
+
+
+def test_a_recipe_may_be_longer_in_one_backbone() -> None:
+    tree = tiny.changed(tiny.raw(), "methods/simclr/images_seen", {"resnet": 64, "vit": 96})
+    tree["experiments"]["leaderboard"]["backbones"] = ["resnet", "vit"]
+    tree["methods"]["supervised"]["learning_rate"]["vit"] = 0.1
+    seen = {
+        cell.label: cell.config["training"]["images_seen"]
+        for cell in plan.cells(tiny.params(tree), "leaderboard", None)
+        if cell.method == "simclr" and cell.scheme == "bn"
+    }
+    assert seen == {"simclr-resnet-bn-s0": 64, "simclr-vit-bn-s0": 96}
+
+
+def test_fingerprint_does_not_depend_on_names() -> None:
+    tree = tiny.raw()
+    tree["schemes"]["also-bn"] = tree["schemes"]["bn"]
+    grid = tree["experiments"]["leaderboard"]
+    tree["experiments"]["again"] = {**grid, "schemes": ["also-bn"]}
+    ours = tiny.cell("simclr-resnet-bn-s0", tree=tree)
+    theirs = tiny.cell("simclr-resnet-also-bn-s0", "again", tree)
+    assert ours.name != theirs.name
+    assert ours.fingerprint("images") == theirs.fingerprint("images")
+
+
+def test_a_cell_survives_being_sent() -> None:
+    for cell in plan.cells(tiny.params(), "leaderboard", None):
+        assert Cell.from_json(cell.as_json()) == cell
+
+
+# --- every key of params.yaml is read
+
+
+NOT_COMPUTED = {"title"}
+"""Read by the report alone."""
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind that stands a chance of being allowed."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 or 0.5
+    return 1.0 if value is None else f"{value}x"
+
+
+def outcomes(found: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Everything that the params decide: cells, the build of the images and trials of the sweep."""
+    yield [(cell.name, cell.fingerprint("images")) for cell in every_cell(found)]
+    trained: list[tuple[str, str]] = []
+
+    def train(cells: Any) -> dict[str, Result]:
+        trained.extend((cell.label, cell.fingerprint("images")) for cell in cells)
+        # A best rate at the upper edge, so that extensions show.
+        return {c.label: Result("done", c.config["training"]["learning_rate"] / 1e6) for c in cells}
+
+    built: list[Any] = []
+    manifest = {"splits": {}, "sha256": ""}
+
+    def build(*arguments: Any) -> dict[str, Any]:
+        built.append(arguments)
+        return manifest
+
+    monkeypatch.setattr("benchmark.data.build.build", build)
+    monkeypatch.setattr(data, "read_params", lambda arguments: found)
+    with contextlib.redirect_stdout(io.StringIO()):
+        data.run(argparse.Namespace(root=Path("root"), track=found.track))
+    yield built
+    table = [
+        row
+        for name in found.experiments
+        for row in sweep.tune(found, name, train, lambda line: None)
+    ]
+    yield trained, table
+
+
+def test_every_key_is_read(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Smaller grids, but with every method and backbone: each key is tried on all of them.
+    real = copy.deepcopy(real)
+    for experiment in real["experiments"].values():
+        for grid in (experiment, *experiment.get("also", [])):
+            grid["schemes"] = grid["schemes"][:1]
+            if "seeds" in grid:
+                grid["seeds"] = grid["seeds"][:1]
+    real["experiments"]["leaderboard"]["schemes"].append("gn")
+    kept = parse(real, "params.yaml").experiments.values()
+    asked = {scheme for experiment in kept for scheme in experiment.every("schemes")}
+    real["schemes"] = {name: spec for name, spec in real["schemes"].items() if name in asked}
+    real["sweep"]["seeds"] = real["sweep"]["seeds"][:1]
+    before = list(outcomes(parse(real, "params.yaml"), monkeypatch))
+    unread = set()
+    for path, value in leaves(real):
+        try:
+            found = params.parse(tiny.changed(real, path, other(value)), "params.yaml")
+        except UserError:
+            continue
+        # The sweep, which takes longest, is looked at where nothing before it has changed.
+        after = outcomes(found, monkeypatch)
+        if all(one == other for one, other in zip(after, before, strict=True)):
+            unread.add(path)
+    assert unread == NOT_COMPUTED

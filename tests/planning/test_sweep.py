@@ -1,0 +1,293 @@
+"""The choice of learning rates, with a made-up training: the trials, the best, the edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cli import parser
+from benchmark.cli import sweep as verb
+from benchmark.config.schema import Params
+from benchmark.core import canonical_json
+from benchmark.planning import plan, rate_table, sweep
+from benchmark.planning.cell import Cell, Row
+from benchmark.planning.rate_table import Result
+from benchmark.results import records
+from tests.helpers import tiny
+
+BN, PLAIN = Row("simclr", "resnet", "bn"), Row("simclr", "resnet", "none-plain")
+RECIPE = 0.1
+LOW, HIGH = 0.0316, 0.316
+
+
+def params(**changes: Any) -> Params:
+    """A sweep over SimCLR alone, two seeds, with some fields of the section `sweep` changed."""
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tree["sweep"] |= {"seeds": [100, 101], "learning_rates": 3, **changes}
+    return tiny.params(tree)
+
+
+class Training:
+    """Scores cells by a function of rate, weight decay and seed, and remembers what it was given."""
+
+    def __init__(self, score: Callable[[float, float, int], float | None]) -> None:
+        self.score = score
+        self.calls: list[list[Cell]] = []
+
+    def __call__(self, cells: Sequence[Cell]) -> Mapping[str, Result]:
+        self.calls.append(list(cells))
+        found = {}
+        for cell in cells:
+            recipe = cell.config["training"]
+            score = self.score(recipe["learning_rate"], recipe["weight_decay"], cell.seed)
+            found[cell.label] = Result("diverged" if score is None else "done", score)
+        return found
+
+
+def tune(
+    score: Callable[[float, float, int], float | None], **changes: Any
+) -> tuple[dict[Row, dict[str, Any]], Training]:
+    """The table by row, and the training that it came from."""
+    training = Training(score)
+    table = sweep.tune(params(**changes), "leaderboard", training, lambda line: None)
+    return {Row(r["method"], r["backbone"], r["scheme"]): r for r in table}, training
+
+
+def near(best: float) -> Callable[[float, float, int], float]:
+    """A score that falls on both sides of one rate, by .04 at the first step of the sweep's factor."""
+
+    def score(rate: float, decay: float, seed: int) -> float:
+        return 0.6 - 0.0966 * (math.hypot(1, math.log(rate / best, 10**0.5)) - 1)
+
+    return score
+
+
+def rates(row: Mapping[str, Any]) -> list[float]:
+    return sorted({trial["learning_rate"] for trial in row["trials"]})
+
+
+def test_the_middle_of_the_first_trials_is_the_recipe_and_needs_no_more() -> None:
+    table, training = tune(near(RECIPE), extensions=5)
+    assert rates(table[BN]) == [LOW, RECIPE, HIGH]
+    assert len(training.calls) == 1
+    assert (table[BN]["learning_rate"], table[BN]["at_edge"]) == (RECIPE, False)
+    assert table[BN]["default_learning_rate"] == RECIPE
+    assert table[BN]["default_validation"] == pytest.approx(0.6)
+    assert table[BN]["validation"] == pytest.approx(0.6, abs=0.005)
+
+
+def test_only_rows_that_train_are_tuned() -> None:
+    table, _ = tune(near(RECIPE))
+    assert set(table) == {BN, PLAIN}
+
+
+def test_the_mean_over_seeds_decides() -> None:
+    scores = {(LOW, 100): 0.9, (LOW, 101): 0.1, (RECIPE, 100): 0.6, (RECIPE, 101): 0.6}
+    table, _ = tune(lambda rate, decay, seed: scores.get((rate, seed), 0.2), extensions=0)
+    assert LOW < table[BN]["learning_rate"] < HIGH
+
+
+def test_the_best_rate_may_lie_between_two_that_were_tried() -> None:
+    best = RECIPE * 10**0.2
+    table, _ = tune(near(best), learning_rates=5)
+    assert table[BN]["learning_rate"] == pytest.approx(best, rel=0.1)
+    assert table[BN]["learning_rate"] not in rates(table[BN])
+
+
+def test_one_step_of_the_rate_either_way_is_told() -> None:
+    table, _ = tune(near(RECIPE), learning_rates=5)
+    for name, rate in (("lower", LOW), ("higher", HIGH)):
+        found = table[BN]["one_step"][name]
+        assert found["learning_rate"] == rate
+        assert found["validation"] == pytest.approx(0.56, abs=0.01)
+
+
+def test_a_rate_at_which_a_seed_fails_is_not_chosen_nor_one_beyond() -> None:
+    def score(rate: float, decay: float, seed: int) -> float | None:
+        if rate == HIGH and seed == 101:
+            return None
+        return {LOW: 0.3, RECIPE: 0.5}.get(rate, 0.9)
+
+    table, _ = tune(score, extensions=0)
+    assert table[BN]["learning_rate"] == RECIPE
+    assert table[BN]["one_step"]["higher"] == {"learning_rate": HIGH, "validation": None}
+    lost = [t for t in table[BN]["trials"] if t["status"] == "diverged"]
+    assert [(t["learning_rate"], t["seed"], t["validation"]) for t in lost] == [(HIGH, 101, None)]
+
+
+@pytest.mark.parametrize("extensions", [0, 1, 2, 4])
+@pytest.mark.parametrize("upward", [True, False])
+def test_a_best_rate_at_an_edge_is_followed_so_far_and_no_further(
+    extensions: int, upward: bool
+) -> None:
+    best = 1e9 if upward else 1e-9
+    table, training = tune(near(best), extensions=extensions)
+    row = table[BN]
+    assert len(rates(row)) == 3 + extensions
+    assert len(training.calls) == 1 + extensions
+    assert row["learning_rate"] == (rates(row)[-1] if upward else rates(row)[0])
+    assert row["at_edge"]
+    assert {LOW, RECIPE, HIGH} <= set(rates(row))
+
+
+def test_an_extension_that_brings_the_best_inside_is_not_at_an_edge() -> None:
+    table, training = tune(near(HIGH), extensions=4)
+    assert rates(table[BN]) == [LOW, RECIPE, HIGH, 1.0]
+    assert len(training.calls) == 2
+    assert table[BN]["learning_rate"] == pytest.approx(HIGH, rel=0.2)
+    assert not table[BN]["at_edge"]
+
+
+def test_a_scheme_at_an_edge_brings_every_other_one_the_same_trials() -> None:
+    trainings = {"bn": Training(near(RECIPE)), "none-plain": Training(near(1e9))}
+
+    def by_scheme(cells: Sequence[Cell]) -> Mapping[str, Result]:
+        found: dict[str, Result] = {}
+        for cell in cells:
+            found |= trainings[cell.scheme]([cell])
+        return found
+
+    table = sweep.tune(params(extensions=2), "leaderboard", by_scheme, lambda line: None)
+    bn, plain = table
+    assert rates(bn) == rates(plain)
+    assert len(rates(bn)) == 5
+    assert (bn["at_edge"], plain["at_edge"]) == (False, True)
+
+
+def test_no_trial_is_trained_twice() -> None:
+    _, training = tune(near(1e9), extensions=3)
+    labels = [cell.label for call in training.calls for cell in call]
+    assert len(labels) == len(set(labels))
+
+
+def test_where_nothing_scores_the_recipe_stays_and_the_row_says_so() -> None:
+    table, training = tune(lambda rate, decay, seed: None, extensions=3)
+    row = table[BN]
+    assert (row["learning_rate"], row["validation"], row["at_edge"]) == (RECIPE, None, True)
+    assert len(training.calls) == 1
+
+
+def test_no_scheme_has_another_weight_decay_to_try() -> None:
+    decay = tiny.raw()["methods"]["simclr"]["weight_decay"]["resnet"]
+    table, _ = tune(near(RECIPE))
+    for row in (BN, PLAIN):
+        assert {trial["weight_decay"] for trial in table[row]["trials"]} == {decay}
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_every_row_has_the_same_trials_at_first(count: int) -> None:
+    _, training = tune(near(RECIPE), learning_rates=count, extensions=0)
+    (cells,) = training.calls
+    per_row: dict[str, set[tuple[float, int]]] = {}
+    for cell in cells:
+        setting = (cell.config["training"]["learning_rate"], cell.seed)
+        per_row.setdefault(cell.scheme, set()).add(setting)
+    assert per_row["bn"] == per_row["none-plain"]
+    assert len(per_row["bn"]) == 2 * count
+    assert {cell.config["evaluation"]["judge"] for cell in cells} == {"validation"}
+
+
+def test_a_recipe_with_many_digits_can_be_tuned() -> None:
+    tree = tiny.changed(tiny.raw(), "methods/simclr/learning_rate/resnet", 0.12345)
+    tree["methods"]["supervised"]["learning_rate"]["resnet"] = 0.1
+    table = sweep.tune(tiny.params(tree), "leaderboard", Training(near(0.12345)), lambda line: None)
+    assert table[0]["default_validation"] > 0
+
+
+# --- the table and the command
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder without images, but with the note of their checksum."""
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tiny.write_params(tmp_path, tree)
+    canonical_json.write(tmp_path / "data" / "mini" / "manifest.json", tiny.note(tiny.params()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BENCHMARK_HOME", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of the cells that commands ask to have trained; each scores by its rate."""
+    asked: list[str] = []
+
+    def train(arguments: Any, found: Params, cells: Sequence[Cell], dataset: str) -> None:
+        store = records.store(root)
+        for cell in cells:
+            asked.append(cell.label)
+            score = near(RECIPE)(cell.config["training"]["learning_rate"], 0, 0)
+            result = {"metrics": {"pooled_reestimated.knn5": score}}
+            print_ = cell.fingerprint(dataset)
+            store.put(records.record(cell, print_, dataset, {}, "done", result), {})
+
+    monkeypatch.setattr(verb, "train_missing", train)
+    return asked
+
+
+def test_the_table_is_its_own_cache(root: Path, trained: list[str]) -> None:
+    assert parser.main(["sweep"]) == 0
+    table = root / "results" / "mini" / "rates" / "leaderboard.json"
+    first, count = table.read_bytes(), len(trained)
+    assert count == 2 * 5  # two rows of five rates, one seed each
+    records.store(root).folder.rename(root / "gone")
+    assert parser.main(["sweep"]) == 0
+    assert len(trained) == count
+    assert table.read_bytes() == first
+
+
+def test_only_what_changed_is_trained_again(root: Path, trained: list[str]) -> None:
+    assert parser.main(["sweep"]) == 0
+    records.store(root).folder.rename(root / "gone")
+    trained.clear()
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tiny.write_params(root, tiny.changed(tree, "sweep/seeds", [100, 101]))
+    assert parser.main(["sweep"]) == 0
+    assert len(trained) == 10
+    assert all(label.endswith("-s101") for label in trained)
+
+
+def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
+    root: Path, trained: list[str]
+) -> None:
+    assert parser.main(["sweep"]) == 0
+    table = rate_table.load(root / "results" / "mini" / "rates" / "leaderboard.json")
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tree["experiments"]["leaderboard"]["learning_rates"] = "tuned"
+    cells = plan.cells(tiny.params(tree), "leaderboard", rate_table.settings(table))
+    chosen = {cell.scheme: cell.config["training"] for cell in cells if cell.method == "simclr"}
+    for row in table["rows"]:
+        recipe = chosen[row["scheme"]]
+        assert (recipe["learning_rate"], recipe["weight_decay"]) == (
+            row["learning_rate"],
+            row["weight_decay"],
+        )
+
+
+def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -> None:
+    assert parser.main(["sweep"]) == 0
+    file = root / "results" / "mini" / "rates" / "leaderboard.json"
+    table = rate_table.load(file)
+    trial = table["rows"][0]["trials"][0]
+    trial |= {"status": "crashed", "validation": None}
+    canonical_json.write(file, canonical_json.pretty(table))
+    records.store(root).folder.rename(root / "gone")
+    trained.clear()
+    assert parser.main(["sweep"]) == 0
+    assert trained == [trial["label"]]
+
+
+def test_a_damaged_table_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    canonical_json.write(root / "results" / "mini" / "rates" / "leaderboard.json", '{"rows": [')
+    assert "leaderboard.json: not a table of rates" in tiny.refusal(capsys, "sweep")
+
+
+def test_a_table_of_version_1_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{"rows": [{"method": "simclr", "family": "resnet", "scheme": "bn"}]}'
+    canonical_json.write(root / "results" / "mini" / "rates" / "leaderboard.json", text)
+    assert "a table of rates of version 1" in tiny.refusal(capsys, "sweep")

@@ -1,0 +1,173 @@
+"""Records are written whole, read back only if they are whole, and the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError
+from benchmark.results import records
+from benchmark.results.records import Store
+from tests.helpers import tiny
+
+IMAGES = "0" * 64
+
+
+def entry(status: str = "done", **result: Any) -> dict[str, Any]:
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    return records.record(cell, cell.fingerprint(IMAGES), IMAGES, {"device": "cpu"}, status, result)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.mark.parametrize("status", ["done", "diverged", "out-of-memory"])
+def test_a_result_is_kept_and_its_checkpoint_goes(store: Store, status: str) -> None:
+    made = entry(status)
+    checkpoint = store.checkpoint(made["fingerprint"])
+    canonical_json.write(checkpoint, b"half a training")
+    store.put(made, {"host": "here"})
+    assert store.record(made["fingerprint"]) == made
+    assert store.run_log(made["fingerprint"]) == {"host": "here"}
+    assert store.crash(made["fingerprint"]) is None
+    assert not checkpoint.exists()
+
+
+def test_a_store_of_version_1_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BENCHMARK_HOME", raising=False)
+    old = tmp_path / ".benchmark" / "cells" / ("0" * 64) / "record.json"
+    canonical_json.write_sealed(old, {"schema": 1})
+    with pytest.raises(
+        UserError, match=r"\.benchmark was made by version 1 .* move it away"
+    ) as error:
+        records.store(tmp_path)
+    assert "\n" not in str(error.value)
+    old.unlink()
+    assert records.store(tmp_path).schema() is None
+
+
+def test_a_store_says_which_version_made_it(store: Store) -> None:
+    assert store.schema() is None
+    store.put(entry(), {})
+    assert store.schema() == records.SCHEMA
+    (store.folder / "schema").write_text("two")
+    with pytest.raises(UserError, match="not a version"):
+        store.schema()
+
+
+def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
+    made = entry("crashed", cause="struck by lightning")
+    checkpoint = store.checkpoint(made["fingerprint"])
+    canonical_json.write(checkpoint, b"half a training")
+    store.put(made, {})
+    assert store.record(made["fingerprint"]) is None
+    assert store.crash(made["fingerprint"]) == made
+    assert checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{}",
+        b'{"schema": 2}',
+        b'{"schema": 2, "fingerprint": "HERE"}',
+        b'{"schema": 0, "fingerprint": "HERE", "status": "done"}',
+        b'{"schema": 2, "fingerprint": "another", "status": "done"}',
+    ],
+)
+def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
+    made = entry()
+    file = store.of(made["fingerprint"]) / "record.json"
+    text = text.replace(b"HERE", made["fingerprint"].encode())
+    try:
+        # Under a checksum that is right.
+        canonical_json.write_sealed(file, json.loads(text))
+    except (ValueError, TypeError):
+        canonical_json.write(file, text)
+    assert store.record(made["fingerprint"]) is None
+    assert store.crash(made["fingerprint"]) is None
+
+
+def test_a_record_cut_short_anywhere_counts_as_missing(store: Store) -> None:
+    made = entry()
+    file = store.of(made["fingerprint"]) / "record.json"
+    store.put(made, {})
+    whole = file.read_bytes()
+    assert store.record(made["fingerprint"]) == made
+    for length in range(0, len(whole) - 2, 97):
+        canonical_json.write(file, whole[:length])
+        assert store.record(made["fingerprint"]) is None
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "record.json"
+    canonical_json.write(file, "old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            canonical_json.write(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert file.read_text() == "old"
+    canonical_json.write(file, "new")
+    assert file.read_text() == "new"
+
+
+def test_equal_records_have_equal_bytes_and_numbers_that_json_lacks_are_refused() -> None:
+    made = entry(metrics={"b": 0.1, "a": 1 / 3})
+    turned = {key: made[key] for key in reversed(made)}
+    assert canonical_json.pretty(made) == canonical_json.pretty(turned)
+    assert canonical_json.checksum(made) == canonical_json.checksum(turned)
+    assert json.loads(canonical_json.pretty(made)) == made
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json.pretty(entry(metrics={"a": float("nan")}))
+
+
+def test_the_store_is_outside_what_dvc_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BENCHMARK_HOME", raising=False)
+    assert records.store(tmp_path).folder == tmp_path / ".benchmark"
+    monkeypatch.setenv("BENCHMARK_HOME", str(tmp_path / "elsewhere"))
+    assert records.store(tmp_path).folder == tmp_path / "elsewhere"
+
+
+def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:
+    from benchmark.core import determinism
+    from benchmark.execution.cell import run
+
+    root = tiny.project(tmp_path / "a project")
+    cell = tiny.cell("simclr-resnet-bn-s0")
+    made = run(
+        cell, root / "data" / "mini", tiny.store(root), determinism.start("cpu"), lambda *_: True
+    )
+    text = canonical_json.pretty(made)
+    for private in (str(root), "a project", platform.node(), platform.release(), os.sep):
+        # The version of a library may hold a slash or a host's name only by accident.
+        assert not private or private not in text, private
+    assert not re.search(r"second|time|\bdate|host|started|\b20\d\d-", text)
+    log = tiny.store(root).run_log(made["fingerprint"])
+    assert log["machine"]["host"] == platform.node()
+    assert log["wall_seconds"] > 0
+    assert log["resumed_at_step"] == 0

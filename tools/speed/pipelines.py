@@ -1,0 +1,285 @@
+"""The pipelines that are timed: this project's, two peers', and the bare step as the limit.
+
+All train the same network with the same optimizer on the same images; they differ in how views come
+about, and each peer in its own loss. A contestant trains until `tick`, which it calls at the start of
+every step, raises.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.components import registry
+from benchmark.core.errors import UserError
+from benchmark.core.randomness import Draw
+from benchmark.data.augment import complete
+from benchmark.execution.cell import standardiser
+from benchmark.methods.base import Batch
+from benchmark.training import network
+from benchmark.training.loop import train
+from tools.speed.cases import Case
+
+Tick = Callable[[], None]
+
+
+class Contestant(ABC):
+    """A pipeline around the network of a case."""
+
+    seeds = 1
+    """Networks that it trains at once, each on a batch of its own."""
+
+    def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
+        self.cell, self.device = case.cell(root), device
+        self.recipe: dict[str, Any] = self.cell.config["training"]
+        self.case = case
+        self.method = network.build(self.cell, case.manifest).to(device)
+        self.method = self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+        self.standardise = standardiser(case.manifest, device)
+
+    @abstractmethod
+    def run(self, tick: Tick) -> None:
+        """Trains until `tick` raises."""
+
+
+class Loop(Contestant):
+    """A plain training loop; how the views come about is the subclass's."""
+
+    def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
+        super().__init__(case, root, device, workers)
+        self.optimizer = self.optimizer_of(lambda parameter: parameter)
+        self.method.train()
+
+    def optimizer_of(self, stands_for: Callable[[Tensor], Tensor]) -> torch.optim.Optimizer:
+        """The recipe's optimizer, with what stands for each parameter in its place."""
+        groups = network.parameter_groups(
+            self.method, self.recipe["weight_decay"], self.recipe["weight_decay_on"]
+        )
+        for group in groups:
+            group["params"] = [stands_for(parameter) for parameter in group["params"]]
+        options = {k: v for k, v in self.recipe["optimizer"].items() if k != "name"}
+        module = registry.load("optimizer", self.recipe["optimizer"]["name"])
+        optimizer: torch.optim.Optimizer = module.build(
+            groups, self.recipe["learning_rate"], **options
+        )
+        return optimizer
+
+    @abstractmethod
+    def views(self) -> Iterator[list[Tensor]]:
+        """Two views a step, standardised, on the device."""
+
+    def loss(self, views: list[Tensor]) -> Tensor:
+        """This project's loss."""
+        labels = torch.empty(0)
+        loss: Tensor = self.method(Batch(views, labels, Draw(0, 0), 0.0)).loss
+        return loss
+
+    def run(self, tick: Tick) -> None:
+        """A step is what any such loop does, and nothing more."""
+        mixed = self.recipe["precision"] == "bfloat16"
+        stream = self.views()
+        while True:
+            tick()
+            views = next(stream)
+            self.optimizer.zero_grad()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                loss = self.loss(views)
+            loss.backward()
+            self.optimizer.step()
+
+
+class Ours(Contestant):
+    """The training loop of a cell as it is, with its curves, gradient norms and schedules."""
+
+    def run(self, tick: Tick) -> None:
+        """The method is called once a step."""
+        images = self.case.images().to(self.device)
+        labels = torch.zeros(len(images), dtype=torch.int64, device=self.device)
+        hook = self.method.register_forward_pre_hook(lambda *_: tick())
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                train(
+                    self.method, dict(self.cell.config), images, labels, self.standardise,
+                    self.device, Path(folder) / "checkpoint.safetensors", "", lambda *_: True,
+                )  # fmt: skip
+        finally:
+            hook.remove()
+
+
+class Bare(Loop):
+    """The step on two fixed tensors: what no pipeline can exceed."""
+
+    def views(self) -> Iterator[list[Tensor]]:
+        """The same tensors for ever."""
+        pixels = self.case.images()[: self.case.batch].to(self.device).float() / 255
+        fixed = [self.standardise(pixels), self.standardise(pixels.flip(3))]
+        while True:
+            yield fixed
+
+
+class Kornia(Loop):
+    """kornia's augmentations of whole batches, on the device."""
+
+    def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
+        super().__init__(case, root, device, workers)
+        augmentation = _peer("kornia.augmentation")
+        spec, side = self.recipe["views"][0], case.side
+        jitter = [spec[key] for key in ("brightness", "contrast", "saturation", "hue")]
+        if case.channels == 1:
+            jitter[2:] = [0.0, 0.0]
+        operations = [
+            augmentation.RandomResizedCrop(
+                (side, side), tuple(spec["crop_scale"]), tuple(spec["crop_ratio"])
+            ),
+            augmentation.RandomHorizontalFlip(spec["flip"]),
+            augmentation.ColorJitter(*jitter, p=spec["jitter"]),
+        ]
+        if case.channels == 3:
+            operations.append(augmentation.RandomGrayscale(p=spec["grayscale"]))
+        self.augment = torch.nn.Sequential(*operations)
+
+    def views(self) -> Iterator[list[Tensor]]:
+        """Two augmentations of one batch after another, in random order."""
+        images, batch = self.case.images().to(self.device), self.case.batch
+        while True:
+            order = torch.randperm(len(images), device=self.device)
+            for index in order.split(batch):
+                if len(index) == batch:
+                    pixels = images[index].float() / 255
+                    yield [self.standardise(self.augment(pixels)) for _ in range(2)]
+
+
+class Lightly(Loop):
+    """lightly's transforms of single PIL images in a DataLoader's workers, and its loss."""
+
+    def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
+        super().__init__(case, root, device, workers)
+        spec = self.recipe["views"][0]
+        self.transform = _peer("lightly.transforms").SimCLRTransform(
+            input_size=case.side,
+            cj_prob=spec["jitter"],
+            cj_strength=1.0,
+            cj_bright=spec["brightness"],
+            cj_contrast=spec["contrast"],
+            cj_sat=spec["saturation"],
+            cj_hue=spec["hue"],
+            min_scale=spec["crop_scale"][0],
+            random_gray_scale=spec["grayscale"],
+            gaussian_blur=complete(spec)["blur"],
+            hf_prob=spec["flip"],
+            normalize={"mean": case.manifest["mean"], "std": case.manifest["std"]},
+        )
+        criterion = _peer("lightly.loss").NTXentLoss
+        self.criterion = criterion(self.cell.config["method"]["temperature"])
+        self.loader = torch.utils.data.DataLoader(
+            _Pictures(case.images(), self.transform),
+            case.batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def views(self) -> Iterator[list[Tensor]]:
+        """Batch after batch of the loader, epoch after epoch."""
+        while True:
+            for first, second in self.loader:
+                yield [
+                    view.to(self.device, non_blocking=True).contiguous(
+                        memory_format=torch.channels_last
+                    )
+                    for view in (first, second)
+                ]
+
+    def loss(self, views: list[Tensor]) -> Tensor:
+        """lightly's loss of the same projections, the views batched alike."""
+        projected = self.method.each_view(self.method.measured()["projector"], views)
+        loss: Tensor = self.criterion(*projected)
+        return loss
+
+
+class Seeds(Bare):
+    """Several seeds of one network as one program: bare steps under `torch.func.vmap`.
+
+    BN keeps no running statistics here, since what vmap batches cannot be written to them.
+    """
+
+    seeds = 4
+
+    def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
+        super().__init__(case, root, device, workers)
+        for module in self.method.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+        self.weights, self.buffers = torch.func.stack_module_state([self.method] * self.seeds)
+        stacked = {id(own): self.weights[name] for name, own in self.method.named_parameters()}
+        # The optimizers work element by element, so one serves all networks.
+        self.optimizer = self.optimizer_of(lambda parameter: stacked[id(parameter)])
+
+    def views(self) -> Iterator[list[Tensor]]:
+        """The same tensors for ever, (S, N, C, H, W)."""
+        fixed = next(super().views())
+        stacked = [view.expand(self.seeds, *view.shape).contiguous() for view in fixed]
+        while True:
+            yield stacked
+
+    def run(self, tick: Tick) -> None:
+        """A step of all networks."""
+        mixed = self.recipe["precision"] == "bfloat16"
+
+        def loss(of: dict[str, Tensor], held: dict[str, Tensor], views: list[Tensor]) -> Tensor:
+            batch = Batch(views, torch.empty(0), Draw(0, 0), 0.0)
+            found: Tensor = torch.func.functional_call(self.method, (of, held), (batch,)).loss
+            return found
+
+        step = torch.func.vmap(torch.func.grad(loss))
+        stream = self.views()
+        while True:
+            tick()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                gradients = step(self.weights, self.buffers, next(stream))
+            for name, weight in self.weights.items():
+                weight.grad = gradients[name]
+            self.optimizer.step()
+
+
+class _Pictures(torch.utils.data.Dataset[list[Tensor]]):
+    """Images as PIL pictures, which is what lightly's data sets give to its transforms."""
+
+    def __init__(self, images: Tensor, transform: Callable[[Any], list[Tensor]]) -> None:
+        from torchvision.transforms.functional import to_pil_image
+
+        self.pictures = [to_pil_image(image) for image in images]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        return self.transform(self.pictures[index])
+
+
+def _peer(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        library = module.split(".")[0]
+        raise UserError(f"{library} is not installed: `uv sync --group dev`") from None
+
+
+CONTESTANTS: dict[str, type[Contestant]] = {
+    "ours": Ours,
+    "lightly": Lightly,
+    "kornia": Kornia,
+    "bare": Bare,
+    "seeds": Seeds,
+}

@@ -46,12 +46,12 @@ def test_a_step_has_the_loss_and_gradient_of_the_cpu(method: str, backbone: str,
 
 def test_an_interrupted_cell_goes_on_to_the_same_record(tmp_path: Path):
     root = tiny.project(tmp_path)
-    cell = tiny.cell("simclr-resnet-bn-s0")
-    whole = run(cell, root / "data/mini", Store(tmp_path / "whole"), GPU, lambda *_: True, 5)
+    task = tiny.cell("simclr-resnet-bn-s0").on(tiny.dataset(root))
+    whole = run(task, root / "data/mini", Store(tmp_path / "whole"), GPU, lambda *_: True, 5)
     parts = Store(tmp_path / "parts")
     with pytest.raises(Interrupted):
-        run(cell, root / "data/mini", parts, GPU, lambda *_: False, 5)
-    again = run(cell, root / "data/mini", parts, GPU, lambda *_: True, 5)
-    assert parts.run_log(again["fingerprint"])["resumed_at_step"] > 0
+        run(task, root / "data/mini", parts, GPU, lambda *_: False, 5)
+    again = run(task, root / "data/mini", parts, GPU, lambda *_: True, 5)
+    assert parts.run_log(again.fingerprint)["resumed_at_step"] > 0
     assert again == whole
-    assert again["environment"]["device"] == torch.cuda.get_device_name()
+    assert again.environment["device"] == torch.cuda.get_device_name()

@@ -212,7 +212,8 @@ def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
 def _shuffles(shelved: Shelved) -> bool:
     """Whether the row's teacher shuffles its batches."""
     entry = next(iter(shelved.records.values()))
-    return bool((entry.record["cell"]["training"] or {}).get("teacher", {}).get("shuffle"))
+    training = entry.record.cell.training
+    return bool(training and training.teacher and training.teacher.shuffle)
 
 
 def _failed(shelved: Shelved) -> str:

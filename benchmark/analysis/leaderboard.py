@@ -212,7 +212,7 @@ def build(
     columns = metrics(params)
     found = sweep_table["rows"] if tuned else []
     swept = {Row(line["method"], line["backbone"], line["scheme"]): line for line in found}
-    environments = _distinct([p.record["environment"] for row in rows for p in records[row]])
+    environments = _distinct([p.record.environment for row in rows for p in records[row]])
     values = {
         (row, metric.name): _values(records[row], metric.key) for row in rows for metric in columns
     }
@@ -234,7 +234,7 @@ def build(
                 method=plan.component(params, row.method),
                 title=_title(params, row),
                 seeds=tuple(p.seed for p in records[row]),
-                statuses=tuple(p.record["status"] for p in records[row]),
+                statuses=tuple(p.record.status for p in records[row]),
                 estimates=estimates,
                 complete=len(values[row, columns[0].name]) == len(records[row]),
                 control=plan.component(params, row.method) in CONTROLS,
@@ -256,7 +256,7 @@ def build(
         track=params.track,
         title=params.title,
         experiment=experiment,
-        dataset=str(records[rows[0]][0].record["dataset"]),
+        dataset=records[rows[0]][0].record.dataset,
         neighbours=params.evaluation.knn_k,
         metrics=columns,
         backbones=params.experiments[experiment].every("backbones"),
@@ -287,22 +287,20 @@ def _matched(
     records: dict[Row, list[Published]] = {}
     for cell in cells:
         entry = by_label[cell.label]
-        if cell.fingerprint(entry.record["dataset"]) != entry.record["fingerprint"]:
+        if cell.on(entry.record.dataset).fingerprint != entry.record.fingerprint:
             raise UserError(
                 f"{where}: the record of {cell.label} is of another configuration than the params "
                 f"ask for: {remedy}"
             )
         records.setdefault(Row(cell.method, cell.backbone, cell.scheme), []).append(entry)
-    if len(images := {by_label[cell.label].record["dataset"] for cell in cells}) > 1:
+    if len(images := {by_label[cell.label].record.dataset for cell in cells}) > 1:
         raise UserError(f"{where} mixes {len(images)} versions of the images: {remedy}")
     return records
 
 
 def _values(records: Sequence[Published], key: str) -> list[float]:
     """A metric's values; a cell that failed, or whose embeddings are not finite, has none."""
-    found = [
-        p.record["result"]["metrics"].get(key) for p in records if p.record["status"] == "done"
-    ]
+    found = [p.record.result.metrics.get(key) for p in records if p.record.status == "done"]
     return [float(value) for value in found if value is not None]
 
 
@@ -321,7 +319,7 @@ def _pools(
     trainings: dict[tuple[str, ...], Row] = {}
     for row in rows:
         if not is_fixed(row):
-            trainings.setdefault(tuple(p.record["fingerprint"] for p in records[row]), row)
+            trainings.setdefault(tuple(p.record.fingerprint for p in records[row]), row)
     random = list(trainings.values())
     groups = dict.fromkeys((row.backbone, plan.is_trained(params, row.method)) for row in random)
     pools = []
@@ -353,23 +351,22 @@ def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | 
 
 def _cost(records: Sequence[Published]) -> Cost:
     # Seeds of a row cost the same, except where a training ended early.
-    results = [p.record["result"] for p in records]
-    sizes = [r["parameters"] for r in results if r.get("parameters") is not None]
+    sizes = [p.record.result.parameters for p in records if p.record.result.parameters is not None]
     size = sizes[0] if sizes else None
-    training = records[0].record["cell"]["training"]
+    training = records[0].record.cell.training
     if training is None:
         return Cost(size, 0, 0.0)
     operations = [
-        p.record["result"]["flops_per_step"] * p.record["result"]["steps"] / 1e12
+        p.record.result.flops_per_step * p.record.result.steps / 1e12
         for p in records
-        if p.record["status"] == "done" and p.record["result"].get("flops_per_step") is not None
+        if p.record.status == "done" and p.record.result.flops_per_step is not None
     ]
-    return Cost(size, training["images_seen"], operations[0] if operations else None)
+    return Cost(size, training.images_seen, operations[0] if operations else None)
 
 
 def _penalty_at_edge(records: Sequence[Published]) -> bool:
     key = "pooled_reestimated.linear.penalty_at_edge"
-    return any(bool(p.record["result"]["metrics"].get(key)) for p in records)
+    return any(bool(p.record.result.metrics.get(key)) for p in records)
 
 
 def _collapse(records: Sequence[Published]) -> dict[str, float | None]:
@@ -390,7 +387,7 @@ def _updates(records: Sequence[Published]) -> dict[str, float | None]:
 
 def _diagnostics(records: Sequence[Published]) -> list[Mapping[str, Any]]:
     """Those of each record, empty where it has none."""
-    return [p.record["result"].get("diagnostics") or {} for p in records]
+    return [p.record.result.diagnostics for p in records]
 
 
 def _by_section(measured: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -409,7 +406,7 @@ def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
 def _places(
     records: Sequence[Published], environments: Sequence[Mapping[str, Any]]
 ) -> tuple[int, ...]:
-    return tuple(sorted({environments.index(p.record["environment"]) for p in records}))
+    return tuple(sorted({environments.index(p.record.environment) for p in records}))
 
 
 def _mean(entry: Entry) -> float:

@@ -10,7 +10,7 @@ from benchmark.cli.common import add_experiment, add_machine, add_track, read_pa
 from benchmark.cli.training import train_missing
 from benchmark.planning import rate_table
 from benchmark.planning import sweep as sweeping
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Cell, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.results.records import Store, store
 
@@ -35,9 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
     prints: dict[str, str] = {}
 
     def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
-        prints.update({cell.label: cell.fingerprint(dataset) for cell in cells})
-        missing = [cell for cell in cells if prints[cell.label] not in known]
-        train_missing(arguments, found, missing, dataset)
+        trials = tasks(cells, dataset)
+        prints.update({task.cell.label: task.fingerprint for task in trials})
+        missing = [task for task in trials if task.fingerprint not in known]
+        train_missing(arguments, found, missing)
         return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
 
     table = sweeping.tune(
@@ -52,7 +53,7 @@ def _trial(
 ) -> rate_table.Result:
     if fingerprint in known:
         return known[fingerprint]
-    entry = kept.record(fingerprint) or kept.crash(fingerprint)
+    entry = kept.last(fingerprint)
     if entry is None:
         raise RuntimeError(f"cell {fingerprint} left no record")
-    return rate_table.Result(entry["status"], entry["result"]["metrics"].get(metric))
+    return rate_table.Result(entry.status, entry.result.metrics.get(metric))

@@ -6,6 +6,7 @@ import argparse
 
 from benchmark.cli.common import add_experiment, add_machine, add_track, named, planned, read_params
 from benchmark.cli.training import train_missing
+from benchmark.planning.cell import tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.results import origins, published
 from benchmark.results.records import store
@@ -30,17 +31,17 @@ def run(arguments: argparse.Namespace) -> None:
         cells = named(cells, arguments.cell)
     dataset = dataset_checksum(arguments.root, found)
     # A fresh clone has the published records and an empty store: only what is new is trained.
+    wanted = tasks(cells, dataset)
     train_missing(
-        arguments, found, cells, dataset,
-        lambda missing: published.published(missing, dataset, arguments.root),
-    )  # fmt: skip
+        arguments, found, wanted, lambda missing: published.published(missing, arguments.root)
+    )
     kept = store(arguments.root)
     if arguments.cell:
-        for cell in cells:
-            print(kept.of(cell.fingerprint(dataset)) / "record.json")
+        for task in wanted:
+            print(kept.of(task.fingerprint) / "record.json")
         return
     for method in dict.fromkeys(cell.method for cell in cells):
         target = published.folder(arguments.root, found.track, arguments.experiment, method)
-        of_method = [cell for cell in cells if cell.method == method]
-        published.publish(of_method, dataset, kept, target)
-        origins.publish(arguments.root, of_method, dataset, kept)
+        of_method = [task for task in wanted if task.cell.method == method]
+        published.publish(of_method, kept, target)
+        origins.publish(arguments.root, of_method, kept)

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from benchmark.cli.common import jobs
 from benchmark.config.schema import Params
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Task
 from benchmark.planning.images import data_folder
-from benchmark.results.records import store
+from benchmark.results.records import Record, store
 
 
 def train_missing(
     arguments: argparse.Namespace,
     found: Params,
-    cells: Sequence[Cell],
-    dataset: str,
-    published: Callable[[Sequence[Cell]], Sequence[Mapping[str, Any]]] = lambda missing: (),
+    tasks: Sequence[Task],
+    published: Callable[[Sequence[Task]], Sequence[Record]] = lambda missing: (),
 ) -> None:
     """See `execution.local.train_missing`; a signal is a KeyboardInterrupt."""
     from benchmark.execution import local
 
     try:
         summary = local.train_missing(
-            cells, store(arguments.root), data_folder(arguments.root, found.track), dataset,
+            tasks, store(arguments.root), data_folder(arguments.root, found.track),
             jobs(arguments.jobs), arguments.device, published,
         )  # fmt: skip
     except local.Stopped:

@@ -15,6 +15,7 @@ from benchmark.diagnostics.held_out import HeldOut, batches, by_image
 from benchmark.diagnostics.three_way import KEYS, three_way
 from benchmark.evaluation.features import CHUNK, in_parts, preserve_state
 from benchmark.methods.base import MaskedMethod, Method
+from benchmark.planning.configuration import Configuration
 
 VERSION = 3
 """Raised whenever the same weights would get other diagnostics."""
@@ -49,7 +50,7 @@ Measures = dict[str, Any]
 
 def diagnose(
     method: Method,
-    config: Mapping[str, Any],
+    config: Configuration,
     splits: Mapping[str, tuple[Tensor, Tensor]],
     standardise: Callable[[Tensor], Tensor],
     initial: Callable[[], Method],
@@ -60,23 +61,21 @@ def diagnose(
     the cell is judged on; `initial` makes the method as it was before its training. The method is
     left as it was. A value that is not finite, or not defined, is null.
     """
-    training, spec, seed = config["training"], config["evaluation"], config["seed"]
-    judged = splits[spec["judge"]]
+    training, spec, seed = config.training, config.evaluation, config.seed
+    judged = splits[spec.judge]
     leaks: Measures = dict.fromkeys(LEAKAGE)
     shares: Measures = dict.fromkeys(KEYS)
     with preserve_state(method):
         method.eval()
-        held_out = None
-        if training:
-            held_out = HeldOut(judged[0], training["views"], standardise, seed)
+        held_out = HeldOut(judged[0], training.views, standardise, seed) if training else None
         sections = _sections(method, judged[0], standardise, held_out)
-        if held_out and len(judged[0]) >= 2 * training["batch_size"]:
-            training_mode(method)
-            found, leaks = _leakage(method, held_out, training["batch_size"], initial)
-            sections = {name: sections[name] | found[name] for name in sections}
-        if training:
+        if training and held_out:
+            if len(judged[0]) >= 2 * training.batch_size:
+                training_mode(method)
+                found, leaks = _leakage(method, held_out, training.batch_size, initial)
+                sections = {name: sections[name] | found[name] for name in sections}
             shares = three_way(
-                method.evaluated, splits["train"], judged, training["batch_size"], spec,
+                method.evaluated, splits["train"], judged, training.batch_size, spec,
                 standardise, seed,
             )  # fmt: skip
     return {"sections": sections, "leakage": leaks, "three_way": shares}

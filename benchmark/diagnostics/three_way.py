@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from benchmark.core.randomness import keyed
 from benchmark.diagnostics.frozen import batch_statistics, population_statistics
 from benchmark.evaluation.features import batch_norms, in_parts
 from benchmark.evaluation.knn import knn_accuracy
+from benchmark.planning.configuration import EvaluationConfig
 
 BANK = 1000
 """Training images that vote, up to a whole number of batches."""
@@ -36,7 +36,7 @@ def three_way(
     train: Split,
     held_out: Split,
     batch: int,
-    spec: Mapping[str, Any],
+    spec: EvaluationConfig,
     standardise: Callable[[Tensor], Tensor],
     seed: int,
 ) -> dict[str, float | None]:
@@ -67,7 +67,7 @@ def three_way(
     def accuracy(bank: Split, queries: Split) -> float | None:
         if not all(bool(torch.isfinite(split[0]).all()) for split in (bank, queries)):
             return None
-        (score,) = knn_accuracy(*bank, *queries, spec["knn_k"][:1], spec["knn_temperature"])
+        (score,) = knn_accuracy(*bank, *queries, spec.knn_k[:1], spec.knn_temperature)
         return score
 
     by_batch = embedded(voting, batch_statistics)

@@ -12,6 +12,7 @@ from benchmark.backbones.base import Backbone
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.knn import knn_accuracy, knn_correct
 from benchmark.evaluation.probe import linear_probe
+from benchmark.planning.configuration import EvaluationConfig
 
 VERSION = 1
 """Raised whenever the same weights would get other metrics."""
@@ -36,7 +37,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     backbone: Backbone,
     splits: Mapping[str, Split],
-    spec: Mapping[str, Any],
+    spec: EvaluationConfig,
     standardise: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor, int], object] | None = None,
 ) -> Evaluation:
@@ -46,10 +47,10 @@ def evaluate(
     it, `test`. Without batch statistics the re-estimated metrics are those of the only network there is.
     Re-estimates the statistics in place; `encode` is what `reestimate` takes.
     """
-    judge = spec["judge"]
+    judge = spec.judge
     features = embed_all(backbone, splits, standardise)
     metrics = _judge(features, splits, spec, "")
-    if reestimate(backbone, splits["train"][0], spec["precise_bn_batch_size"], standardise, encode):
+    if reestimate(backbone, splits["train"][0], spec.precise_bn_batch_size, standardise, encode):
         features = embed_all(backbone, splits, standardise)
         metrics |= _judge(features, splits, spec, "_reestimated")
     else:
@@ -62,12 +63,12 @@ def evaluate(
 def _correct(
     features: Mapping[str, Mapping[str, Tensor]],
     splits: Mapping[str, Split],
-    spec: Mapping[str, Any],
+    spec: EvaluationConfig,
 ) -> str | None:
-    columns = [(features[name]["pooled"], splits[name][1]) for name in ("train", spec["judge"])]
+    columns = [(features[name]["pooled"], splits[name][1]) for name in ("train", spec.judge)]
     if not all(bool(torch.isfinite(column[0]).all()) for column in columns):
         return None
-    (right,) = knn_correct(*columns[0], *columns[1], spec["knn_k"][:1], spec["knn_temperature"])
+    (right,) = knn_correct(*columns[0], *columns[1], spec.knn_k[:1], spec.knn_temperature)
     bits = "".join("1" if one else "0" for one in right.tolist())
     digits = -(-len(bits) // 4)
     return f"{int(bits.ljust(4 * digits, '0'), 2):0{digits}x}"
@@ -83,10 +84,10 @@ def embed_all(
 def _judge(
     features: Mapping[str, Mapping[str, Tensor]],
     splits: Mapping[str, Split],
-    spec: Mapping[str, Any],
+    spec: EvaluationConfig,
     suffix: str,
 ) -> dict[str, Any]:
-    judge = spec["judge"]
+    judge = spec.judge
     metrics: dict[str, Any] = {}
     for readout in features["train"]:
         columns = {name: (features[name][readout], splits[name][1]) for name in features}
@@ -97,17 +98,14 @@ def _judge(
         for split in dict.fromkeys(("validation", judge)):
             tag = _tag(split, judge)
             scores = knn_accuracy(
-                *columns["train"], *columns[split], spec["knn_k"], spec["knn_temperature"]
+                *columns["train"], *columns[split], spec.knn_k, spec.knn_temperature
             )
             metrics |= {
-                f"{prefix}.knn{k}{tag}": score
-                for k, score in zip(spec["knn_k"], scores, strict=True)
+                f"{prefix}.knn{k}{tag}": score for k, score in zip(spec.knn_k, scores, strict=True)
             }
         if judge == "validation":
             continue  # a trial of a sweep is scored by its nearest neighbours alone
-        probe = linear_probe(
-            columns["train"], columns["validation"], columns[judge], spec["probe_c"]
-        )
+        probe = linear_probe(columns["train"], columns["validation"], columns[judge], spec.probe_c)
         metrics |= {
             f"{prefix}.linear": probe.accuracy,
             f"{prefix}.linear.validation": probe.validation,
@@ -121,11 +119,11 @@ def _tag(split: str, judge: str) -> str:
     return "" if split == judge else f".{split}"
 
 
-def _keys(prefix: str, spec: Mapping[str, Any]) -> list[str]:
+def _keys(prefix: str, spec: EvaluationConfig) -> list[str]:
     """The metrics of a readout that is not finite, all of them null."""
-    judge = spec["judge"]
+    judge = spec.judge
     tags = [_tag(split, judge) for split in dict.fromkeys(("validation", judge))]
-    keys = [f"{prefix}.knn{k}{tag}" for k in spec["knn_k"] for tag in tags]
+    keys = [f"{prefix}.knn{k}{tag}" for k in spec.knn_k for tag in tags]
     if judge == "validation":
         return keys
     parts = ("", ".validation", ".penalty", ".penalty_at_edge")

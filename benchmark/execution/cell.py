@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmark.components import registry
 from benchmark.core import determinism
+from benchmark.core.errors import UserError
 from benchmark.data.build import load
 from benchmark.data.pool import Splits
 from benchmark.diagnostics import stability
@@ -20,12 +21,12 @@ from benchmark.diagnostics.diagnose import diagnose
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.online_knn import watcher
 from benchmark.methods.base import Method
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Task
+from benchmark.planning.configuration import TrainingConfig
 from benchmark.provenance.machine import Energy, machine
 from benchmark.provenance.program import program
 from benchmark.provenance.trace import Tracer
-from benchmark.results import records
-from benchmark.results.records import Store
+from benchmark.results.records import Record, Result, Status, Store, Watched
 from benchmark.training import network
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.loop import MARKS, Trained, train
@@ -37,40 +38,32 @@ Progress = Callable[[int, int], bool]
 
 
 def run(
-    cell: Cell,
+    task: Task,
     data: Path,
     store: Store,
     device: torch.device,
     progress: Progress,
     checkpoint_steps: int = 200,
-) -> dict[str, Any]:
+) -> Record:
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
 
     Running out of memory and a loss that is not finite are results; any other exception is the
     caller's. Raises `training.loop.Interrupted` where `progress` says to stop.
     """
-    registry.check_unchanged(cell.components)
-    judge = cell.config["evaluation"]["judge"]
+    registry.check_unchanged(task.cell.components)
+    judge = task.cell.config.evaluation.judge
     splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
-    fingerprint = cell.fingerprint(splits.manifest["sha256"])
+    if splits.manifest["sha256"] != task.dataset:
+        raise UserError(f"{data}: the images changed since the cell was planned")
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
-        status, result, log = _result(
-            cell, splits, fingerprint, store, device, progress, checkpoint_steps
-        )
+        status, result, log = _result(task, splits, store, device, progress, checkpoint_steps)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         status, log = "out-of-memory", {}
-        result = {"metrics": {}, "curves": {}, "cause": "out of memory"}
-    entry = records.record(
-        cell,
-        fingerprint,
-        splits.manifest["sha256"],
-        determinism.environment(device),
-        status,
-        result,
-    )
+        result = Result(metrics={}, curves={}, cause="out of memory")
+    entry = Record.of(task, determinism.environment(device), status, result)
     log |= {
         "started": begun,
         "wall_seconds": time.time() - begun,
@@ -84,14 +77,14 @@ def run(
 
 
 def _result(
-    cell: Cell,
+    task: Task,
     splits: Splits,
-    fingerprint: str,
     store: Store,
     device: torch.device,
     progress: Progress,
     checkpoint_steps: int,
-) -> tuple[str, dict[str, Any], dict[str, Any]]:
+) -> tuple[Status, Result, dict[str, Any]]:
+    cell = task.cell
     standardise = standardiser(splits.manifest, device)
     on_device = {
         name: (images.to(device), splits.labels[name].to(device))
@@ -103,11 +96,12 @@ def _result(
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
 
     method = initial()
-    status, log = "done", {}
+    status: Status = "done"
+    log: dict[str, Any] = {}
     curves: Mapping[str, Tensor] = UNTRAINED
-    spec = cell.config["evaluation"]
-    judged = spec["judge"] == "test"  # a trial of a sweep is scored by its nearest neighbours alone
-    key = cell.training_key(splits.manifest["sha256"])
+    spec = cell.config.evaluation
+    judged = spec.judge == "test"  # a trial of a sweep is scored by its nearest neighbours alone
+    key = task.training_key
     trace = Tracer(store.trace(key) if judged else None)
     trace("weights", sorted(method.state_dict().items()))
     result: dict[str, Any] = {
@@ -122,21 +116,22 @@ def _result(
         "diagnostics": {},
         "cause": None,
     }
-    if cell.config["training"]:
+    if cell.config.training:
         begun = time.perf_counter()
         watch, final = None, None
         if judged:
             watch = watcher(
                 method.evaluated, on_device["train"], on_device["validation"],
-                spec["knn_k"][0], spec["knn_temperature"],
-                spec["precise_bn_batch_size"], standardise, method.encode,
+                spec.knn_k[0], spec.knn_temperature,
+                spec.precise_bn_batch_size, standardise, method.encode,
             )  # fmt: skip
             final = store.trained(key), key
         trained = train(
-            method, dict(cell.config), *on_device["train"], standardise, device,
-            store.checkpoint(fingerprint), fingerprint, progress, checkpoint_steps, watch, final, trace,
+            method, cell.config.training, cell.config.seed, *on_device["train"], standardise, device,
+            store.checkpoint(task.fingerprint), task.fingerprint, progress, checkpoint_steps,
+            watch, final, trace,
         )  # fmt: skip
-        log = _training_log(cell, trained, time.perf_counter() - begun)
+        log = _training_log(cell.config.training, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
         result |= {
             "steps": trained.steps,
@@ -155,7 +150,7 @@ def _result(
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
         found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
         result["metrics"], result["correct"] = found.metrics, found.correct
-    return status, result, log | {"trace": trace.found}
+    return status, Result(**result), log | {"trace": trace.found}
 
 
 def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -185,17 +180,17 @@ def thinned(trained: Trained) -> dict[str, list[float | None]]:
     return curves
 
 
-def _watched(trained: Trained) -> dict[str, list[float | None]]:
+def _watched(trained: Trained) -> Watched:
     """kNN accuracy on a part of the validation split, by the share of the training done."""
     scores = [score if math.isfinite(score) else None for score in trained.watched.tolist()]
-    return {"share": list(MARKS), "knn": scores}
+    return Watched(share=MARKS, knn=tuple(scores))
 
 
-def _training_log(cell: Cell, trained: Trained, seconds: float) -> dict[str, Any]:
+def _training_log(recipe: TrainingConfig, trained: Trained, seconds: float) -> dict[str, Any]:
     done = len(trained.curves["loss"]) - trained.resumed_at
     log: dict[str, Any] = {
         "training_seconds": seconds,
-        "images_per_second": done * cell.config["training"]["batch_size"] / max(seconds, 1e-9),
+        "images_per_second": done * recipe.batch_size / max(seconds, 1e-9),
         "resumed_at_step": trained.resumed_at,
     }
     if torch.cuda.is_available():

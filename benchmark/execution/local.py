@@ -20,8 +20,8 @@ from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.execution import worker
 from benchmark.execution.progress import Bars
-from benchmark.planning.cell import Cell
-from benchmark.results.records import Store, record
+from benchmark.planning.cell import Task
+from benchmark.results.records import Record, Store
 
 PATIENCE = 30.0
 """Seconds that workers get to save their checkpoints before they are killed."""
@@ -80,7 +80,7 @@ class _Signals:
 class _Slot:
     process: BaseProcess
     pipe: Connection
-    cell: Cell | None = None
+    task: Task | None = None
 
 
 def cores() -> int:
@@ -89,22 +89,21 @@ def cores() -> int:
 
 
 def train_missing(
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     store: Store,
     data: Path,
-    dataset: str,
     jobs: int | None,
     device: str = "auto",
-    published: Callable[[Sequence[Cell]], Sequence[Mapping[str, Any]]] = lambda missing: (),
+    published: Callable[[Sequence[Task]], Sequence[Record]] = lambda missing: (),
 ) -> Summary:
-    """Trains every cell that the store does not hold, `jobs` at a time.
+    """Trains every task that the store does not hold, `jobs` at a time.
 
     Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
-    built dataset and `dataset` its checksum. `published` gives records of cells from elsewhere:
+    built dataset. `published` gives records of tasks from elsewhere:
     those that an environment like this one made go into the store and count as found. Raises UserError
     before any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
     """
-    wanted = {cell.fingerprint(dataset): cell for cell in cells}
+    wanted = {task.fingerprint: task for task in tasks}
     missing = _missing(wanted, store)
     if not missing:
         return Summary(found=len(wanted))
@@ -113,27 +112,27 @@ def train_missing(
     with _Signals() as signals:
         environment = _check(context, signals, missing, data, device)
         for entry in published(missing):
-            if entry["environment"] == environment:
+            if entry.environment == environment:
                 store.adopt(entry)
         missing = _missing(wanted, store)
         summary = Summary(found=len(wanted) - len(missing))
         if not missing:
             return summary
         jobs = jobs or (cores() if environment["device"] == "cpu" else 1)
-        pool = _Pool(context, signals, store, data, dataset, min(jobs, len(missing)), device)
+        pool = _Pool(context, signals, store, data, min(jobs, len(missing)), device)
         with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
             pool.run(missing, bars, summary)
     return summary
 
 
-def _missing(wanted: Mapping[str, Cell], store: Store) -> list[Cell]:
-    return [cell for print_, cell in wanted.items() if store.record(print_) is None]
+def _missing(wanted: Mapping[str, Task], store: Store) -> list[Task]:
+    return [task for fingerprint, task in wanted.items() if store.record(fingerprint) is None]
 
 
 def _check(
     context: multiprocessing.context.SpawnContext,
     signals: _Signals,
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     data: Path,
     device: str,
 ) -> dict[str, Any]:
@@ -142,11 +141,11 @@ def _check(
     In a process of its own: this one never loads torch.
     """
     distinct = {}
-    for cell in cells:
-        training = cell.config["training"] or {}
-        shape = [training.get(key) for key in ("batch_size", "view_batching", "teacher")]
-        shape += [cell.config[key] for key in ("method", "backbone", "norms")]
-        distinct[str(shape)] = cell.as_json()
+    for task in tasks:
+        config = task.cell.config
+        training = config.training
+        shape = (training.batch_size, training.view_batching, training.teacher) if training else ()
+        distinct[str((shape, config.method, config.backbone, config.norms))] = task.cell
     ours, theirs = context.Pipe()
     process = context.Process(
         target=worker.check, args=(theirs, list(distinct.values()), data, device)
@@ -178,12 +177,11 @@ class _Pool:
         signals: _Signals,
         store: Store,
         data: Path,
-        dataset: str,
         jobs: int,
         device: str,
     ) -> None:
         self.context, self.signals, self.store, self.data = context, signals, store, data
-        self.dataset, self.device = dataset, device
+        self.device = device
         self.stopping = False
         self.slots = [self._start() for _ in range(max(1, jobs))]
 
@@ -197,14 +195,14 @@ class _Pool:
         theirs.close()
         return _Slot(process, ours)
 
-    def run(self, queue: Sequence[Cell], bars: Bars, summary: Summary) -> None:
+    def run(self, queue: Sequence[Task], bars: Bars, summary: Summary) -> None:
         """Hands out the cells and listens until all are done."""
         waiting = list(queue)
         refusal: str | None = None
         try:
             for slot in self.slots:
                 self._hand_out(slot, waiting, bars)
-            while any(slot.cell for slot in self.slots) and not self.ended():
+            while any(slot.task for slot in self.slots) and not self.ended():
                 for place, slot in enumerate(self.slots):
                     refusal = self._listen(place, slot, waiting, bars, summary) or refusal
                 if refusal:
@@ -220,24 +218,25 @@ class _Pool:
         """Whether no more cells are to be handed out."""
         return self.stopping or self.signals.asked
 
-    def _hand_out(self, slot: _Slot, waiting: list[Cell], bars: Bars) -> None:
-        slot.cell = waiting.pop(0) if waiting else None
-        if slot.cell:
-            slot.pipe.send(slot.cell.as_json())
-        bars.start(self.slots.index(slot), slot.cell.label if slot.cell else "")
+    def _hand_out(self, slot: _Slot, waiting: list[Task], bars: Bars) -> None:
+        slot.task = waiting.pop(0) if waiting else None
+        if slot.task:
+            slot.pipe.send(slot.task)
+        bars.start(self.slots.index(slot), slot.task.cell.label if slot.task else "")
 
     def _listen(
         self,
         place: int,
         slot: _Slot,
-        waiting: list[Cell],
+        waiting: list[Task],
         bars: Bars,
         summary: Summary,
     ) -> str | None:
         """Takes what one worker has to say; returns a refusal of the user's input."""
-        cell = slot.cell
-        if cell is None:
+        task = slot.task
+        if task is None:
             return None
+        cell = task.cell
         # Waiting on the process too: a killed worker closes its pipe without a word.
         wait([slot.pipe, slot.process.sentinel], timeout=0.25 / len(self.slots))
         try:
@@ -251,21 +250,19 @@ class _Pool:
             bars.step(place, message[1], message[2])
             return None
         if kind == "refused":
-            slot.cell = None
+            slot.task = None
             return str(message[1])
         if kind == "stopped":
-            slot.cell = None
+            slot.task = None
             self.stopping = True
             return None
         if kind == "lost":
             if self.ended():
-                slot.cell = None
+                slot.task = None
                 return None
             slot.process.join(PATIENCE)
             cause = f"the worker died ({_exit(slot.process.exitcode)})"
-            print_ = cell.fingerprint(self.dataset)
-            result = {"metrics": {}, "curves": {}, "cause": cause}
-            self.store.put(record(cell, print_, self.dataset, {}, "crashed", result), {})
+            self.store.put(Record.of_crash(task, {}, cause), {})
             summary.crashed.append(f"{cell.name}: {cause}")
             bars.finish(place, f"{cell.label}: {cause}")
             self.slots[place] = slot = self._start()
@@ -281,7 +278,7 @@ class _Pool:
     def _end(self) -> None:
         """Ends the workers: idle ones at once, busy ones after they have saved a checkpoint."""
         for slot in self.slots:
-            if slot.cell is None:
+            if slot.task is None:
                 try:
                     slot.pipe.send(None)
                 except OSError:

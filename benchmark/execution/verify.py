@@ -13,14 +13,14 @@ from typing import Any
 from benchmark.config.schema import Params
 from benchmark.core.errors import CheckFailed, UserError
 from benchmark.execution.local import Stopped, train_missing
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Cell, tasks
 from benchmark.planning.images import data_folder, dataset_checksum
 from benchmark.provenance.machine import processor
 from benchmark.provenance.trace import first_difference
 from benchmark.results import origins
 from benchmark.results import published as collect
 from benchmark.results.metrics import RANKING
-from benchmark.results.records import Store
+from benchmark.results.records import Record, Store
 
 TOLERATED = 0.99
 """Share of the differences between two seeds that the tolerance spans.
@@ -54,7 +54,7 @@ class _Published:
     """Of its record, None where the row has several or the table names none."""
     tolerance: float
     """Of kNN accuracy."""
-    record: Mapping[str, Any] | None
+    record: Record | None
     """The published record where its file is here."""
     origin: origins.Origin | None
 
@@ -74,15 +74,15 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="benchmark-verify-") as name:
         scratch = Store(Path(name))
         try:
-            train_missing(cells, scratch, data_folder(root, params.track), dataset, jobs, device)
+            wanted = tasks(cells, dataset)
+            train_missing(wanted, scratch, data_folder(root, params.track), jobs, device)
         except Stopped:
             raise KeyboardInterrupt from None
-        for cell in cells:
-            print_ = cell.fingerprint(dataset)
-            entry = scratch.record(print_) or scratch.crash(print_)
+        for task in wanted:
+            cell, entry = task.cell, scratch.last(task.fingerprint)
             if entry is None:
                 raise CheckFailed(f"{cell.name} left no record")
-            trace = scratch.run_log(print_).get("trace", {})
+            trace = scratch.run_log(task.fingerprint).get("trace", {})
             verdicts.append(_compare(cell, entry, trace, published[cell.label]))
     return verdicts
 
@@ -135,7 +135,7 @@ def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
     """t(df) · s · √2 of the row's pool: within it two seeds of a row lie in TOLERATED of all cases."""
     from scipy.stats import t
 
-    trained = bool(cell.config["training"])
+    trained = cell.config.training is not None
     for pool in table["interval"]["pools"]:
         if (pool["metric"], pool["backbone"], pool["trained"]) == (RANKING, cell.backbone, trained):
             spread = pool["sd"] * 2**0.5
@@ -143,7 +143,7 @@ def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
     return LEAST_TOLERANCE
 
 
-def _record(root: Path, cell: Cell, checksum: str) -> Mapping[str, Any] | None:
+def _record(root: Path, cell: Cell, checksum: str) -> Record | None:
     """The published record; None where it is not here, or is another one."""
     try:
         entry = collect.read_one(collect.file_of(cell, root))
@@ -152,20 +152,18 @@ def _record(root: Path, cell: Cell, checksum: str) -> Mapping[str, Any] | None:
     return entry.record if entry.checksum == checksum else None
 
 
-def _compare(
-    cell: Cell, entry: dict[str, Any], trace: Mapping[str, str], published: _Published
-) -> Verdict:
+def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Published) -> Verdict:
     found = hashlib.sha256(collect.document(cell, entry).encode()).hexdigest()
-    nearest = cell.config["evaluation"]["knn_k"][0]
-    knn = entry["result"]["metrics"].get(f"pooled_reestimated.knn{nearest}")
+    nearest = cell.config.evaluation.knn_k[0]
+    knn = entry.result.metrics.get(f"pooled_reestimated.knn{nearest}")
     if found == published.sha256:
         if _same(knn, published.knn):
             return Verdict(cell, "identical", found[:12])
         # The record is the published one, but the table beside its checksum says something else.
         return Verdict(cell, "different", f"the table says kNN {published.knn}, its record {knn}")
     where = f"; first difference: {_where(entry, trace, published)}"
-    if entry["status"] != published.status:
-        return Verdict(cell, "different", f"{published.status}, now {entry['status']}{where}")
+    if entry.status != published.status:
+        return Verdict(cell, "different", f"{published.status}, now {entry.status}{where}")
     if knn is None or published.knn is None:
         change = f"sha256 {published.sha256[:12]}, now {found[:12]}"
         return Verdict(cell, "different", change + where)
@@ -177,47 +175,47 @@ def _compare(
     return Verdict(cell, verdict, f"{change} (tolerance {published.tolerance:.4f}){where}")
 
 
-def _promised(entry: Mapping[str, Any], published: _Published) -> bool:
+def _promised(entry: Record, published: _Published) -> bool:
     """Whether the same bits are promised: one environment, and CPUs of one vendor or one GPU model."""
-    if published.environment is None or entry["environment"] != published.environment:
+    if published.environment is None or entry.environment != published.environment:
         return False
-    if entry["environment"]["device"] != "cpu":
+    if entry.environment["device"] != "cpu":
         return True
     vendor, _ = processor()
     made = published.origin.machine.get("cpu_vendor") if published.origin else None
     return vendor is not None and vendor == made
 
 
-def _where(entry: Mapping[str, Any], trace: Mapping[str, str], published: _Published) -> str:
+def _where(entry: Record, trace: Mapping[str, str], published: _Published) -> str:
     """At which moment two trainings of one cell part, as far as what is published can tell."""
     theirs = published.record
-    if theirs is not None and theirs["dataset"] != entry["dataset"]:
+    if theirs is not None and theirs.dataset != entry.dataset:
         return "data"
-    if theirs is not None and theirs["fingerprint"] != entry["fingerprint"]:
+    if theirs is not None and theirs.fingerprint != entry.fingerprint:
         return "configuration"
     stage = first_difference(trace, published.origin.trace if published.origin else {})
     if stage is not None:
         return stage.replace("_", " ")
     if theirs is None:
         return "after the first step" if published.origin and published.origin.trace else "unknown"
-    if theirs["environment"] != entry["environment"]:
+    if theirs.environment != entry.environment:
         changed = [
             key
-            for key in sorted({*theirs["environment"], *entry["environment"]})
-            if theirs["environment"].get(key) != entry["environment"].get(key)
+            for key in sorted({*theirs.environment, *entry.environment})
+            if theirs.environment.get(key) != entry.environment.get(key)
         ]
         named = f" (environment: {', '.join(changed)})"
     else:
         named = ""
-    curves, now = theirs["result"]["curves"], entry["result"]["curves"]
-    for place, end in enumerate(curves.get("step", [])):
+    curves, now = theirs.result.curves, entry.result.curves
+    for place, end in enumerate(curves.get("step", ())):
         for name in curves:
             if curves[name][place] != (now.get(name) or [None] * (place + 1))[place]:
                 begin = curves["step"][place - 1] if place else 0
                 return f"{name} between steps {begin:.0f} and {end:.0f}{named}"
-    metrics, now = theirs["result"]["metrics"], entry["result"]["metrics"]
+    metrics, then = theirs.result.metrics, entry.result.metrics
     for key in metrics:
-        if metrics[key] != now.get(key):
+        if metrics[key] != then.get(key):
             return f"metric {key}{named}"
     return f"what stands beside the metrics{named}"
 

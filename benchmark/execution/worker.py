@@ -1,6 +1,6 @@
 """The process that trains cells: reads them from a pipe, one at a time, and reports back.
 
-Messages to a worker are a cell (JSON), or None to end it. Messages from it are tuples: ("step",
+Messages to a worker are a task, or None to end it. Messages from it are tuples: ("step",
 step, steps), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmark.core import determinism
 from benchmark.core.errors import REFUSALS, UserError, refused
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Cell, Task
 
 REPORT_SECONDS = 0.2
 """Least time between two reports of progress."""
@@ -47,7 +47,7 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
     stop = _Stop()
     device = determinism.start(device_name)
     from benchmark.execution.cell import run
-    from benchmark.results.records import Store, record
+    from benchmark.results.records import Record, Store
     from benchmark.training.loop import Interrupted
 
     store = Store(home)
@@ -61,12 +61,11 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
         try:
             if not pipe.poll(0.5):
                 continue
-            text = pipe.recv()
+            task: Task | None = pipe.recv()
         except (EOFError, OSError):
             return
-        if text is None:
+        if task is None:
             return
-        cell = Cell.from_json(text)
         told = 0.0
 
         def progress(step: int, steps: int) -> bool:
@@ -77,8 +76,8 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
             return not stop
 
         try:
-            entry = run(cell, data, store, device, progress)
-            report("done", entry["status"])
+            entry = run(task, data, store, device, progress)
+            report("done", entry.status)
         except Interrupted:
             report("stopped")
         except UserError as error:
@@ -89,22 +88,12 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
                 report("refused", refused(error))
                 continue
             cause = f"{type(error).__name__}: {error}"
-            dataset = _dataset(data)
-            entry = record(
-                cell, cell.fingerprint(dataset), dataset, determinism.environment(device), "crashed",
-                {"metrics": {}, "curves": {}, "cause": cause},
-            )  # fmt: skip
+            entry = Record.of_crash(task, determinism.environment(device), cause)
             store.put(entry, {"traceback": traceback.format_exc()})
             report("crashed", cause, traceback.format_exc())
 
 
-def _dataset(data: Path) -> str:
-    from benchmark.data.build import load
-
-    return str(load(data, ()).manifest["sha256"])
-
-
-def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> None:
+def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> None:
     """Builds the network of every cell without memory for its weights.
 
     Sends what decides the bits of this machine's trainings (`determinism.environment`), and the first
@@ -118,8 +107,8 @@ def check(pipe: Connection, cells: list[str], data: Path, device_name: str) -> N
         environment = determinism.environment(determinism.start(device_name))
         # Not the test split: only the final stage of a cell reads that.
         manifest = load(data, ("train", "validation")).manifest
-        for text in cells:
-            _build(Cell.from_json(text), manifest)
+        for cell in cells:
+            _build(cell, manifest)
         pipe.send((environment, None))
     except UserError as error:
         pipe.send((environment, str(error)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from benchmark.core import canonical_json
+from benchmark.planning.configuration import Configuration
 
 FINAL = ("done", "diverged", "out-of-memory")
 """Statuses that are results. `crashed` is not: such a cell is trained again."""
@@ -33,43 +34,54 @@ class Names:
 
 
 def fingerprint_of(config: Any, components: Any, dataset: Any) -> str:
-    """See `Cell.fingerprint`."""
+    """See `Task.fingerprint`; the configuration as JSON."""
     return canonical_json.checksum({"config": config, "components": components, "dataset": dataset})
 
 
 @dataclass(frozen=True)
 class Cell(Names):
-    """One training, fully resolved, seed included."""
+    """One training run, fully resolved, seed included."""
 
-    config: Mapping[str, Any]
-    """Everything that decides the result, as plain JSON values."""
+    config: Configuration
     components: Mapping[str, int | str]
     """The version of every component the cell uses, see `benchmark.components.registry.versions`."""
 
-    def fingerprint(self, dataset: str) -> str:
+    def on(self, dataset: str) -> Task:
+        """The cell on the images of this checksum."""
+        return Task(self, dataset)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell and the images it is trained on: what a record is the result of."""
+
+    cell: Cell
+    dataset: str
+    """Checksum of the images."""
+
+    @cached_property
+    def fingerprint(self) -> str:
         """sha256 over configuration, component versions and the dataset's checksum.
 
-        Names are left out: two experiments that ask for the same training share its record.
+        Names are left out: two experiments that ask for the same training run share its record.
         """
-        return fingerprint_of(self.config, self.components, dataset)
+        return fingerprint_of(self.cell.config.as_json(), self.cell.components, self.dataset)
 
-    def training_key(self, dataset: str) -> str:
+    @cached_property
+    def training_key(self) -> str:
         """The fingerprint of the training alone, whatever is measured on its result."""
-        config = {key: value for key, value in self.config.items() if key != "evaluation"}
+        config = self.cell.config.as_json()
+        del config["evaluation"]
         measured = ("evaluation", "diagnostics")
-        components = {key: v for key, v in self.components.items() if key not in measured}
+        components = {key: v for key, v in self.cell.components.items() if key not in measured}
         return canonical_json.checksum(
-            {"training": config, "components": components, "dataset": dataset}
+            {"training": config, "components": components, "dataset": self.dataset}
         )
 
-    def as_json(self) -> str:
-        """For a worker process."""
-        return json.dumps(self.__dict__)
 
-    @staticmethod
-    def from_json(text: str) -> Cell:
-        """The inverse of `as_json`."""
-        return Cell(**json.loads(text))
+def tasks(cells: Iterable[Cell], dataset: str) -> list[Task]:
+    """The cells on the images of this checksum."""
+    return [cell.on(dataset) for cell in cells]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from benchmark.config.validate import VIEWS_FILE, view_defaults
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError, unknown
 from benchmark.planning.cell import Cell, Row
+from benchmark.planning.configuration import Configuration
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -228,7 +228,7 @@ def resolve(
             training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
     given = params.backbones.get(row.backbone)
     arguments = given.arguments if given else {}
-    config = {
+    resolved = {
         "method": {"name": method, **registry.essential("method", method, recipe.options)},
         "backbone": {
             "model": built,
@@ -242,8 +242,8 @@ def resolve(
         },
         "seed": seed,
     }
-    # Plain JSON values, so that a cell is the same before and after it has been sent or stored.
-    config = json.loads(canonical_json.compact(config))
+    # Through JSON, so that a cell is the same before and after it has been stored.
+    config = Configuration.model_validate_json(canonical_json.compact(resolved))
     return Cell(
         track=params.track, experiment=experiment, method=row.method, backbone=row.backbone,
         scheme=row.scheme, seed=seed, label=label, config=config, components=used,

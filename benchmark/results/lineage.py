@@ -35,10 +35,10 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
         yield f"record       {file.relative_to(root)}: {'as the table says' if same else 'ANOTHER'}"
         if not same:
             wrong.append("the record is not the one that the table lists")
-        yield f"fingerprint  {entry.record['fingerprint']}"
-        yield f"dataset      sha256 {entry.record['dataset']}"
-        yield f"components   {_facts(entry.record['components'])}"
-        yield f"environment  {_facts(entry.record['environment'])}"
+        yield f"fingerprint  {entry.record.fingerprint}"
+        yield f"dataset      sha256 {entry.record.dataset}"
+        yield f"components   {_facts(entry.record.components)}"
+        yield f"environment  {_facts(entry.record.environment)}"
         if origin is not None and origin.record != entry.content:
             wrong.append("the provenance is of another record")
     else:

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Task
 from benchmark.results.published import Published
 from benchmark.results.records import Store
 
@@ -105,30 +105,30 @@ def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
     return origin.marks
 
 
-def publish(root: Path, cells: Sequence[Cell], dataset: str, store: Store) -> None:
-    """Brings the origins of one method's cells up to date; the cells' records are in the store.
+def publish(root: Path, tasks: Sequence[Task], store: Store) -> None:
+    """Brings the origins of one method's records up to date; the records are in the store.
 
     A record that stays the same keeps its origin, unless there is more to say against that than against
     the new one, or than against the one that the same record has elsewhere on the track.
     """
-    file = folder(root, cells[0].track, cells[0].experiment) / f"{cells[0].method}.json"
+    first = tasks[0].cell
+    file = folder(root, first.track, first.experiment) / f"{first.method}.json"
     known = {origin.label: origin for origin in read_one(file)}
     elsewhere: dict[str, Origin] | None = None
     found: list[Origin] = []
-    for cell in cells:
-        print_ = cell.fingerprint(dataset)
-        entry = store.record(print_) or store.crash(print_)
+    for task in tasks:
+        entry, label = store.last(task.fingerprint), task.cell.label
         if entry is None:
             continue
-        checksum = canonical_json.checksum(entry)
-        old = known.get(cell.label)
+        checksum = canonical_json.checksum(entry.as_json())
+        old = known.get(label)
         if old is not None and old.record != checksum:
             old = None
-        kept = _better(old, _made(cell.label, checksum, store.run_log(print_)))
+        kept = _better(old, _made(label, checksum, store.run_log(task.fingerprint)))
         if kept is None or kept.marks:
-            elsewhere = elsewhere if elsewhere is not None else _by_record(root, cell.track)
+            elsewhere = elsewhere if elsewhere is not None else _by_record(root, first.track)
             other = elsewhere.get(checksum)
-            kept = _better(kept, other and replace(other, label=cell.label))
+            kept = _better(kept, other and replace(other, label=label))
         if kept is not None:
             found.append(kept)
     write(file, found)

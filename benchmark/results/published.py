@@ -7,25 +7,25 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
-from benchmark.planning.cell import FINAL, Cell, Names, fingerprint_of
+from benchmark.planning.cell import Names, Task, fingerprint_of
 from benchmark.planning.plan import train_command
-from benchmark.results.records import KEYS, SCHEMA, Store, store
+from benchmark.results.records import SCHEMA, Record, Store, store
 
 
 @dataclass(frozen=True)
 class Published(Names):
     """A record under the names of one experiment."""
 
-    record: Mapping[str, Any]
-    """See `records.record`."""
+    record: Record
     checksum: str
     """sha256 of the file."""
     file: Path = Path()
@@ -33,7 +33,7 @@ class Published(Names):
     @cached_property
     def content(self) -> str:
         """sha256 of the record alone, whatever its names."""
-        return canonical_json.checksum(dict(self.record))
+        return canonical_json.checksum(self.record.as_json())
 
 
 NAMES = tuple(field.name for field in fields(Names))
@@ -45,8 +45,8 @@ def folder(root: Path, track: str, experiment: str, method: str | None = None) -
     return path / method if method else path
 
 
-def publish(cells: Sequence[Cell], dataset: str, kept: Store, target: Path) -> None:
-    """Writes the records of `cells` into `target`, all of them or none, replacing what was there.
+def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
+    """Writes the records of `tasks` into `target`, all of them or none, replacing what was there.
 
     A cell that crashed is published as such; one that was not trained is an error. Of several
     processes that publish, one does so at a time.
@@ -58,12 +58,12 @@ def publish(cells: Sequence[Cell], dataset: str, kept: Store, target: Path) -> N
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
             whole, old = Path(name) / "new", Path(name) / "old"
             whole.mkdir()
-            for cell in cells:
-                print_ = cell.fingerprint(dataset)
-                entry = kept.record(print_) or kept.crash(print_)
+            for task in tasks:
+                entry = kept.last(task.fingerprint)
                 if entry is None:
-                    raise UserError(f"{cell.name} has not been trained")
-                canonical_json.write(whole / f"{cell.label}.json", document(cell, entry))
+                    raise UserError(f"{task.cell.name} has not been trained")
+                path = whole / f"{task.cell.label}.json"
+                canonical_json.write(path, document(task.cell, entry))
             # Two moves: a kill between them leaves no folder, never half of one.
             if target.exists():
                 target.rename(old)
@@ -75,19 +75,21 @@ def publish(cells: Sequence[Cell], dataset: str, kept: Store, target: Path) -> N
                 raise
 
 
-def published(cells: Sequence[Cell], dataset: str, root: Path) -> list[Mapping[str, Any]]:
-    """The finished records of these cells that are published below `root` under their names.
+def published(tasks: Sequence[Task], root: Path) -> list[Record]:
+    """The finished records of these tasks that are published below `root` under their names.
 
-    A damaged file is none: whoever asks is about to write it anew. So is one that is not the file whose
-    checksum stands in the experiment's table.
+    Damaged files are skipped, since the caller rewrites them. So is a file whose checksum is not the one
+    in the experiment's table.
     """
     found = []
+    cells = [task.cell for task in tasks]
     sums = {cell.experiment: listed(root, cell.track, cell.experiment) for cell in cells}
-    for cell in cells:
+    for task in tasks:
+        cell = task.cell
         with contextlib.suppress(FileNotFoundError, UserError):
             entry = read_one(file_of(cell, root))
             record, expected = entry.record, sums[cell.experiment].get(cell.label)
-            if record["fingerprint"] != cell.fingerprint(dataset) or record["status"] not in FINAL:
+            if record.fingerprint != task.fingerprint or not record.is_final:
                 continue
             if expected in (None, entry.checksum):
                 found.append(record)
@@ -99,9 +101,11 @@ def file_of(cell: Names, root: Path) -> Path:
     return folder(root, cell.track, cell.experiment, cell.method) / f"{cell.label}.json"
 
 
-def document(cell: Cell, record: Mapping[str, Any]) -> str:
+def document(cell: Names, record: Record) -> str:
     """The text of a published record."""
-    return canonical_json.pretty({**{key: getattr(cell, key) for key in NAMES}, "record": record})
+    return canonical_json.pretty(
+        {**{key: getattr(cell, key) for key in NAMES}, "record": record.as_json()}
+    )
 
 
 def read(path: Path) -> list[Published]:
@@ -120,21 +124,20 @@ def read_one(file: Path) -> Published:
     try:
         found = json.loads(raw)
         names = Names(**{key: found[key] for key in NAMES})
-        record = found["record"]
-        if record.get("schema") == 1:
+        given = found["record"]
+        if given.get("schema") == 1:
             raise UserError(
                 f"{file}: a record of version 1, which is not read any more: remove it and train the "
                 "cell again"
             )
-        if set(record) != set(KEYS) or record["schema"] != SCHEMA:
-            raise ValueError(f"its keys are {', '.join(record)}")
-        expected, actual = (
-            record["fingerprint"],
-            fingerprint_of(record["cell"], record["components"], record["dataset"]),
-        )
+        if given["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {given['schema']}")
+        record = Record.model_validate(given)
+        expected = record.fingerprint
+        actual = fingerprint_of(given["cell"], given["components"], given["dataset"])
         label = f"{names.method}-{names.backbone}-{names.scheme}-s{names.seed}"
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a record ({error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a record ({_line(error)})") from None
     if actual != expected:
         raise UserError(f"{file}: damaged: the fingerprint is {expected}, of its content {actual}")
     if not file.stem == names.label == label:
@@ -142,6 +145,14 @@ def read_one(file: Path) -> Published:
     return Published(
         **vars(names), record=record, checksum=hashlib.sha256(raw).hexdigest(), file=file
     )
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; of a record's keys the first that is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
 
 
 def checked(
@@ -158,13 +169,13 @@ def checked(
         file, record = entry.file, entry.record
         if file != file_of(entry, root):
             raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
-        own = kept.record(record["fingerprint"])
+        own = kept.record(record.fingerprint)
         again = f"run `{train_command(track, entry.experiment)}`"
-        if own is not None and own["environment"] == record["environment"]:
+        if own is not None and own.environment == record.environment:
             if own != record:
                 raise UserError(
                     f"{file}: damaged, or made on another machine: it is not the record in "
-                    f"{kept.of(record['fingerprint'])}; {again} to publish that one"
+                    f"{kept.of(record.fingerprint)}; {again} to publish that one"
                 )
             continue
         if tables and entry.experiment not in sums:

@@ -10,48 +10,92 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
-from benchmark.planning.cell import FINAL, Cell
+from benchmark.planning.cell import FINAL, Task
+from benchmark.planning.configuration import Configuration, Value
 
 SCHEMA = 2
 
-KEYS = (
-    "schema", "fingerprint", "dataset", "cell", "components", "environment", "status", "result",
-)  # fmt: skip
-"""What a record has, see `record`."""
+Status = Literal["done", "diverged", "out-of-memory", "crashed"]
 
 
-def record(
-    cell: Cell,
-    fingerprint: str,
-    dataset: str,
-    environment: Mapping[str, Any],
-    status: str,
-    result: Mapping[str, Any],
-) -> dict[str, Any]:
-    """A cell's record.
+class Watched(Value):
+    """Nearest-neighbour accuracy during the training run, on a part of the validation split."""
 
-    `schema`: version of this layout. `cell`: configuration without names. `components`: versions.
-    `dataset`: the checksum of the images. `fingerprint`: sha256 of these three. `environment`: what
-    else decides the bits. `status`: done, diverged, out-of-memory or crashed. `result`: `metrics`
-    (accuracies in 0..1, null where not finite), `correct` (which test images the nearest neighbours get
-    right, as hexadecimal bits), `diagnostics` (see docs/diagnostics.md; those of a
-    cell that was judged on the test split), `curves` (by step, thinned), `steps`,
-    `parameters`, `first_non_finite_step`, `cause`.
-    """
-    return {
-        "schema": SCHEMA,
-        "fingerprint": fingerprint,
-        "dataset": dataset,
-        "cell": dict(cell.config),
-        "components": dict(cell.components),
-        "environment": dict(environment),
-        "status": status,
-        "result": dict(result),
-    }
+    share: tuple[float, ...]
+    """Of the training run, after which each accuracy was taken."""
+    knn: tuple[float | None, ...]
+    """In 0..1; null where an embedding was not finite."""
+
+
+class Result(Value):
+    """What a cell came to. A key that a failed cell lacks is at its default."""
+
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """Accuracies in 0..1, null where not finite, see `evaluation.evaluate`."""
+    correct: str | None = None
+    """Which test images the nearest neighbours get right, as hexadecimal bits."""
+    diagnostics: dict[str, Any] = Field(default_factory=dict)
+    """Of a cell that was judged on the test split, see docs/diagnostics.md."""
+    curves: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+    """By name, each with a value for each of the steps in `step`."""
+    watched: Watched | None = None
+    steps: int = 0
+    parameters: int | None = None
+    """Of the backbone."""
+    flops_per_step: int | None = None
+    first_non_finite_step: int | None = None
+    cause: str | None = None
+    """Why a cell failed, in one line."""
+
+
+class Record(Value):
+    """A cell's record."""
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    """Version of this layout."""
+    fingerprint: str
+    """sha256 of `cell`, `components` and `dataset`, see `planning.cell.Task`."""
+    dataset: str
+    """Checksum of the images."""
+    cell: Configuration
+    components: dict[str, int | str]
+    """Versions, see `components.registry.versions`."""
+    environment: dict[str, Any]
+    """What else decides the bits, see `core.determinism.environment`."""
+    status: Status
+    result: Result
+
+    @classmethod
+    def of(
+        cls, task: Task, environment: Mapping[str, Any], status: Status, result: Result
+    ) -> Record:
+        """The record of a task that came to `result`."""
+        return cls(
+            schema=SCHEMA,
+            fingerprint=task.fingerprint,
+            dataset=task.dataset,
+            cell=task.cell.config,
+            components=dict(task.cell.components),
+            environment=dict(environment),
+            status=status,
+            result=result,
+        )
+
+    @classmethod
+    def of_crash(cls, task: Task, environment: Mapping[str, Any], cause: str) -> Record:
+        """The record of a task that ended in an error, whose `cause` is one line."""
+        return cls.of(task, environment, "crashed", Result(metrics={}, curves={}, cause=cause))
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this is a result; a crashed cell is trained again."""
+        return self.status in FINAL
 
 
 def store(root: Path) -> Store:
@@ -105,34 +149,34 @@ class Store:
         """Where the checksums of a training's first moments are."""
         return self.folder / "trained" / f"{key}.trace.json"
 
-    def record(self, fingerprint: str) -> dict[str, Any] | None:
+    def record(self, fingerprint: str) -> Record | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
-        found = self._whole(fingerprint)
-        return found if found is not None and found["status"] in FINAL else None
+        found = self.last(fingerprint)
+        return found if found is not None and found.is_final else None
 
-    def _whole(self, fingerprint: str) -> dict[str, Any] | None:
+    def last(self, fingerprint: str) -> Record | None:
+        """The record of the last try, that of a crash included; a damaged one counts as missing."""
         found = canonical_json.read_sealed(self.of(fingerprint) / "record.json")
-        if found is None or set(found) != set(KEYS) or found["schema"] != SCHEMA:
+        if found is None or found.get("schema") != SCHEMA:
             return None
-        return found if found["fingerprint"] == fingerprint else None
-
-    def crash(self, fingerprint: str) -> dict[str, Any] | None:
-        """The record of a crash, if the last try ended in one."""
-        found = self._whole(fingerprint)
-        return found if found is not None and found["status"] == "crashed" else None
+        try:
+            record = Record.model_validate(found)
+        except ValidationError:
+            return None
+        return record if record.fingerprint == fingerprint else None
 
     def run_log(self, fingerprint: str) -> dict[str, Any]:
         """The cell's run log, empty if there is none."""
         return canonical_json.read_sealed(self.of(fingerprint) / "run.json") or {}
 
-    def put(self, entry: Mapping[str, Any], run_log: Mapping[str, Any]) -> None:
+    def put(self, entry: Record, run_log: Mapping[str, Any]) -> None:
         """Stores a cell's record and run log; its checkpoint is no longer needed."""
-        folder = self.of(entry["fingerprint"])
+        folder = self.of(entry.fingerprint)
         self._write_schema()
         canonical_json.write_sealed(folder / "run.json", run_log)
-        canonical_json.write_sealed(folder / "record.json", entry)
-        if entry["status"] in FINAL:
-            self.checkpoint(entry["fingerprint"]).unlink(missing_ok=True)
+        canonical_json.write_sealed(folder / "record.json", entry.as_json())
+        if entry.is_final:
+            self.checkpoint(entry.fingerprint).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
@@ -147,7 +191,7 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def adopt(self, entry: Mapping[str, Any]) -> None:
+    def adopt(self, entry: Record) -> None:
         """Stores a record that was made elsewhere, so without a run log."""
         self._write_schema()
-        canonical_json.write_sealed(self.of(entry["fingerprint"]) / "record.json", entry)
+        canonical_json.write_sealed(self.of(entry.fingerprint) / "record.json", entry.as_json())

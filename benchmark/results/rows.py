@@ -59,7 +59,7 @@ class Shelved:
     @property
     def failed(self) -> dict[int, str]:
         """The status of each seed that ended otherwise than well."""
-        statuses = {seed: str(entry.record["status"]) for seed, entry in self.records.items()}
+        statuses = {seed: entry.record.status for seed, entry in self.records.items()}
         return {seed: status for seed, status in statuses.items() if status != "done"}
 
 
@@ -99,25 +99,25 @@ class Shelf:
         found = {
             seed: self._value(entry, metric)
             for seed, entry in shelved.records.items()
-            if entry.record["status"] == "done"
+            if entry.record.status == "done"
         }
         return {seed: value for seed, value in found.items() if value is not None}
 
     def _value(self, entry: Published, metric: str) -> float | None:
-        result = entry.record["result"]
+        result = entry.record.result
         if metric == "pretext":
-            curve = result["curves"].get("pretext", [])[-LAST:]
+            curve = result.curves.get("pretext", ())[-LAST:]
             kept = [value for value in curve if value is not None]
             return fmean(kept) if kept and len(kept) == len(curve) else None
         if metric in LEAKAGE:
-            measured = (result.get("diagnostics") or {}).get("leakage") or {}
+            measured = result.diagnostics.get("leakage") or {}
             found = measured.get(metric)
             return None if found is None else float(found)
         near = self.params.evaluation.knn_k[0]
         keys = {"knn": f"pooled.knn{near}", "knn_reestimated": f"pooled_reestimated.knn{near}"}
         if metric not in keys:
             raise unknown("metric", metric, (*keys, "pretext", *LEAKAGE))
-        value = result["metrics"].get(keys[metric])
+        value = result.metrics.get(keys[metric])
         return None if value is None else float(value)
 
     def _read(self, experiment: str) -> dict[Row, Shelved]:
@@ -144,8 +144,8 @@ class Shelf:
                 entry = published.get(cell.label)
                 if entry is None:
                     continue
-                dataset = str(entry.record["dataset"])
-                if cell.fingerprint(dataset) != entry.record["fingerprint"]:
+                dataset = entry.record.dataset
+                if cell.on(dataset).fingerprint != entry.record.fingerprint:
                     raise UserError(
                         f"{where}: the record of {cell.label} is of another configuration than the "
                         f"params ask for: run `{plan.train_command(track, experiment)}`"

@@ -30,7 +30,7 @@ def table(
     entries = []
     spent: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
-        print_ = cell.fingerprint(dataset) if dataset else None
+        print_ = cell.on(dataset).fingerprint if dataset else None
         state, seconds = "unknown", None
         if Row(cell.method, cell.backbone, cell.scheme) in untuned:
             state, print_ = "untuned", None
@@ -52,5 +52,5 @@ def _published(cell: Cell, fingerprint: str, root: Path) -> str:
     file = published.file_of(cell, root)
     if not file.is_file():
         return "missing"
-    same = published.read_one(file).record["fingerprint"] == fingerprint
+    same = published.read_one(file).record.fingerprint == fingerprint
     return "done" if same else "stale"

@@ -18,10 +18,10 @@ _ACCURACIES = ("knn20_reestimated", "knn20", "linear_reestimated")
 
 def description(identifier: str, track: str, experiment: str, cells: Sequence[Published]) -> str:
     """What a reader of the experiment's page has to know, in Markdown; `identifier` is MLflow's."""
-    failed = sum(cell.record["status"] != "done" for cell in cells)
+    failed = sum(cell.record.status != "done" for cell in cells)
     some = f", {failed} failed" if failed else ""
     noun = "training" if len(cells) == 1 else "trainings"
-    example = next((cell.label for cell in cells if cell.record["status"] == "done"), "a cell")
+    example = next((cell.label for cell in cells if cell.record.status == "done"), "a cell")
     page = f"#/experiments/{identifier}/runs?workflowType=machine_learning&viewStateShareKey="
     # The list of experiments shows the first words without formatting, the page the first line.
     return f"""\

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmark.core import canonical_json
 from benchmark.results.published import Published
+from benchmark.results.records import Record
 
 LAYOUT = 3
 """Raised whenever a record would be shown otherwise: the next sync then replaces every run."""
@@ -72,8 +73,8 @@ class RunView:
 
 def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> RunView:
     """A cell's run; `published` (seconds since 1970) is its time where the run log has none."""
-    record, result = entry.record, entry.record["result"]
-    status, cause = str(record["status"]), result.get("cause")
+    record, result = entry.record, entry.record.result
+    status, cause = record.status, result.cause
     timed = "started" in run_log
     begun = float(run_log["started"]) if timed else published
     ended = begun + float(run_log.get("wall_seconds", 0)) if timed else begun
@@ -87,22 +88,22 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
         "scheme": entry.scheme,
         "seed": str(entry.seed),
         "status": status,
-        "fingerprint": str(record["fingerprint"]),
-        "dataset_sha256": str(record["dataset"]),
+        "fingerprint": record.fingerprint,
+        "dataset_sha256": record.dataset,
         "times": "training" if timed else "record file",
         NOTE: _cell_note(entry, status, cause),
     }
-    judge = result["metrics"].get("judge")
+    judge = result.metrics.get("judge")
     tags |= {
         key: str(value)[:LONGEST_TAG]
         for key, value in {
             "cause": cause,
             "split": judge,
-            "first_non_finite_step": result.get("first_non_finite_step"),
+            "first_non_finite_step": result.first_non_finite_step,
         }.items()
         if value is not None
     }
-    environment = {"environment": record["environment"], "run_log": dict(run_log)}
+    environment = {"environment": record.environment, "run_log": dict(run_log)}
     return RunView(
         experiment=f"{entry.track}/{entry.experiment}",
         cell=entry.name,
@@ -114,11 +115,11 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
         params=parameters(entry),
         points=[*finals(record, run_log), *curves(record)],
         documents={
-            "record.json": canonical_json.pretty(record),
+            "record.json": canonical_json.pretty(record.as_json()),
             "environment.json": canonical_json.pretty(environment),
         },
         files=(),
-        dataset=(entry.track, str(record["dataset"])),
+        dataset=(entry.track, record.dataset),
         stamp=_stamp(entry.checksum, canonical_json.checksum(dict(run_log))),
     )
 
@@ -169,20 +170,20 @@ def parameters(entry: Published) -> dict[str, str]:
 
     What tells cells apart comes first: MLflow lists parameters in the order in which it got them.
     """
-    config, result = entry.record["cell"], entry.record["result"]
-    training = dict(config.get("training") or {})
+    config, result = entry.record.cell.as_json(), entry.record.result
+    training = dict(config["training"] or {})
     views = training.pop("views", [])
     flat = {"method": entry.method, "backbone": entry.backbone, "scheme": entry.scheme}
     flat["seed"] = str(entry.seed)
-    for section, norm in config.get("norms", {}).items():
+    for section, norm in config["norms"].items():
         options = [f"{key}={value}" for key, value in norm.items() if key != "norm"]
         flat[f"norms.{section}"] = " ".join([norm["norm"], *options])
-    flat |= _flat("method", config.get("method", {})) | _flat("training", training)
+    flat |= _flat("method", config["method"]) | _flat("training", training)
     for place, view in enumerate(views, start=1):
         flat |= _flat(f"views.{place}", view)
-    flat |= _flat("backbone", config.get("backbone", {}))
-    flat |= _flat("evaluation", config.get("evaluation", {}))
-    sizes = {"training.steps": result.get("steps"), "backbone.weights": result.get("parameters")}
+    flat |= _flat("backbone", config["backbone"])
+    flat |= _flat("evaluation", config["evaluation"])
+    sizes = {"training.steps": result.steps, "backbone.weights": result.parameters}
     flat |= {key: str(value) for key, value in sizes.items() if value is not None}
     return {key: value[:LONGEST_PARAM] for key, value in flat.items()}
 
@@ -197,16 +198,16 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
     return flat
 
 
-def finals(record: Mapping[str, Any], run_log: Mapping[str, Any]) -> Iterator[Point]:
+def finals(record: Record, run_log: Mapping[str, Any]) -> Iterator[Point]:
     """The values a cell ends with; what is not a finite number is left out.
 
     Test accuracies come first: MLflow lists metrics in the order in which it got them.
     """
-    metrics = {metric_name(key): value for key, value in record["result"]["metrics"].items()}
+    metrics = {metric_name(key): value for key, value in record.result.metrics.items()}
     for name in sorted(metrics, key=lambda name: (name.startswith("validation/"), "/" in name)):
         if _is_number(metrics[name]):
             yield Point(name, float(metrics[name]), 0)
-    diagnostics = dict(record["result"].get("diagnostics") or {})
+    diagnostics = dict(record.result.diagnostics)
     for part, measures in (diagnostics.pop("sections", {}) | diagnostics).items():
         for key, value in _flat_numbers(measures):
             yield Point(f"diagnostics/{part}_{key}", value, 0)
@@ -245,16 +246,15 @@ def metric_name(key: str) -> str:
     return f"validation/{name}" if detail else name
 
 
-def curves(record: Mapping[str, Any]) -> Iterator[Point]:
+def curves(record: Record) -> Iterator[Point]:
     """The points of every curve, `train/…`; what is not a finite number is left out."""
-    recorded = record["result"].get("curves") or {}
-    steps = recorded.get("step", [])
+    recorded = record.result.curves
     for name, values in recorded.items():
         if name == "step":
             continue
-        for step, value in zip(steps, values, strict=True):
-            if _is_number(value):
-                yield Point(f"train/{CURVES.get(name, name)}", float(value), int(step))
+        for step, value in zip(recorded["step"], values, strict=True):
+            if step is not None and value is not None and math.isfinite(value):
+                yield Point(f"train/{CURVES.get(name, name)}", value, int(step))
 
 
 def _cell_note(entry: Published, status: str, cause: object) -> str:

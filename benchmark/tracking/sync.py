@@ -180,7 +180,7 @@ class _Sync:
         if reports:
             self._sync_run(identifier, runview.of_reports(self.track, experiment, reports), there)
         for entry in cells:
-            log = self.store.run_log(str(entry.record["fingerprint"]))
+            log = self.store.run_log(entry.record.fingerprint)
             view = runview.of_cell(entry, log, self._published_at(entry))
             self._sync_run(identifier, view, there)
             bar.update()

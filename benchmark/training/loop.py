@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from benchmark.core.randomness import Draw, keyed
 from benchmark.data.augment import views
 from benchmark.methods.base import Batch, Method
 from benchmark.methods.teacher import rising
+from benchmark.planning.configuration import TrainingConfig
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.network import parameter_groups
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 class Trained:
     """How a training went."""
 
-    status: str
+    status: Literal["done", "diverged"]
     """`done`, or `diverged` where a loss was not finite."""
     steps: int
     """Steps in the whole training."""
@@ -77,7 +78,8 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
 
 def train(
     method: Method,
-    config: dict[str, Any],
+    recipe: TrainingConfig,
+    seed: int,
     images: Tensor,
     labels: Tensor,
     standardise: Callable[[Tensor], Tensor],
@@ -99,12 +101,11 @@ def train(
     it is already, nothing is trained. `trace` is shown the `views` of the first step and the state after
     it (`first_step`).
     """
-    recipe, seed = config["training"], config["seed"]
-    batch, steps = recipe["batch_size"], recipe["images_seen"] // recipe["batch_size"]
-    groups = parameter_groups(method, recipe["weight_decay"], recipe["weight_decay_on"])
-    options = {key: value for key, value in recipe["optimizer"].items() if key != "name"}
+    batch, steps = recipe.batch_size, recipe.images_seen // recipe.batch_size
+    groups = parameter_groups(method, recipe.weight_decay, recipe.weight_decay_on)
+    chosen = recipe.optimizer
     optimizer: torch.optim.Optimizer = registry.build(
-        "optimizer", recipe["optimizer"]["name"], groups, recipe["learning_rate"], **options
+        "optimizer", chosen.name, groups, recipe.learning_rate, **chosen.options
     )
     trained = [p for group in groups for p in group["params"]]
     sections = _sections(method)
@@ -121,13 +122,13 @@ def train(
     if start < steps:
         start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
     marks = [max(1, round(share * steps)) for share in MARKS]
-    mixed = recipe["precision"] == "bfloat16"
+    mixed = recipe.precision == "bfloat16"
     counter = FlopCounterMode(display=False)
     for step in range(start, steps):
         index = batch_indices(seed, step, batch, len(images)).to(device)
         pixels = images[index].float() / 255
-        generators = [keyed(seed, "view", number, step) for number in range(len(recipe["views"]))]
-        made = views(pixels, recipe["views"], generators)
+        generators = [keyed(seed, "view", number, step) for number in range(len(recipe.views))]
+        made = views(pixels, recipe.views, generators)
         inputs = [standardise(one) for one in made]
         if trace and step == 0:
             trace("views", ((str(number), one) for number, one in enumerate(inputs)))
@@ -139,13 +140,13 @@ def train(
         if step == 0:
             flops.fill_(counter.get_total_flops())
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        if "clip_grad_norm" in recipe:
-            torch.nn.utils.clip_grads_with_norm_(trained, recipe["clip_grad_norm"], norm)
+        if recipe.clip_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, recipe.clip_grad_norm, norm)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, recipe["learning_rate"], recipe["warmup_fraction"])
-        if "weight_decay_end" in recipe:
+            group["lr"] = rate_at(step, steps, recipe.learning_rate, recipe.warmup_fraction)
+        if recipe.weight_decay_end is not None:
             optimizer.param_groups[0]["weight_decay"] = rising(
-                recipe["weight_decay"], recipe["weight_decay_end"], step / steps
+                recipe.weight_decay, recipe.weight_decay_end, step / steps
             )
         before = _copied(sections) if step + 1 in measured else {}
         optimizer.step()

@@ -21,35 +21,34 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     """The network of a cell for the images of `manifest`; what it cannot be is a UserError."""
     config = cell.config
     shape = ImageShape(*manifest["shape"])
-    norms = {section: SectionNorms(section, spec) for section, spec in config["norms"].items()}
-    training = config["training"] or {}
-    if size := training.get("batch_size"):
+    norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
+    training = config.training
+    batch = training.batch_size if training else 0
+    if training:
         for section in norms.values():
-            section.check_batch(size)
-    arguments = {key: value for key, value in config["backbone"].items() if key != "model"}
+            section.check_batch(batch)
     backbone = registry.build(
-        "backbone", config["backbone"]["model"], shape, norms.get("backbone"), **arguments
+        "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
     count = manifest["splits"]["train"]["count"]
-    if training.get("batch_size", 0) > count:
+    if batch > count:
         raise UserError(
-            f"training: batch_size {training['batch_size']} is larger than the training split of "
-            f"{count} images"
+            f"training: batch_size {batch} is larger than the training split of {count} images"
         )
+    teacher = training.teacher if training else None
     context = Context(
         shape=shape,
         classes=len(manifest["classes"]),
         training_images=count,
-        batch=training.get("batch_size", 0),
+        batch=batch,
         norms=norms,
-        view_batching=training.get("view_batching", "separate"),
-        teacher=Policy(**training["teacher"]) if "teacher" in training else Policy("batch", False),
+        view_batching=training.view_batching if training else "separate",
+        teacher=Policy(**teacher.as_json()) if teacher else Policy("batch", False),
     )
-    options = {key: value for key, value in config["method"].items() if key != "name"}
     method: Method = registry.build(
-        "method", config["method"]["name"], backbone, context, **options
+        "method", config.method.name, backbone, context, **config.method.options
     )
-    initialise(method, config["seed"])
+    initialise(method, config.seed)
     method.start()
     return method
 

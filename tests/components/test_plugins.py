@@ -169,11 +169,13 @@ def test_an_option_with_a_default_need_not_be_given(
     facts = without("example", defaults={"by": 2.0}, example={})
     with plugins.added([str(write(here / "other.py", facts))]):
         cell = tiny_cell_of(tree)
-        assert cell.config["norms"]["backbone"] == {"norm": "halving"}
-        layer = SectionNorms("backbone", cell.config["norms"]["backbone"]).layer("vector", 8)
+        spec = cell.config.norms["backbone"].as_json()
+        assert spec == {"norm": "halving"}
+        layer = SectionNorms("backbone", spec).layer("vector", 8)
         assert torch.equal(layer(torch.full((2, 8), 4.0)), torch.full((2, 8), 2.0))
         tree["schemes"]["half"]["by"] = 4.0
-        assert tiny_cell_of(tree).config["norms"]["backbone"] == {"norm": "halving", "by": 4.0}
+        spec = tiny_cell_of(tree).config.norms["backbone"].as_json()
+        assert spec == {"norm": "halving", "by": 4.0}
 
 
 def tiny_cell_of(tree: dict[str, Any]) -> Cell:
@@ -287,7 +289,9 @@ def test_a_file_that_changed_since_the_facts_were_read_is_refused(here: Path) ->
         plugins.found.cache_clear()
         registry._with_plugins.cache_clear()
         with pytest.raises(UserError, match="changed since the cell was planned"):
-            run_cell(cell, here, Store(here), torch.device("cpu"), lambda step, steps: True)
+            run_cell(
+                cell.on("images"), here, Store(here), torch.device("cpu"), lambda step, steps: True
+            )
 
 
 def tiny_cell(root: Path) -> Cell:
@@ -309,11 +313,11 @@ def test_a_fingerprint_has_the_version_and_the_bytes_of_a_file(here: Path) -> No
     assert cells[0].components["norm halving"] == cells[1].components["norm halving"] == 1
     assert cells[2].components["norm halving"] == 2
     assert len({cell.components["norm halving file"] for cell in cells}) == 3
-    assert len({cell.fingerprint("images") for cell in cells}) == 3
+    assert len({cell.on("images").fingerprint for cell in cells}) == 3
     # Not where it lies: the same file elsewhere is the same norm.
     (here / "elsewhere").mkdir()
     with plugins.added([str(write(here / "elsewhere" / "renamed.py"))]):
-        assert tiny_cell(here).fingerprint("images") == cells[0].fingerprint("images")
+        assert tiny_cell(here).on("images").fingerprint == cells[0].on("images").fingerprint
 
 
 def test_every_component_of_ours_would_pass_as_a_plug_in() -> None:

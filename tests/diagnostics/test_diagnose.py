@@ -226,11 +226,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_records_hold_them(project: Path) -> None:
     def result(label: str) -> dict[str, Any]:
-        cell = tiny.cell(label)
+        task = tiny.cell(label).on(tiny.dataset(project))
         where = project / "data" / "mini", tiny.store(project), torch.device("cpu")
-        found: dict[str, Any] = run(cell, *where, lambda done, steps: True)
-        assert found["status"] == ("diverged" if "supervised" in label else "done")
-        return dict(found["result"]["diagnostics"])
+        found = run(task, *where, lambda done, steps: True)
+        assert found.status == ("diverged" if "supervised" in label else "done")
+        return found.result.diagnostics
 
     done = result("simclr-resnet-bn-s0")
     assert set(done) == {"sections", "leakage", "three_way", "stability"}

@@ -20,9 +20,7 @@ from benchmark.diagnostics.frozen import (
 from benchmark.diagnostics.three_way import KEYS, three_way
 from benchmark.norms.history import HistoryBatchNorm
 from tests.helpers.diagnosed import splits, standardise
-from tests.helpers.small import BATCH, NORM_OPTIONS, build, encoder, images, norms, stir
-
-SPEC = {"knn_k": [5, 20], "knn_temperature": 0.07}
+from tests.helpers.small import BATCH, EVALUATION, NORM_OPTIONS, build, encoder, images, norms, stir
 
 
 class OneNorm(Backbone):
@@ -50,7 +48,7 @@ def test_statistics_of_the_training_that_do_not_fit() -> None:
     network = OneNorm(norm)
 
     def accuracies() -> dict[str, float | None]:
-        return three_way(network, train, test, 64, SPEC, standardise, 0)
+        return three_way(network, train, test, 64, EVALUATION, standardise, 0)
 
     with torch.no_grad():
         norm.running_mean.fill_(float(standardise(train[0].float() / 255).mean()))
@@ -67,7 +65,7 @@ def test_statistics_of_the_training_that_do_not_fit() -> None:
 def test_seen_images_are_apart_from_unseen_ones() -> None:
     labels = torch.randint(2, (1600,), generator=torch.Generator().manual_seed(2))
     train, test = graded(3200, 0), (graded(1600, 1)[0], labels)
-    found = three_way(OneNorm(nn.BatchNorm1d(1)), train, test, 64, SPEC, standardise, 0)
+    found = three_way(OneNorm(nn.BatchNorm1d(1)), train, test, 64, EVALUATION, standardise, 0)
     assert found["train_batch"] > 0.99  # type: ignore[operator]
     assert found["held_out_batch"] == pytest.approx(0.5, abs=0.1)
 
@@ -76,7 +74,7 @@ def test_seen_images_are_apart_from_unseen_ones() -> None:
 def test_there_are_no_three_ways_without_batch_statistics(norm: str) -> None:
     given = splits()
     found = three_way(
-        encoder("resnet", norm), given["train"], given["test"], BATCH, SPEC, standardise, 0
+        encoder("resnet", norm), given["train"], given["test"], BATCH, EVALUATION, standardise, 0
     )
     assert found == dict.fromkeys(KEYS)
 
@@ -85,11 +83,11 @@ def test_a_split_without_enough_batches_has_none() -> None:
     given = splits()
     few = given["train"][0][: 3 * BATCH - 1], given["train"][1][: 3 * BATCH - 1]
     network = encoder("resnet", "bn")
-    assert three_way(network, few, given["test"], BATCH, SPEC, standardise, 0) == dict.fromkeys(
-        KEYS
-    )
+    assert three_way(
+        network, few, given["test"], BATCH, EVALUATION, standardise, 0
+    ) == dict.fromkeys(KEYS)
     enough = given["train"][0][: 3 * BATCH], given["train"][1][: 3 * BATCH]
-    found = three_way(network, enough, given["test"], BATCH, SPEC, standardise, 0)
+    found = three_way(network, enough, given["test"], BATCH, EVALUATION, standardise, 0)
     assert None not in found.values()
 
 

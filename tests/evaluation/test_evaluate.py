@@ -10,14 +10,14 @@ from benchmark.backbones.base import Backbone
 from benchmark.evaluation import features
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.features import embed, reestimate
-from tests.helpers.small import NORMS, encoder, norms, stir
+from benchmark.planning.configuration import EvaluationConfig
+from tests.helpers.small import EVALUATION, NORMS, encoder, norms, stir
 
-SPEC = {
-    "knn_k": [1, 5],
-    "knn_temperature": 0.07,
-    "probe_c": [0.01, 0.1, 1.0],
-    "precise_bn_batch_size": 20,
-}
+NEAREST = (1, 5)
+
+
+def judged_on(judge: str) -> EvaluationConfig:
+    return EVALUATION.model_copy(update={"knn_k": NEAREST, "judge": judge})
 
 
 class OneNorm(Backbone):
@@ -109,7 +109,7 @@ def test_embedding_is_in_evaluation_mode_whatever_the_chunks(norm, monkeypatch):
 
 def test_trial_is_judged_without_the_test_split():
     splits = {name: SPLITS[name] for name in ("train", "validation")}
-    found = evaluate(OneNorm("bn"), splits, SPEC | {"judge": "validation"}, standardise).metrics
+    found = evaluate(OneNorm("bn"), splits, judged_on("validation"), standardise).metrics
     assert found.pop("judge") == "validation"
     names = [
         f"{r}{s}.knn{k}" for r in ("pooled", "other") for s in ("", "_reestimated") for k in (1, 5)
@@ -117,14 +117,14 @@ def test_trial_is_judged_without_the_test_split():
     assert set(found) == set(names)
     assert all(0 <= score <= 1 for score in found.values())
     # The validation split's accuracy is the same, whoever judges.
-    final = evaluate(OneNorm("bn"), SPLITS, SPEC | {"judge": "test"}, standardise).metrics
+    final = evaluate(OneNorm("bn"), SPLITS, judged_on("test"), standardise).metrics
     for name in names:
         assert final[f"{name}.validation"] == found[name]
 
 
 def test_test_labels_move_test_scores_alone():
     wrong = SPLITS | {"test": (SPLITS["test"][0], (SPLITS["test"][1] + 1) % 3)}
-    spec = SPEC | {"judge": "test"}
+    spec = judged_on("test")
     right = evaluate(OneNorm("bn"), SPLITS, spec, standardise).metrics
     other = evaluate(OneNorm("bn"), wrong, spec, standardise).metrics
     assert set(right) == set(other)
@@ -135,7 +135,7 @@ def test_test_labels_move_test_scores_alone():
 
 
 def test_without_statistics_the_reestimated_metrics_are_the_same():
-    found = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": "test"}, standardise).metrics
+    found = evaluate(OneNorm("ln"), SPLITS, judged_on("test"), standardise).metrics
     names = [name for name in found if "_reestimated" in name]
     assert len(names) == 16
     for name in names:
@@ -147,7 +147,7 @@ def test_statistics_that_were_off_are_mended_in_the_reestimated_metrics_alone():
     reestimate(good, SPLITS["train"][0], 20, standardise)
     with torch.no_grad():
         bad.norm.running_mean.copy_(torch.tensor([50.0, -50, 50, -50]))
-    spec = SPEC | {"judge": "test"}
+    spec = judged_on("test")
     expected = evaluate(good, SPLITS, spec, standardise).metrics
     found = evaluate(bad, SPLITS, spec, standardise).metrics
     for name in expected:
@@ -161,26 +161,25 @@ def test_embeddings_that_are_not_finite_have_no_metrics():
     network = OneNorm("ln")
     nn.init.constant_(network.norm.bias, torch.inf)
     for judge in ("validation", "test"):
-        found = evaluate(network, SPLITS, SPEC | {"judge": judge}, standardise).metrics
+        found = evaluate(network, SPLITS, judged_on(judge), standardise).metrics
         assert found.pop("judge") == judge
-        finite = evaluate(OneNorm("ln"), SPLITS, SPEC | {"judge": judge}, standardise).metrics
+        finite = evaluate(OneNorm("ln"), SPLITS, judged_on(judge), standardise).metrics
         assert set(found) == set(finite) - {"judge"}
         assert set(found.values()) == {None}
 
 
 def test_correct_is_the_accuracy_image_by_image() -> None:
-    found = evaluate(OneNorm("bn"), SPLITS, SPEC | {"judge": "test"}, standardise)
+    found = evaluate(OneNorm("bn"), SPLITS, judged_on("test"), standardise)
     assert found.correct is not None
     count = len(SPLITS["test"][1])
     bits = bin(int(found.correct, 16))[2:].zfill(4 * len(found.correct))
     assert len(found.correct) == -(-count // 4)
     assert bits[count:].count("1") == 0
-    nearest = SPEC["knn_k"][0]  # type: ignore[index]  # its values are of several types
-    assert bits.count("1") / count == found.metrics[f"pooled_reestimated.knn{nearest}"]
+    assert bits.count("1") / count == found.metrics[f"pooled_reestimated.knn{NEAREST[0]}"]
 
 
 def test_the_first_image_is_the_highest_bit() -> None:
-    spec = SPEC | {"judge": "test"}
+    spec = judged_on("test")
     whole = evaluate(OneNorm("ln"), SPLITS, spec, standardise).correct
     images, labels = SPLITS["test"]
     one = SPLITS | {"test": (images[:1], labels[:1])}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.core import canonical_json, determinism
+from benchmark.core.errors import UserError
 from benchmark.execution.cell import run
 from benchmark.results import published as collect
 from tests.helpers import tiny
@@ -148,7 +149,7 @@ def test_one_cell_is_trained_but_not_published(
 def long(root: Path) -> Iterator[tuple[Path, Path, list[subprocess.Popen[str]]]]:
     """A project, the checkpoint of its long cell, and a list for the commands to clean up."""
     cell = tiny.cell("rotation-resnet-bn-s0", "long")
-    checkpoint = tiny.store(root).checkpoint(cell.fingerprint(tiny.dataset(root)))
+    checkpoint = tiny.store(root).checkpoint(cell.on(tiny.dataset(root)).fingerprint)
     started: list[subprocess.Popen[str]] = []
     yield root, checkpoint, started
     for process in started:
@@ -200,15 +201,15 @@ def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
 
     done = tiny.run(root, "train", "--experiment", "long", "--jobs", "1")
     assert done.returncode == 0, done.stderr
-    cell = tiny.cell("rotation-resnet-bn-s0", "long")
-    log = tiny.store(root).run_log(cell.fingerprint(tiny.dataset(root)))
+    task = tiny.cell("rotation-resnet-bn-s0", "long").on(tiny.dataset(root))
+    log = tiny.store(root).run_log(task.fingerprint)
     assert log["resumed_at_step"] >= saved > 0
     assert not checkpoint.exists()
 
     other = tiny.store(tmp_path / "uninterrupted")
-    made = run(cell, root / "data" / "mini", other, determinism.start("cpu"), lambda *_: True)
+    made = run(task, root / "data" / "mini", other, determinism.start("cpu"), lambda *_: True)
     (found,) = tiny.published(root, "long").values()
-    assert found.decode() == collect.document(cell, made)
+    assert found.decode() == collect.document(task.cell, made)
 
 
 def test_a_killed_worker_costs_its_cell_only(
@@ -219,7 +220,7 @@ def test_a_killed_worker_costs_its_cell_only(
     tree["experiments"]["long"]["methods"] = ["rotation", "raw-pixels"]
     tree["methods"]["rotation"]["images_seen"] = 500 * tiny.BATCH
     cell = tiny.cell("rotation-resnet-bn-s0", "long", tree)
-    checkpoint = tiny.store(root).checkpoint(cell.fingerprint(tiny.dataset(root)))
+    checkpoint = tiny.store(root).checkpoint(cell.on(tiny.dataset(root)).fingerprint)
     tiny.write_params(root, tree)
     process = tiny.begin(root, "train", "--experiment", "long", "--jobs", "1")
     started.append(process)
@@ -290,15 +291,21 @@ def test_a_device_that_is_not_there_is_refused_before_any_training(root: Path) -
     assert not list(root.rglob("record.json"))
 
 
+def test_other_images_than_the_built_ones_are_refused(fresh: Path, tmp_path: Path) -> None:
+    task, store = tiny.cell("simclr-resnet-bn-s0").on("0" * 64), tiny.store(tmp_path)
+    with pytest.raises(UserError, match=r"^\S+: the images changed since the cell was planned$"):
+        run(task, fresh / "data" / "mini", store, determinism.start("cpu"), lambda *_: True)
+    assert not store.folder.exists()
+
+
 def test_the_bytes_of_a_record_do_not_depend_on_the_process(
     trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     root, _ = trained
-    cell = tiny.cell("simclr-resnet-bn-s0")
+    task = tiny.cell("simclr-resnet-bn-s0").on(tiny.dataset(root))
     store = tiny.store(tmp_path)
-    run(cell, root / "data" / "mini", store, determinism.start("cpu"), lambda *_: True)
-    print_ = cell.fingerprint(tiny.dataset(root))
-    record = store.record(print_)
+    run(task, root / "data" / "mini", store, determinism.start("cpu"), lambda *_: True)
+    record = store.record(task.fingerprint)
     assert record is not None
     published = json.loads(tiny.published(root)["simclr/simclr-resnet-bn-s0.json"])
-    assert canonical_json.pretty(record) == canonical_json.pretty(published["record"])
+    assert canonical_json.pretty(record.as_json()) == canonical_json.pretty(published["record"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from benchmark.core import canonical_json, determinism
 from benchmark.execution.cell import run
 from benchmark.execution.verify import _tolerance, sample
 from benchmark.planning import plan
-from benchmark.planning.cell import fingerprint_of
+from benchmark.planning.cell import Task, fingerprint_of
 from benchmark.results import origins, published
+from benchmark.results.records import Store
 from tests.helpers import tiny
 
 LABEL = "simclr-resnet-bn-s0"
@@ -28,19 +29,19 @@ LABEL = "simclr-resnet-bn-s0"
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with one published cell, trained in this process."""
     root = tiny.project(tmp_path_factory.mktemp("honest"))
-    cell = tiny.cell(LABEL)
+    task = tiny.cell(LABEL).on(tiny.dataset(root))
     record = run(
-        cell, root / "data" / "mini", tiny.store(root), determinism.start("cpu"), lambda *_: True
+        task, root / "data" / "mini", tiny.store(root), determinism.start("cpu"), lambda *_: True
     )
     target = published.folder(root, "mini", "leaderboard", "simclr")
-    published.publish([cell], tiny.dataset(root), tiny.store(root), target)
-    origins.publish(root, [cell], tiny.dataset(root), tiny.store(root))
+    published.publish([task], tiny.store(root), target)
+    origins.publish(root, [task], tiny.store(root))
     (entry,) = published.read(target)
     line = {
         "label": LABEL,
         "sha256": entry.checksum,
         "status": "done",
-        "knn_reestimated": record["result"]["metrics"]["pooled_reestimated.knn5"],
+        "knn_reestimated": record.result.metrics["pooled_reestimated.knn5"],
     }
     publish(root, line)
     return root
@@ -60,7 +61,7 @@ def publish(root: Path, *lines: dict[str, Any]) -> None:
     ).record
     table = {
         "interval": {"pools": [pool]},
-        "environments": [record["environment"]],
+        "environments": [record.environment],
         "rows": [{"records": list(lines), "environments": [0]}],
     }
     text = canonical_json.pretty(table)
@@ -82,9 +83,9 @@ def root(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains without workers, which take seconds to start."""
 
-    def train(cells: Any, store: Any, data: Path, *_: Any) -> None:
-        for cell in cells:
-            run(cell, data, store, determinism.start("cpu"), lambda *_: True)
+    def train(tasks: Sequence[Task], store: Store, data: Path, *_: object) -> None:
+        for task in tasks:
+            run(task, data, store, determinism.start("cpu"), lambda *_: True)
 
     monkeypatch.setattr("benchmark.execution.verify.train_missing", train)
 

@@ -19,7 +19,7 @@ from benchmark.data.build import load
 from benchmark.data.fetch import DATA_VARIABLE, RemoteFile, locate
 from benchmark.data.sources import mini
 from benchmark.execution.cell import run
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Task
 from benchmark.planning.images import dataset_checksum
 from benchmark.results import published as collect
 from benchmark.results.records import Store
@@ -80,8 +80,8 @@ def copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "copy"
 
 
-def cell() -> Cell:
-    return tiny.cell(LABEL, tree=forked.tree())
+def trained(root: Path) -> Task:
+    return tiny.cell(LABEL, tree=forked.tree()).on(tiny.dataset(root))
 
 
 def one_line(error: UserError) -> str:
@@ -171,10 +171,10 @@ def until(last: int) -> Callable[[int, int], bool]:
 def test_a_checkpoint(root: Path, tmp_path: Path) -> None:
     """None is gone on from, unless what it holds is unchanged."""
     store, data, device = Store(tmp_path), root / "data" / "mini", determinism.start("cpu")
-    print_ = cell().fingerprint(tiny.dataset(root))
+    task = trained(root)
     with pytest.raises(Interrupted):
-        run(cell(), data, store, device, until(25))
-    file = store.checkpoint(print_)
+        run(task, data, store, device, until(25))
+    file = store.checkpoint(task.fingerprint)
     network = torch.nn.Linear(2, 2)
     names = {"loss": torch.zeros(1)}
     found = 0
@@ -183,7 +183,7 @@ def test_a_checkpoint(root: Path, tmp_path: Path) -> None:
         """The steps that would not be done again; a network of another shape is never reached."""
         try:
             return load_checkpoint(
-                file, print_, network, torch.optim.SGD(network.parameters()), names
+                file, task.fingerprint, network, torch.optim.SGD(network.parameters()), names
             )
         except RuntimeError as error:
             return 25 if "state_dict" in str(error) else -1
@@ -195,16 +195,16 @@ def test_a_checkpoint(root: Path, tmp_path: Path) -> None:
     assert found >= FLIPS - 5
     # And what is left of such a training is the same as ever.
     for _ in flips(file, 2):
-        entry = run(cell(), data, Store(tmp_path), device, lambda *_: True)
-        assert entry == tiny.store(root).record(print_)
+        entry = run(task, data, Store(tmp_path), device, lambda *_: True)
+        assert entry == tiny.store(root).record(task.fingerprint)
         shutil.rmtree(tmp_path / "trained")
 
 
 def test_the_kept_end_of_a_training(root: Path, tmp_path: Path) -> None:
     """It is trained again, and the file is what it was."""
     shutil.copytree(root / ".benchmark", tmp_path / "home")
-    store, dataset = Store(tmp_path / "home"), tiny.dataset(root)
-    kept = store.trained(cell().training_key(dataset))
+    store, task = Store(tmp_path / "home"), trained(root)
+    kept = store.trained(task.training_key)
     whole = kept.read_bytes()
     kept.write_bytes(flipped(whole, len(whole) // 2, random.Random(0)))
     steps: list[int] = []
@@ -213,15 +213,15 @@ def test_the_kept_end_of_a_training(root: Path, tmp_path: Path) -> None:
         steps.append(step)
         return True
 
-    entry = run(cell(), root / "data" / "mini", store, determinism.start("cpu"), count)
+    entry = run(task, root / "data" / "mini", store, determinism.start("cpu"), count)
     assert steps
     assert kept.read_bytes() == whole
-    assert entry == tiny.store(root).record(cell().fingerprint(dataset))
+    assert entry == tiny.store(root).record(task.fingerprint)
 
 
 @pytest.mark.parametrize("name", ["record.json", "run.json"])
 def test_files_of_the_store(root: Path, name: str) -> None:
-    store, print_ = tiny.store(root), cell().fingerprint(tiny.dataset(root))
+    store, print_ = tiny.store(root), trained(root).fingerprint
     read: Callable[[str], object] = store.record if name == "record.json" else store.run_log
     before, found = read(print_), 0
     assert before
@@ -233,7 +233,7 @@ def test_files_of_the_store(root: Path, name: str) -> None:
 
 
 def published(root: Path) -> Path:
-    return collect.file_of(cell(), root)
+    return collect.file_of(trained(root).cell, root)
 
 
 @pytest.mark.parametrize("second", ["the store", "the table"])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.planning import plan
-from benchmark.results import published, records
-from benchmark.results.records import Store
+from benchmark.planning.cell import tasks
+from benchmark.results import published
+from benchmark.results.records import Record, Result, Store
 from tests.helpers import forked, tiny
 
 PUBLICATIONS = 60
@@ -18,22 +19,23 @@ PUBLICATIONS = 60
 
 def test_publications_at_once(tmp_path: Path) -> None:
     """Sixty of them by six at a time, and what a killed one has left."""
-    cells, images = plan.cells(tiny.params(), "leaderboard", None), "0" * 64
+    planned = tasks(plan.cells(tiny.params(), "leaderboard", None), "0" * 64)
     store, target = Store(tmp_path), tmp_path / "records" / "simclr"
-    for number, cell in enumerate(cells):
-        result = {"metrics": {"pooled.knn5": number / 10}}
-        print_ = cell.fingerprint(images)
-        store.put(records.record(cell, print_, images, {}, "done", result), {})
+    for number, task in enumerate(planned):
+        result = Result(metrics={"pooled.knn5": number / 10})
+        store.put(Record.of(task, {}, "done", result), {})
     left = target.with_name(f".{target.name}-killed")
     (left / "old").mkdir(parents=True)
 
     def publish(number: int) -> None:
-        published.publish(cells, images, Store(tmp_path), target)
+        published.publish(planned, Store(tmp_path), target)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(publish, range(PUBLICATIONS)))
     assert [path.name for path in target.parent.iterdir()] == [target.name]
-    assert {entry.label for entry in published.read(target)} == {cell.label for cell in cells}
+    assert {entry.label for entry in published.read(target)} == {
+        task.cell.label for task in planned
+    }
 
 
 @pytest.mark.parametrize("verb", ["train"])

@@ -119,11 +119,8 @@ def views() -> Entry:
 def evaluation() -> Entry:
     """The metrics of an untrained backbone on images whose brightness tells their class."""
     splits = made_up()
-    spec = {
-        "knn_k": [5, 20], "knn_temperature": 0.07, "probe_c": [0.01, 0.1, 1.0],
-        "precise_bn_batch_size": 20, "judge": "test",
-    }  # fmt: skip
-    found = evaluate(small.encoder("resnet", "bn"), splits, spec, lambda x: (x - 0.3) / 0.2).metrics
+    network = small.encoder("resnet", "bn")
+    found = evaluate(network, splits, small.EVALUATION, lambda x: (x - 0.3) / 0.2).metrics
     values = {key: float(value) for key, value in found.items() if isinstance(value, float | bool)}
     used = {"backbone resnet": _version("backbone", "resnet"), "norm bn": _version("norm", "bn")}
     return {
@@ -134,11 +131,8 @@ def evaluation() -> Entry:
 
 def diagnostics() -> Entry:
     """The diagnostics of untrained networks on the same images, in double precision."""
-    config = {
-        "training": {"batch_size": small.BATCH, "views": [VIEWS, VIEWS]},
-        "evaluation": {"knn_k": [5, 20], "knn_temperature": 0.07, "judge": "test"},
-        "seed": 0,
-    }
+    views = {"views": [VIEWS, VIEWS]}
+    config = small.configuration("simclr", "resnet", "ghost-bn", training=views)
     values: dict[str, float] = {}
     used = [("backbone", "resnet"), ("norm", "ghost-bn")]
     used += [("method", method) for method in DIAGNOSED]

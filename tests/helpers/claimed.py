@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from benchmark.config import params
 from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
-from benchmark.results import published, records
+from benchmark.results import published
 from benchmark.results.rows import Shelf
 from tests.helpers import tiny
 
@@ -73,7 +73,7 @@ def plant(
                 leakage = {"swap_gap": trained, "swap_gap_initial": initial}
                 result["diagnostics"] = {"sections": {}, "leakage": leakage}
             status = value if isinstance(value, str) else "done"
-            entry = records.record(cell, cell.fingerprint("images"), "images", {}, status, result)
+            entry = tiny.record(cell, result, status)
             target = published.folder(shelf.root, "mini", experiment, cell.method)
             canonical_json.write(target / f"{cell.label}.json", published.document(cell, entry))
 

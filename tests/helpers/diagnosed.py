@@ -11,8 +11,9 @@ from torch import Tensor
 from benchmark.components import registry
 from benchmark.diagnostics.diagnose import diagnose
 from benchmark.methods.base import Method
+from benchmark.planning.configuration import Configuration
 from tests.golden.values import VIEWS
-from tests.helpers.small import BATCH, SIDE, TRAINED, build
+from tests.helpers.small import SIDE, TRAINED, build, configuration
 
 COUNTS = {"train": 64, "test": 40}
 
@@ -36,13 +37,10 @@ def standardise(images: Tensor) -> Tensor:
     return images - 0.5
 
 
-def config(views: int, seed: int = 0) -> dict[str, Any]:
-    """What diagnostics need to know of a cell with so many views; without any, it is not trained."""
-    return {
-        "training": {"batch_size": BATCH, "views": [VIEWS] * views} if views else None,
-        "evaluation": {"knn_k": [5, 20], "knn_temperature": 0.07, "judge": "test"},
-        "seed": seed,
-    }
+def config(views: int, seed: int = 0) -> Configuration:
+    """That of a cell with so many views; without any, it is not trained."""
+    found = configuration("simclr", "resnet", "bn", seed, training={"views": [VIEWS] * views})
+    return found if views else found.model_copy(update={"training": None})
 
 
 def diagnosed(

@@ -43,25 +43,26 @@ def work(root: Path) -> None:
     from benchmark.cli import parser
     from benchmark.core import determinism
     from benchmark.execution.cell import run
+    from benchmark.planning.cell import tasks
     from benchmark.planning.plan import cells
     from benchmark.results import origins, published
 
     os.chdir(root)
     if parser.main(["data"]):
         raise SystemExit(3)
-    planned, dataset = cells(tiny.params(tree()), "leaderboard", None), tiny.dataset(root)
+    planned = tasks(cells(tiny.params(tree()), "leaderboard", None), tiny.dataset(root))
     store = tiny.store(root)
-    for cell in planned:
-        if store.record(cell.fingerprint(dataset)) is None:
+    for task in planned:
+        if store.record(task.fingerprint) is None:
             run(
-                cell, root / "data" / "mini", store, determinism.start("cpu"), lambda *_: True,
+                task, root / "data" / "mini", store, determinism.start("cpu"), lambda *_: True,
                 CHECKPOINT_STEPS,
             )  # fmt: skip
-    for method in dict.fromkeys(cell.method for cell in planned):
+    for method in dict.fromkeys(task.cell.method for task in planned):
         target = published.folder(root, "mini", "leaderboard", method)
-        of_method = [cell for cell in planned if cell.method == method]
-        published.publish(of_method, dataset, store, target)
-        origins.publish(root, of_method, dataset, store)
+        of_method = [task for task in planned if task.cell.method == method]
+        published.publish(of_method, store, target)
+        origins.publish(root, of_method, store)
     if parser.main(["leaderboard"]):
         raise SystemExit(3)
 

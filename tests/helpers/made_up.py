@@ -14,8 +14,9 @@ from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell
 from benchmark.results import origins as provenance
-from benchmark.results import published, records
+from benchmark.results import published
 from benchmark.results.origins import Origin
+from tests.helpers import tiny
 
 PROJECT = Path(__file__).parents[2]
 MAKER = {
@@ -37,7 +38,7 @@ GRID: dict[str, Any] = {
 """The experiment of the made-up leaderboard."""
 
 Change = Callable[[Cell, dict[str, Any]], None]
-"""Alters a record before it is written."""
+"""Alters the JSON of a record before it is written."""
 
 
 def params_of(raw: Mapping[str, Any], **experiment: Any) -> Params:
@@ -92,8 +93,8 @@ def result(cell: Cell) -> dict[str, Any]:
             }
     return {
         "parameters": 123456,
-        "steps": 625 if cell.config["training"] else 0,
-        "flops_per_step": 2_000_000_000 if cell.config["training"] else None,
+        "steps": 625 if cell.config.training else 0,
+        "flops_per_step": 2_000_000_000 if cell.config.training else None,
         "first_non_finite_step": None,
         "curves": {},
         "metrics": metrics,
@@ -123,10 +124,7 @@ def publish(root: Path, params: Params, change: Change | None = None) -> None:
     )
     settings = rate_table.settings({"rows": table})
     for cell in plan.cells(params, "leaderboard", settings):
-        entry = records.record(
-            cell, cell.fingerprint("images"), "images", ENVIRONMENT, "done", result(cell)
-        )
-        entry = copy.deepcopy(entry)
+        entry = tiny.record(cell, result(cell), environment=ENVIRONMENT).as_json()
         if change:
             change(cell, entry)
         document = {**{key: getattr(cell, key) for key in published.NAMES}, "record": entry}

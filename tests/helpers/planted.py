@@ -18,7 +18,7 @@ from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell
 from benchmark.report.claims import document
-from benchmark.results import published, records
+from benchmark.results import published
 from benchmark.results.rows import Shelf
 from tests.helpers import tiny
 from tests.helpers.claimed import yaml
@@ -239,7 +239,7 @@ def ladder(highest: Mapping[str, float]) -> Plan:
     def accuracy(cell: Cell) -> float | str:
         if cell.method in CONTROLS:
             return CONTROLS[cell.method]
-        rate = cell.config["training"]["learning_rate"]
+        rate = cell.config.recipe.learning_rate
         return 0.5 + 0.01 * math.log10(rate) if rate <= highest[cell.scheme] else "diverged"
 
     return accuracy
@@ -265,7 +265,7 @@ def result(cell: Cell, value: Any) -> dict[str, Any]:
         "pooled_reestimated.knn5": value,
     }
     found["correct"] = None if value is None else right(cell.label, value)
-    if cell.config["training"] and value is not None:
+    if cell.config.training and value is not None:
         found["curves"] = {"pretext": [0.1] * 45 + [value] * 5}
         found["watched"] = {"share": [0.25, 0.5, 1.0], "knn": [0.2, (value + 0.2) / 2, value]}
         # A network that was trained without shuffling leans on its groups, and every network a little.
@@ -332,9 +332,7 @@ def stand(
         for cell in plan.cells(found, experiment, settings):
             value = planned(cell)
             status = value if isinstance(value, str) else "done"
-            entry = records.record(
-                cell, cell.fingerprint("images"), "images", {}, status, result(cell, value)
-            )
+            entry = tiny.record(cell, result(cell, value), status)
             canonical_json.write(
                 record_of(root, cell.label, experiment), published.document(cell, entry)
             )

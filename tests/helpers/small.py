@@ -15,6 +15,7 @@ from benchmark.core.randomness import Draw
 from benchmark.methods.base import Batch, Method
 from benchmark.norms.factory import SectionNorms
 from benchmark.planning.cell import Cell
+from benchmark.planning.configuration import Configuration, EvaluationConfig, TrainingConfig
 from benchmark.training import network
 
 SIDE, BATCH, CLASSES = 16, 8, 5
@@ -24,6 +25,13 @@ MANIFEST = {
     "splits": {"train": {"count": 64}},
 }
 TEACHER = {"statistics": "batch", "shuffle": True}
+EVALUATION = EvaluationConfig(
+    knn_k=(5, 20),
+    knn_temperature=0.07,
+    probe_c=(0.01, 0.1, 1.0),
+    precise_bn_batch_size=20,
+    judge="test",
+)
 NORMS = sorted(registry.catalogue("norm"))
 BACKBONES = sorted(
     name for name, facts in registry.catalogue("backbone").items() if facts["options"]
@@ -130,7 +138,25 @@ def norms(name: str, section: str = "backbone") -> SectionNorms:
     return SectionNorms(section, {"norm": name, **options("norm", name, NORM_OPTIONS)})
 
 
-def build(
+def recipe(**changes: Any) -> TrainingConfig:
+    """How a small network is trained, with some fields changed."""
+    found = {
+        "batch_size": BATCH,
+        "images_seen": BATCH,
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "warmup_fraction": 0.0,
+        "precision": "float32",
+        "weight_decay_on": "weights",
+        "view_batching": "separate",
+        "optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False},
+        "views": [],
+        "teacher": TEACHER,
+    }
+    return TrainingConfig.model_validate(found | changes)
+
+
+def configuration(
     method: str,
     backbone: str,
     norm: str,
@@ -138,20 +164,27 @@ def build(
     training: dict[str, Any] | None = None,
     spec: dict[str, Any] | None = None,
     **changes: Any,
-) -> Method:
-    """A method's network as a cell has it at the start, in training mode.
+) -> Configuration:
+    """A small cell's configuration; `training` changes fields of the recipe, `changes` the method's.
 
     `spec` is the norm of every section, by default `norm` with the options of these tests.
     """
     spec = spec or {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
-    config = {
-        "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
-        "backbone": {"model": backbone, **options("backbone", backbone, BACKBONE_OPTIONS)},
-        "norms": dict.fromkeys(SECTIONS, spec),
-        "training": {"batch_size": BATCH, "view_batching": "separate", "teacher": TEACHER}
-        | (training or {}),
-        "seed": seed,
-    }
+    return Configuration.model_validate(
+        {
+            "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
+            "backbone": {"model": backbone, **options("backbone", backbone, BACKBONE_OPTIONS)},
+            "norms": dict.fromkeys(SECTIONS, spec),
+            "training": recipe(**(training or {})),
+            "evaluation": EVALUATION,
+            "seed": seed,
+        }
+    )
+
+
+def build(method: str, backbone: str, norm: str, seed: int = 0, **changes: Any) -> Method:
+    """A method's network as a cell has it at the start, in training mode; see `configuration`."""
+    config = configuration(method, backbone, norm, seed, **changes)
     return network.build(Cell("t", "e", method, backbone, norm, seed, "l", config, {}), MANIFEST)
 
 

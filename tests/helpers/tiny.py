@@ -10,9 +10,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from benchmark.config.schema import Params
 from benchmark.data.manifest import dataset_checksum
 from benchmark.planning.cell import Cell
 from benchmark.planning.plan import cells
-from benchmark.results.records import Store
+from benchmark.results.records import Record, Result, Status, Store
 
 PROJECT = Path(__file__).parents[2]
 BATCH, SIDE = 32, 16
@@ -154,6 +154,18 @@ def note(params: Params) -> str:
 def cell(label: str, experiment: str = "leaderboard", tree: dict[str, Any] | None = None) -> Cell:
     """A planned cell of the tiny project by its label."""
     return next(c for c in cells(params(tree), experiment, None) if c.label == label)
+
+
+def record(
+    cell: Cell,
+    result: Mapping[str, Any],
+    status: str = "done",
+    dataset: str = "images",
+    environment: Mapping[str, Any] | None = None,
+) -> Record:
+    """The record of a cell on the images of this checksum that came to `result`."""
+    found = Result.model_validate(result)
+    return Record.of(cell.on(dataset), environment or {}, cast(Status, status), found)
 
 
 def dataset(root: Path) -> str:

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import copy
 import io
+import json
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,9 +26,12 @@ from benchmark.config.presets import PRESETS
 from benchmark.config.schema import Params
 from benchmark.core.errors import UserError
 from benchmark.planning import plan, sweep
-from benchmark.planning.cell import Cell, Row
+from benchmark.planning.cell import Cell, Row, tasks
+from benchmark.planning.configuration import Configuration, TeacherConfig
 from benchmark.planning.rate_table import Result
 from tests.helpers import tiny
+
+FILES = [tiny.PROJECT / "params.yaml", *sorted(tiny.PROJECT.glob("tracks/*/params.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,10 @@ def tuned(found: Params) -> dict[Row, tuple[float, float]]:
     """Settings that no recipe has."""
     rows = [row for name in found.experiments for row in sweep.tunable(found, name)]
     return dict.fromkeys(rows, (0.0123, 0.00456))
+
+
+def configured(cell: Cell, config: dict[str, Any]) -> Cell:
+    return replace(cell, config=Configuration.model_validate(config))
 
 
 def every_cell(found: Params) -> list[Cell]:
@@ -94,9 +103,7 @@ def test_a_recipe_may_have_a_batch_of_its_own() -> None:
     tree["experiments"]["leaderboard"]["methods"] += ["small"]
     found = tiny.params(tree)
     cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
-    base, small = (
-        copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config)) for name in ("simclr", "small")
-    )
+    base, small = (cells[f"{name}-resnet-bn-s0"].config.as_json() for name in ("simclr", "small"))
     assert small["training"].pop("batch_size") == 4
     assert base["training"].pop("batch_size") == tiny.BATCH
     assert small == base
@@ -120,8 +127,8 @@ def test_a_recipe_can_take_the_rates_that_another_was_tuned_to() -> None:
     assert {row.method for row in rows} == {"simclr"}
     cells = plan.cells(found, "leaderboard", dict.fromkeys(rows, (0.0123, 0.00456)))
     (longer,) = [cell for cell in cells if cell.label == "longer-resnet-bn-s0"]
-    assert longer.config["training"]["learning_rate"] == 0.0123
-    assert longer.config["training"]["images_seen"] == 64
+    assert longer.config.recipe.learning_rate == 0.0123
+    assert longer.config.recipe.images_seen == 64
     alone = tiny.changed(tree, "experiments/leaderboard/methods", ["longer"])
     with pytest.raises(UserError, match="no rate for simclr-resnet-bn"):
         plan.cells(tiny.params(alone), "leaderboard", {})
@@ -138,17 +145,16 @@ def test_the_key_of_a_training_leaves_out_what_is_measured_on_it() -> None:
     found = tiny.params()
     cell = plan.cells(found, "leaderboard", None)[0]
     other = replace(cell, components={**cell.components, "diagnostics": 99, "evaluation": 99})
-    assert other.training_key("images") == cell.training_key("images")
-    assert other.fingerprint("images") != cell.fingerprint("images")
-    judged = {**cell.config, "evaluation": {}}
-    assert replace(cell, config=judged).training_key("images") == cell.training_key("images")
-    assert cell.training_key("images") != cell.training_key("other images")
-    changes: tuple[dict[str, Any], ...] = ({"seed": 9}, {"norms": {}}, {"training": {}})
-    for change in changes:
-        another = replace(cell, config={**cell.config, **change})
-        assert another.training_key("images") != cell.training_key("images")
+    assert other.on("images").training_key == cell.on("images").training_key
+    assert other.on("images").fingerprint != cell.on("images").fingerprint
+    judged = tiny.changed(cell.config.as_json(), "evaluation/judge", "validation")
+    assert configured(cell, judged).on("images").training_key == cell.on("images").training_key
+    assert cell.on("images").training_key != cell.on("other images").training_key
+    for key, value in (("seed", 9), ("norms", {}), ("training", None)):
+        another = configured(cell, cell.config.as_json() | {key: value})
+        assert another.on("images").training_key != cell.on("images").training_key
     trained = replace(cell, components={**cell.components, "training": 99})
-    assert trained.training_key("images") != cell.training_key("images")
+    assert trained.on("images").training_key != cell.on("images").training_key
 
 
 def test_a_recipe_that_extends_another_differs_in_what_it_names_alone() -> None:
@@ -159,8 +165,7 @@ def test_a_recipe_that_extends_another_differs_in_what_it_names_alone() -> None:
     found = tiny.params(tree)
     cells = {cell.label: cell for cell in plan.cells(found, "leaderboard", tuned(found))}
     base, hot, short = (
-        copy.deepcopy(dict(cells[f"{name}-resnet-bn-s0"].config))
-        for name in ("simclr", "hot", "hot-short")
+        cells[f"{name}-resnet-bn-s0"].config.as_json() for name in ("simclr", "hot", "hot-short")
     )
     assert hot["method"]["name"] == "simclr"
     assert hot["method"].pop("temperature") == 0.7
@@ -178,7 +183,7 @@ def test_names_and_fingerprints_are_unique(real: dict[str, Any]) -> None:
     for name in found.experiments:
         cells = plan.cells(found, name, tuned(found))
         assert len({cell.name for cell in cells}) == len(cells)
-        assert len({cell.fingerprint("images") for cell in cells}) == len(cells)
+        assert len({cell.on("images").fingerprint for cell in cells}) == len(cells)
 
 
 def test_raw_pixels_has_one_cell_whatever_the_seeds_and_schemes() -> None:
@@ -186,7 +191,7 @@ def test_raw_pixels_has_one_cell_whatever_the_seeds_and_schemes() -> None:
     cells = plan.cells(tiny.params(tree), "leaderboard", None)
     (pixels,) = [cell for cell in cells if cell.method == "raw-pixels"]
     assert pixels.label == "raw-pixels-pixels-none-s3"
-    assert pixels.config["training"] is None
+    assert pixels.config.training is None
 
 
 def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
@@ -197,18 +202,19 @@ def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
         t for row in sweep.tunable(found, "leaderboard") for t in sweep.trials(found, row, [0])
     ]
     assert {trial.cell.seed for trial in trials} == set(found.sweep.seeds)
-    assert {trial.cell.config["evaluation"]["judge"] for trial in trials} == {"validation"}
+    assert {trial.cell.config.evaluation.judge for trial in trials} == {"validation"}
 
 
 def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None:
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/learning_rates", "tuned")
     found = tiny.params(tree)
     for cell in plan.cells(found, "leaderboard", tuned(found)):
-        training = cell.config["training"]
+        training = cell.config.training
         if cell.method == "raw-pixels":
             assert training is None
         else:
-            assert (training["learning_rate"], training["weight_decay"]) == (0.0123, 0.00456)
+            assert training is not None
+            assert (training.learning_rate, training.weight_decay) == (0.0123, 0.00456)
     with pytest.raises(UserError, match="no rate for simclr-resnet-bn: run `dvc repro"):
         plan.cells(found, "leaderboard", {})
 
@@ -216,7 +222,8 @@ def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None
 def test_a_scheme_gives_each_section_its_norm() -> None:
     scheme = {"backbone": {"norm": "gn", "groups": 4}, "heads": {"norm": "bn"}}
     cell = tiny.cell("simclr-resnet-bn-s0", tree=tiny.changed(tiny.raw(), "schemes/bn", scheme))
-    assert cell.config["norms"] == {"backbone": scheme["backbone"], "projector": scheme["heads"]}
+    found = cell.config.as_json()["norms"]
+    assert found == {"backbone": scheme["backbone"], "projector": scheme["heads"]}
     assert set(cell.components) >= {"norm gn", "norm bn"}
 
 
@@ -252,9 +259,9 @@ def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments() -> None:
     grid = {"methods": ["byol"], "backbones": ["vit"], "schemes": ["special"], "seeds": [0]}
     tree["experiments"]["special"] = {**grid, "learning_rates": "default"}
     (cell,) = plan.cells(tiny.params(tree), "special", None)
-    assert cell.config["training"]["teacher"] == {"statistics": "eman", "shuffle": True}
-    assert cell.config["backbone"]["placement"] == "post"
-    assert "final_norm" not in cell.config["backbone"]  # what is at its default has no key
+    assert cell.config.recipe.teacher == TeacherConfig(statistics="eman", shuffle=True)
+    assert cell.config.backbone.options["placement"] == "post"
+    assert "final_norm" not in cell.config.backbone.options  # what is at its default has no key
 
 
 def fits(preset: str, backbone: str) -> bool:
@@ -270,7 +277,7 @@ def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
         grid = {"methods": ["byol"], "backbones": [backbone], "schemes": fitting, "seeds": [0]}
         tree["experiments"]["presets"] = {**grid, "learning_rates": "default"}
         cells = plan.cells(tiny.params(tree), "presets", None)
-        found = {cell.fingerprint("images") for cell in cells}
+        found = {cell.on("images").fingerprint for cell in cells}
         assert len(found) == len(cells) == len(fitting)
         prints |= found
     both = [name for name in PRESETS if fits(name, "resnet") and fits(name, "vit")]
@@ -329,7 +336,7 @@ def reversed_keys(tree: Any) -> Any:
 def test_fingerprint_does_not_depend_on_the_order_of_keys(real: dict[str, Any]) -> None:
     there, back = parse(real, "params.yaml"), parse(reversed_keys(real), "params.yaml")
     prints = [
-        {c.name: c.fingerprint("images") for c in every_cell(found)} for found in (there, back)
+        {c.name: c.on("images").fingerprint for c in every_cell(found)} for found in (there, back)
     ]
     assert prints[0] == prints[1]
 
@@ -345,14 +352,21 @@ def leaves(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
+ALTERNATIVES = {
+    "float32": "bfloat16", "weights": "all", "joint": "separate", "test": "validation"
+}  # fmt: skip
+"""What else may stand where not every word may."""
+
+
 def test_fingerprint_changes_with_every_field_of_the_configuration() -> None:
     cell = tiny.cell("simclr-resnet-bn-s0")
-    seen = {cell.fingerprint("images")}
-    paths = list(leaves(dict(cell.config)))
+    seen = {cell.on("images").fingerprint}
+    paths = list(leaves(cell.config.as_json()))
     assert len(paths) > 60
-    for path, _ in paths:
-        other = replace(cell, config=tiny.changed(dict(cell.config), path, "another"))
-        seen.add(other.fingerprint("images"))
+    for path, value in paths:
+        new = ALTERNATIVES.get(value) if isinstance(value, str) else None
+        changed = tiny.changed(cell.config.as_json(), path, new or other(value))
+        seen.add(configured(cell, changed).on("images").fingerprint)
     assert len(seen) == len(paths) + 1
 
 
@@ -360,10 +374,10 @@ def test_fingerprint_changes_with_every_component_version_and_with_the_images() 
     cell = tiny.cell("simclr-resnet-bn-s0")
     wanted = {"method simclr", "backbone resnet", "norm bn", "optimizer sgd"}
     assert set(cell.components) == wanted | {"training", "views", "evaluation", "diagnostics"}
-    seen = {cell.fingerprint("images"), cell.fingerprint("other images")}
+    seen = {cell.on("images").fingerprint, cell.on("other images").fingerprint}
     for name, version in cell.components.items():
         other = replace(cell, components={**cell.components, name: f"not {version}"})
-        seen.add(other.fingerprint("images"))
+        seen.add(other.on("images").fingerprint)
     assert len(seen) == len(cell.components) + 2
 
 
@@ -399,12 +413,13 @@ def test_an_option_with_a_default_changes_no_fingerprint_until_it_is_set(
     label, tree = "simclr-resnet-bn-s0", tiny.raw()
     before = tiny.cell(label)
     with_option(monkeypatch, kind, name, "as ever")
-    assert tiny.cell(label).fingerprint("images") == before.fingerprint("images")
+    assert tiny.cell(label).on("images").fingerprint == before.on("images").fingerprint
     said = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "as ever"))
     assert said.config == before.config
     other = tiny.cell(label, tree=tiny.changed(tree, ADDED[kind], "otherwise"))
-    assert other.fingerprint("images") != before.fingerprint("images")
-    new = {path for path, _ in leaves(other.config)} - {path for path, _ in leaves(before.config)}
+    assert other.on("images").fingerprint != before.on("images").fingerprint
+    new, old = ({path for path, _ in leaves(found.config.as_json())} for found in (other, before))
+    new -= old
     assert new
     assert all(path.endswith("/added") for path in new)
 
@@ -431,12 +446,12 @@ def test_a_component_is_built_with_the_defaults_of_what_is_not_said(
 def test_what_a_view_does_not_do_has_no_key() -> None:
     label, tree = "simclr-resnet-bn-s0", tiny.raw()
     before = tiny.cell(label)
-    assert "blur" not in before.config["training"]["views"][0]
+    assert "blur" not in before.config.recipe.views[0]
     del tree["views"]["strong"]["blur"], tree["views"]["strong"]["solarize"]
     assert tiny.cell(label, tree=tree).config == before.config
     blurred = tiny.cell(label, tree=tiny.changed(tiny.raw(), "views/strong/blur", 0.5))
-    assert blurred.config["training"]["views"][0]["blur"] == 0.5
-    assert blurred.fingerprint("images") != before.fingerprint("images")
+    assert blurred.config.recipe.views[0]["blur"] == 0.5
+    assert blurred.on("images").fingerprint != before.on("images").fingerprint
 
 
 @pytest.mark.parametrize(
@@ -460,10 +475,10 @@ def test_views_are_batched_as_the_methods_paper_does_or_as_the_recipe_says(
     grid = {"methods": [method, "other", "same"], "backbones": ["resnet"], "schemes": ["bn"]}
     tree["experiments"]["e"] = {**grid, "seeds": [0], "learning_rates": "default"}
     default, other, same = plan.cells(tiny.params(tree), "e", None)
-    assert default.config["training"]["view_batching"] == batching
-    assert same.fingerprint("images") == default.fingerprint("images")
-    assert other.config["training"]["view_batching"] != batching
-    assert other.fingerprint("images") != default.fingerprint("images")
+    assert default.config.recipe.view_batching == batching
+    assert same.on("images").fingerprint == default.on("images").fingerprint
+    assert other.config.recipe.view_batching != batching
+    assert other.on("images").fingerprint != default.on("images").fingerprint
 
 
 def without_batching(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -473,17 +488,17 @@ def without_batching(recipe: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_not_done_in_a_training_has_no_key() -> None:
     label = "simclr-resnet-bn-s0"
     before = tiny.cell(label)
-    assert not {"clip_grad_norm", "weight_decay_end"} & set(before.config["training"])
+    assert not {"clip_grad_norm", "weight_decay_end"} & set(before.config.recipe.as_json())
     for tree in (
         tiny.changed(tiny.raw(), "training/clip_grad_norm", 2.0),
         tiny.changed(tiny.raw(), "methods/simclr/clip_grad_norm", 2.0),
     ):
-        assert tiny.cell(label, tree=tree).config["training"]["clip_grad_norm"] == 2
+        assert tiny.cell(label, tree=tree).config.recipe.clip_grad_norm == 2
     both = tiny.changed(tree, "training/clip_grad_norm", 5.0)
-    assert tiny.cell(label, tree=both).config["training"]["clip_grad_norm"] == 2
+    assert tiny.cell(label, tree=both).config.recipe.clip_grad_norm == 2
     rising = {"resnet": 0.5, "vit": 0.7}
     tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", rising)
-    assert tiny.cell(label, tree=tree).config["training"]["weight_decay_end"] == 0.5
+    assert tiny.cell(label, tree=tree).config.recipe.weight_decay_end == 0.5
     tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", {"vit": 0.7})
     assert tiny.cell(label, tree=tree).config == before.config
 
@@ -493,7 +508,7 @@ def test_a_recipe_may_be_longer_in_one_backbone() -> None:
     tree["experiments"]["leaderboard"]["backbones"] = ["resnet", "vit"]
     tree["methods"]["supervised"]["learning_rate"]["vit"] = 0.1
     seen = {
-        cell.label: cell.config["training"]["images_seen"]
+        cell.label: cell.config.recipe.images_seen
         for cell in plan.cells(tiny.params(tree), "leaderboard", None)
         if cell.method == "simclr" and cell.scheme == "bn"
     }
@@ -508,12 +523,28 @@ def test_fingerprint_does_not_depend_on_names() -> None:
     ours = tiny.cell("simclr-resnet-bn-s0", tree=tree)
     theirs = tiny.cell("simclr-resnet-also-bn-s0", "again", tree)
     assert ours.name != theirs.name
-    assert ours.fingerprint("images") == theirs.fingerprint("images")
+    assert ours.on("images").fingerprint == theirs.on("images").fingerprint
 
 
-def test_a_cell_survives_being_sent() -> None:
-    for cell in plan.cells(tiny.params(), "leaderboard", None):
-        assert Cell.from_json(cell.as_json()) == cell
+def test_a_task_survives_being_sent() -> None:
+    """A worker gets it through a pipe, and what was left out of its configuration stays out."""
+    for task in tasks(plan.cells(tiny.params(), "leaderboard", None), "images"):
+        arrived = pickle.loads(pickle.dumps(task))
+        assert arrived == task
+        assert arrived.cell.config.as_json() == task.cell.config.as_json()
+        assert arrived.fingerprint == task.fingerprint
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
+def test_a_configuration_is_read_as_it_was_written(file: Path) -> None:
+    cells = every_cell(params.read(file))
+    assert cells
+    for cell in cells:
+        written = cell.config.as_json()
+        read = Configuration.model_validate(written)
+        assert read == cell.config
+        assert read.as_json() == written
+        assert json.loads(json.dumps(written)) == written
 
 
 # --- every key of params.yaml is read
@@ -536,13 +567,13 @@ def other(value: Any) -> Any:
 
 def outcomes(found: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Everything that the params decide: cells, the build of the images and trials of the sweep."""
-    yield [(cell.name, cell.fingerprint("images")) for cell in every_cell(found)]
+    yield [(cell.name, cell.on("images").fingerprint) for cell in every_cell(found)]
     trained: list[tuple[str, str]] = []
 
     def train(cells: Any) -> dict[str, Result]:
-        trained.extend((cell.label, cell.fingerprint("images")) for cell in cells)
+        trained.extend((cell.label, cell.on("images").fingerprint) for cell in cells)
         # A best rate at the upper edge, so that extensions show.
-        return {c.label: Result("done", c.config["training"]["learning_rate"] / 1e6) for c in cells}
+        return {c.label: Result("done", c.config.recipe.learning_rate / 1e6) for c in cells}
 
     built: list[Any] = []
     manifest = {"splits": {}, "sha256": ""}

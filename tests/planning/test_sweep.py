@@ -14,7 +14,7 @@ from benchmark.cli import sweep as verb
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
-from benchmark.planning.cell import Cell, Row
+from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.rate_table import Result
 from benchmark.results import records
 from tests.helpers import tiny
@@ -42,8 +42,8 @@ class Training:
         self.calls.append(list(cells))
         found = {}
         for cell in cells:
-            recipe = cell.config["training"]
-            score = self.score(recipe["learning_rate"], recipe["weight_decay"], cell.seed)
+            recipe = cell.config.recipe
+            score = self.score(recipe.learning_rate, recipe.weight_decay, cell.seed)
             found[cell.label] = Result("diverged" if score is None else "done", score)
         return found
 
@@ -184,11 +184,11 @@ def test_every_row_has_the_same_trials_at_first(count: int) -> None:
     (cells,) = training.calls
     per_row: dict[str, set[tuple[float, int]]] = {}
     for cell in cells:
-        setting = (cell.config["training"]["learning_rate"], cell.seed)
+        setting = (cell.config.recipe.learning_rate, cell.seed)
         per_row.setdefault(cell.scheme, set()).add(setting)
     assert per_row["bn"] == per_row["none-plain"]
     assert len(per_row["bn"]) == 2 * count
-    assert {cell.config["evaluation"]["judge"] for cell in cells} == {"validation"}
+    assert {cell.config.evaluation.judge for cell in cells} == {"validation"}
 
 
 def test_a_recipe_with_many_digits_can_be_tuned() -> None:
@@ -217,14 +217,13 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of the cells that commands ask to have trained; each scores by its rate."""
     asked: list[str] = []
 
-    def train(arguments: Any, found: Params, cells: Sequence[Cell], dataset: str) -> None:
+    def train(arguments: Any, found: Params, tasks: Sequence[Task]) -> None:
         store = records.store(root)
-        for cell in cells:
-            asked.append(cell.label)
-            score = near(RECIPE)(cell.config["training"]["learning_rate"], 0, 0)
-            result = {"metrics": {"pooled_reestimated.knn5": score}}
-            print_ = cell.fingerprint(dataset)
-            store.put(records.record(cell, print_, dataset, {}, "done", result), {})
+        for task in tasks:
+            asked.append(task.cell.label)
+            score = near(RECIPE)(task.cell.config.recipe.learning_rate, 0, 0)
+            result = records.Result(metrics={"pooled_reestimated.knn5": score})
+            store.put(records.Record.of(task, {}, "done", result), {})
 
     monkeypatch.setattr(verb, "train_missing", train)
     return asked
@@ -260,10 +259,10 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
     tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
     tree["experiments"]["leaderboard"]["learning_rates"] = "tuned"
     cells = plan.cells(tiny.params(tree), "leaderboard", rate_table.settings(table))
-    chosen = {cell.scheme: cell.config["training"] for cell in cells if cell.method == "simclr"}
+    chosen = {cell.scheme: cell.config.recipe for cell in cells if cell.method == "simclr"}
     for row in table["rows"]:
         recipe = chosen[row["scheme"]]
-        assert (recipe["learning_rate"], recipe["weight_decay"]) == (
+        assert (recipe.learning_rate, recipe.weight_decay) == (
             row["learning_rate"],
             row["weight_decay"],
         )

@@ -354,7 +354,7 @@ def test_a_missing_record_is_named_with_what_to_run(tmp_path: Path, params: Para
 def test_other_images_are_refused(tmp_path: Path, params: Params) -> None:
     def change(cell: Cell, entry: dict[str, Any]) -> None:
         if cell.label == "moco-vit-ln-s1":
-            entry |= {"dataset": "others", "fingerprint": cell.fingerprint("others")}
+            entry |= {"dataset": "others", "fingerprint": cell.on("others").fingerprint}
 
     publish(tmp_path, params, change)
     with pytest.raises(UserError, match="mixes 2 versions of the images"):

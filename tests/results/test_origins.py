@@ -11,11 +11,11 @@ import pytest
 from benchmark.cli import parser
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Task, tasks
 from benchmark.results import origins as published
 from benchmark.results import published as collect
 from benchmark.results.origins import MARKS, Origin, marks, publish, read
-from benchmark.results.records import record
+from benchmark.results.records import Record, Result
 from tests.helpers import tiny
 
 CLEAN = {"commit": "a" * 40, "dirty": False, "lock_sha256": "l", "as_locked": True, "image": None}
@@ -38,14 +38,13 @@ def log(**program: Any) -> dict[str, Any]:
     }
 
 
-def made(root: Path, run_log: dict[str, Any], knn: float = 0.5) -> list[Cell]:
+def made(root: Path, run_log: dict[str, Any], knn: float = 0.5) -> list[Task]:
     """Two finished cells of one method in the store."""
-    cells = [tiny.cell(label) for label in LABELS]
-    for cell in cells:
-        result = {"metrics": {"pooled.knn5": knn}, "curves": {}}
-        print_ = cell.fingerprint("images")
-        tiny.store(root).put(record(cell, print_, "images", {}, "done", result), run_log)
-    return cells
+    found = tasks((tiny.cell(label) for label in LABELS), "images")
+    for task in found:
+        result = Result(metrics={"pooled.knn5": knn}, curves={})
+        tiny.store(root).put(Record.of(task, {}, "done", result), run_log)
+    return found
 
 
 def origins(root: Path) -> dict[str, Origin]:
@@ -53,8 +52,8 @@ def origins(root: Path) -> dict[str, Origin]:
 
 
 def test_a_record_leads_to_its_program_and_machine(root: Path) -> None:
-    cells = made(root, log())
-    publish(root, cells, "images", tiny.store(root))
+    planned = made(root, log())
+    publish(root, planned, tiny.store(root))
     found = origins(root)
     assert tuple(found) == LABELS
     origin = found[LABELS[0]]
@@ -63,18 +62,19 @@ def test_a_record_leads_to_its_program_and_machine(root: Path) -> None:
     assert origin.started == "2027-01-15T08:00:00+00:00"
     assert origin.used == {"wall_seconds": 12.3, "energy_joules": None}
     assert origin.trace == {"weights": "w"}
-    record = tiny.store(root).record(cells[0].fingerprint("images"))
+    record = tiny.store(root).record(planned[0].fingerprint)
     assert record is not None
-    names = {key: getattr(cells[0], key) for key in collect.NAMES}
+    names = {key: getattr(planned[0].cell, key) for key in collect.NAMES}
     entry = collect.Published(**names, record=record, checksum="any")
     assert marks(origin, entry) == ()
-    other = collect.Published(**names, record=record | {"status": "diverged"}, checksum="any")
+    diverged = record.model_copy(update={"status": "diverged"})
+    other = collect.Published(**names, record=diverged, checksum="any")
     assert marks(origin, other) == ("unrecorded",)
     assert marks(None, entry) == ("unrecorded",)
 
 
 def test_two_cells_of_one_program_name_it_once(root: Path) -> None:
-    publish(root, made(root, log()), "images", tiny.store(root))
+    publish(root, made(root, log()), tiny.store(root))
     (file,) = published.folder(root, "mini", "leaderboard").glob("*.json")
     assert len(json.loads(file.read_text())["makers"]) == 1
 
@@ -93,39 +93,39 @@ def test_two_cells_of_one_program_name_it_once(root: Path) -> None:
 def test_what_is_said_against_a_program(
     root: Path, program: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
-    publish(root, made(root, log(**program)), "images", tiny.store(root))
+    publish(root, made(root, log(**program)), tiny.store(root))
     assert origins(root)[LABELS[0]].marks == expected
     assert set(expected) <= set(MARKS)
 
 
 def test_making_the_same_record_again_changes_nothing(root: Path) -> None:
-    publish(root, made(root, log()), "images", tiny.store(root))
+    publish(root, made(root, log()), tiny.store(root))
     (file,) = published.folder(root, "mini", "leaderboard").glob("*.json")
     before = file.read_bytes(), file.stat().st_mtime_ns
     for later in (log(commit="b" * 40), log(dirty=True), {}):
-        publish(root, made(root, later), "images", tiny.store(root))
+        publish(root, made(root, later), tiny.store(root))
         assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
 
 def test_a_better_known_origin_takes_the_place_of_a_marked_one(root: Path) -> None:
-    publish(root, made(root, log(dirty=True)), "images", tiny.store(root))
-    publish(root, made(root, log(commit="b" * 40)), "images", tiny.store(root))
+    publish(root, made(root, log(dirty=True)), tiny.store(root))
+    publish(root, made(root, log(commit="b" * 40)), tiny.store(root))
     assert origins(root)[LABELS[0]].program["commit"] == "b" * 40
 
 
 def test_another_record_has_another_origin(root: Path) -> None:
-    publish(root, made(root, log()), "images", tiny.store(root))
-    publish(root, made(root, log(dirty=True), knn=0.6), "images", tiny.store(root))
+    publish(root, made(root, log()), tiny.store(root))
+    publish(root, made(root, log(dirty=True), knn=0.6), tiny.store(root))
     assert origins(root)[LABELS[0]].marks == ("dirty",)
 
 
 def test_a_record_that_was_adopted_has_the_origin_that_it_has_elsewhere(root: Path) -> None:
-    cells = made(root, log())
-    publish(root, cells, "images", tiny.store(root))
+    planned = made(root, log())
+    publish(root, planned, tiny.store(root))
     leaderboard = published.folder(root, "mini", "leaderboard")
     leaderboard.rename(leaderboard.with_name("other"))
     made(root, {})
-    publish(root, cells, "images", tiny.store(root))
+    publish(root, planned, tiny.store(root))
     assert origins(root)[LABELS[0]].program["commit"] == "a" * 40
 
 
@@ -133,21 +133,21 @@ def test_a_record_that_was_adopted_has_the_origin_that_it_has_elsewhere(root: Pa
 def test_of_two_origins_of_one_record_the_one_with_less_against_it_is_named(
     root: Path, own: bool, other: bool
 ) -> None:
-    publish(root, made(root, log(dirty=other)), "images", tiny.store(root))
+    publish(root, made(root, log(dirty=other)), tiny.store(root))
     leaderboard = published.folder(root, "mini", "leaderboard")
     leaderboard.rename(leaderboard.with_name("other"))
-    publish(root, made(root, log(dirty=own)), "images", tiny.store(root))
+    publish(root, made(root, log(dirty=own)), tiny.store(root))
     assert [origin.marks for origin in origins(root).values()] == [(), ()]
 
 
 def test_a_record_of_which_nothing_is_known_has_none(root: Path) -> None:
-    publish(root, made(root, {}), "images", tiny.store(root))
+    publish(root, made(root, {}), tiny.store(root))
     assert origins(root) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"records": {"a": {}}, "makers": []}'])
 def test_a_damaged_file_is_named(root: Path, text: str) -> None:
-    publish(root, made(root, log()), "images", tiny.store(root))
+    publish(root, made(root, log()), tiny.store(root))
     (file,) = published.folder(root, "mini", "leaderboard").glob("*.json")
     file.write_text(text)
     with pytest.raises(UserError, match=r"simclr\.json: damaged"):
@@ -159,10 +159,10 @@ def test_a_row_is_read_back_to_its_commit(
 ) -> None:
     tiny.project(root)
     monkeypatch.chdir(root)
-    cells = made(root, log(dirty=True))
+    planned = made(root, log(dirty=True))
     target = collect.folder(root, "mini", "leaderboard", "simclr")
-    collect.publish(cells, "images", tiny.store(root), target)
-    publish(root, cells, "images", tiny.store(root))
+    collect.publish(planned, tiny.store(root), target)
+    publish(root, planned, tiny.store(root))
     entry = collect.read_one(target / f"{LABELS[0]}.json")
     line = {"label": LABELS[0], "sha256": entry.checksum, "knn_reestimated": 0.5}
     table = root / "results" / "mini" / "leaderboard.json"

@@ -14,15 +14,15 @@ import pytest
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.results import records
-from benchmark.results.records import Store
+from benchmark.results.records import Record, Store
 from tests.helpers import tiny
 
 IMAGES = "0" * 64
 
 
-def entry(status: str = "done", **result: Any) -> dict[str, Any]:
+def entry(status: str = "done", **result: Any) -> Record:
     cell = tiny.cell("simclr-resnet-bn-s0")
-    return records.record(cell, cell.fingerprint(IMAGES), IMAGES, {"device": "cpu"}, status, result)
+    return tiny.record(cell, result, status, IMAGES, {"device": "cpu"})
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize("status", ["done", "diverged", "out-of-memory"])
 def test_a_result_is_kept_and_its_checkpoint_goes(store: Store, status: str) -> None:
     made = entry(status)
-    checkpoint = store.checkpoint(made["fingerprint"])
+    checkpoint = store.checkpoint(made.fingerprint)
     canonical_json.write(checkpoint, b"half a training")
     store.put(made, {"host": "here"})
-    assert store.record(made["fingerprint"]) == made
-    assert store.run_log(made["fingerprint"]) == {"host": "here"}
-    assert store.crash(made["fingerprint"]) is None
+    assert store.record(made.fingerprint) == made
+    assert store.run_log(made.fingerprint) == {"host": "here"}
+    assert store.last(made.fingerprint) == made
     assert not checkpoint.exists()
 
 
@@ -68,11 +68,11 @@ def test_a_store_says_which_version_made_it(store: Store) -> None:
 
 def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
     made = entry("crashed", cause="struck by lightning")
-    checkpoint = store.checkpoint(made["fingerprint"])
+    checkpoint = store.checkpoint(made.fingerprint)
     canonical_json.write(checkpoint, b"half a training")
     store.put(made, {})
-    assert store.record(made["fingerprint"]) is None
-    assert store.crash(made["fingerprint"]) == made
+    assert store.record(made.fingerprint) is None
+    assert store.last(made.fingerprint) == made
     assert checkpoint.exists()
 
 
@@ -86,33 +86,46 @@ def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
         b"\xff\xfe",
         b"{}",
         b'{"schema": 2}',
-        b'{"schema": 2, "fingerprint": "HERE"}',
-        b'{"schema": 0, "fingerprint": "HERE", "status": "done"}',
-        b'{"schema": 2, "fingerprint": "another", "status": "done"}',
+        b'{"schema": 2, "fingerprint": "HERE", "status": "done"}',
     ],
 )
 def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
     made = entry()
-    file = store.of(made["fingerprint"]) / "record.json"
-    text = text.replace(b"HERE", made["fingerprint"].encode())
+    file = store.of(made.fingerprint) / "record.json"
+    text = text.replace(b"HERE", made.fingerprint.encode())
     try:
         # Under a checksum that is right.
         canonical_json.write_sealed(file, json.loads(text))
     except (ValueError, TypeError):
         canonical_json.write(file, text)
-    assert store.record(made["fingerprint"]) is None
-    assert store.crash(made["fingerprint"]) is None
+    assert store.record(made.fingerprint) is None
+    assert store.last(made.fingerprint) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"schema": 0}, {"fingerprint": "another"}, {"status": "odd"}, {"more": 1}, {"cell": {}}],
+    ids=str,
+)
+def test_a_record_of_something_else_counts_as_missing(store: Store, change: dict[str, Any]) -> None:
+    made = entry()
+    file = store.of(made.fingerprint) / "record.json"
+    canonical_json.write_sealed(file, made.as_json())
+    assert store.record(made.fingerprint) == made
+    canonical_json.write_sealed(file, made.as_json() | change)
+    assert store.record(made.fingerprint) is None
+    assert store.last(made.fingerprint) is None
 
 
 def test_a_record_cut_short_anywhere_counts_as_missing(store: Store) -> None:
     made = entry()
-    file = store.of(made["fingerprint"]) / "record.json"
+    file = store.of(made.fingerprint) / "record.json"
     store.put(made, {})
     whole = file.read_bytes()
-    assert store.record(made["fingerprint"]) == made
+    assert store.record(made.fingerprint) == made
     for length in range(0, len(whole) - 2, 97):
         canonical_json.write(file, whole[:length])
-        assert store.record(made["fingerprint"]) is None
+        assert store.record(made.fingerprint) is None
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
@@ -135,13 +148,13 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
 
 def test_equal_records_have_equal_bytes_and_numbers_that_json_lacks_are_refused() -> None:
-    made = entry(metrics={"b": 0.1, "a": 1 / 3})
+    made = entry(metrics={"b": 0.1, "a": 1 / 3}).as_json()
     turned = {key: made[key] for key in reversed(made)}
     assert canonical_json.pretty(made) == canonical_json.pretty(turned)
     assert canonical_json.checksum(made) == canonical_json.checksum(turned)
     assert json.loads(canonical_json.pretty(made)) == made
     with pytest.raises(ValueError, match="not JSON compliant"):
-        canonical_json.pretty(entry(metrics={"a": float("nan")}))
+        canonical_json.pretty(entry(metrics={"a": float("nan")}).as_json())
 
 
 def test_the_store_is_outside_what_dvc_removes(
@@ -158,16 +171,16 @@ def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:
     from benchmark.execution.cell import run
 
     root = tiny.project(tmp_path / "a project")
-    cell = tiny.cell("simclr-resnet-bn-s0")
+    task = tiny.cell("simclr-resnet-bn-s0").on(tiny.dataset(root))
     made = run(
-        cell, root / "data" / "mini", tiny.store(root), determinism.start("cpu"), lambda *_: True
+        task, root / "data" / "mini", tiny.store(root), determinism.start("cpu"), lambda *_: True
     )
-    text = canonical_json.pretty(made)
+    text = canonical_json.pretty(made.as_json())
     for private in (str(root), "a project", platform.node(), platform.release(), os.sep):
         # The version of a library may hold a slash or a host's name only by accident.
         assert not private or private not in text, private
     assert not re.search(r"second|time|\bdate|host|started|\b20\d\d-", text)
-    log = tiny.store(root).run_log(made["fingerprint"])
+    log = tiny.store(root).run_log(made.fingerprint)
     assert log["machine"]["host"] == platform.node()
     assert log["wall_seconds"] > 0
     assert log["resumed_at_step"] == 0

@@ -7,7 +7,7 @@ import torch
 
 from tests.helpers.tiny import PROJECT
 from tools.speed import cases
-from tools.speed.pipelines import CONTESTANTS, Bare, Contestant, Loop, Seeds
+from tools.speed.pipelines import CONTESTANTS, Contestant, Loop
 
 CPU = torch.device("cpu")
 PIPELINES = ["lightly", "kornia", "bare"]
@@ -78,25 +78,3 @@ def test_the_losses_of_peers_are_this_projects(case: cases.Case) -> None:
         views = [contestant.standardise(pixels), contestant.standardise(pixels.flip(3))]
         losses.append(float(contestant.loss(views).detach()))
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
-
-
-def test_several_seeds_as_one_program_take_the_steps_of_each(
-    case: cases.Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the same weights on the same images, all come to the weights of the bare step."""
-    monkeypatch.setattr(Seeds, "seeds", 2)
-    bare, seeds = Bare(case, PROJECT, CPU, 0), Seeds(case, PROJECT, CPU, 0)
-    start = {name: value.detach().clone() for name, value in bare.method.named_parameters()}
-    for contestant in (bare, seeds):
-        take_steps(contestant, 2)
-    # Over all weights at once: AdamW turns the rounding of a gradient that is zero, such as that of the
-    # bias of attention's keys, into whole steps.
-    alone = {name: value.detach() for name, value in bare.method.named_parameters()}
-    moved = sum(float((alone[name] - start[name]).square().sum()) for name in alone)
-    assert moved > 0
-    for seed in range(2):
-        apart = sum(
-            float((seeds.weights[name][seed].detach() - alone[name]).square().sum())
-            for name in alone
-        )
-        assert apart < 0.01 * moved

@@ -113,7 +113,7 @@ class Case:
     ) -> tuple[Method, Trained]:
         method = self.build()
         trained = train(
-            method, dict(self.cell.config), self.images, self.labels,
+            method, self.cell.config.recipe, self.cell.config.seed, self.images, self.labels,
             lambda x: ((x - 0.5) / 0.3).contiguous(memory_format=torch.channels_last),
             determinism.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
         )  # fmt: skip

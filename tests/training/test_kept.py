@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from benchmark.core import determinism
+from benchmark.core import canonical_json, determinism
 from benchmark.data.build import load
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.knn import knn_accuracy
 from benchmark.evaluation.online_knn import watcher
 from benchmark.execution.cell import run
-from benchmark.planning.cell import Cell
-from benchmark.results.records import Store
+from benchmark.planning.cell import Task
+from benchmark.planning.configuration import Configuration
+from benchmark.results.records import Record, Store
 from benchmark.training import network
 from benchmark.training.loop import MARKS, train
 from tests.helpers import tiny
@@ -28,16 +27,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.project(tmp_path_factory.mktemp("project"))
 
 
-def cell(method: str = "simclr", scheme: str = "bn", judge: str = "test") -> Cell:
+def planned(root: Path, method: str = "simclr", scheme: str = "bn", judge: str = "test") -> Task:
     tree = tiny.raw()
     tree["experiments"]["leaderboard"] |= {"methods": [method], "schemes": [scheme]}
     found = tiny.cell(f"{method}-resnet-{scheme}-s0", tree=tree)
-    config: dict[str, Any] = copy.deepcopy(dict(found.config))
-    config["evaluation"]["judge"] = judge
-    return Cell(**{**found.__dict__, "config": config})
+    config = tiny.changed(found.config.as_json(), "evaluation/judge", judge)
+    return replace(found, config=Configuration.model_validate(config)).on(tiny.dataset(root))
 
 
-def go(cell: Cell, root: Path, store: Store) -> tuple[dict[str, Any], int]:
+def go(task: Task, root: Path, store: Store) -> tuple[Record, int]:
     """The record, and how many times the training said that it goes on."""
     steps = 0
 
@@ -46,27 +44,27 @@ def go(cell: Cell, root: Path, store: Store) -> tuple[dict[str, Any], int]:
         steps += 1
         return True
 
-    return run(cell, root / "data" / "mini", store, determinism.start("cpu"), progress), steps
+    return run(task, root / "data" / "mini", store, determinism.start("cpu"), progress), steps
 
 
 @pytest.mark.parametrize(("method", "scheme"), [("simclr", "bn"), ("moco", "bn-eman")])
 def test_what_is_kept_gives_the_same_record_without_training(
     root: Path, tmp_path: Path, method: str, scheme: str
 ) -> None:
-    store, wanted = Store(tmp_path), cell(method, scheme)
+    store, wanted = Store(tmp_path), planned(root, method, scheme)
     first, steps = go(wanted, root, store)
     assert steps > 0
-    kept = store.trained(wanted.training_key(first["dataset"]))
+    kept = store.trained(wanted.training_key)
     assert kept.is_file()
     again, steps = go(wanted, root, store)
     assert steps == 0
-    assert json.dumps(again, sort_keys=True) == json.dumps(first, sort_keys=True)
+    assert canonical_json.pretty(again.as_json()) == canonical_json.pretty(first.as_json())
 
 
 def test_a_damaged_or_foreign_state_is_not_taken(root: Path, tmp_path: Path) -> None:
-    store, wanted = Store(tmp_path), cell()
+    store, wanted = Store(tmp_path), planned(root)
     first, _ = go(wanted, root, store)
-    kept = store.trained(wanted.training_key(first["dataset"]))
+    kept = store.trained(wanted.training_key)
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2])
     again, steps = go(wanted, root, store)
@@ -74,7 +72,7 @@ def test_a_damaged_or_foreign_state_is_not_taken(root: Path, tmp_path: Path) -> 
     assert again == first
     assert kept.read_bytes() == whole
     # A state under another training's name.
-    kept.write_bytes(whole.replace(wanted.training_key(first["dataset"]).encode(), b"0" * 64))
+    kept.write_bytes(whole.replace(wanted.training_key.encode(), b"0" * 64))
     again, steps = go(wanted, root, store)
     assert steps > 0
     assert again == first
@@ -82,13 +80,13 @@ def test_a_damaged_or_foreign_state_is_not_taken(root: Path, tmp_path: Path) -> 
 
 def test_a_trial_of_a_sweep_is_neither_watched_nor_kept(root: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    entry, _ = go(cell(judge="validation"), root, store)
-    assert entry["result"]["watched"] is None
+    entry, _ = go(planned(root, judge="validation"), root, store)
+    assert entry.result.watched is None
     assert not store.trained("any").parent.exists()
 
 
 def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -> None:
-    wanted = cell()
+    wanted = planned(root).cell
     splits = load(root / "data" / "mini", ("train", "validation"))
     images, labels = splits.images, splits.labels
 
@@ -103,7 +101,7 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
             (images["validation"], labels["validation"]), 5, 0.1, tiny.BATCH, standardise,
         )  # fmt: skip
         trained = train(
-            method, dict(wanted.config), images["train"], labels["train"], standardise,
+            method, wanted.config.recipe, 0, images["train"], labels["train"], standardise,
             determinism.start("cpu"), root / "none.safetensors", "key", lambda step, steps: True,
             watch=watch if look else None,
         )  # fmt: skip
@@ -125,7 +123,7 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
 
 
 def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
-    wanted = cell()
+    wanted = planned(root).cell
     splits = load(root / "data" / "mini", ("train", "validation"))
     method = network.build(wanted, splits.manifest)
     with torch.no_grad():

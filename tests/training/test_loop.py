@@ -16,6 +16,7 @@ from benchmark.execution.cell import thinned
 from benchmark.methods.base import Batch, Context, Method, Outcome, Policy
 from benchmark.training.curves import POINTS, UPDATE, stretches
 from benchmark.training.loop import Trained, train
+from tests.helpers import small
 
 CPU = torch.device("cpu")
 BATCH, COUNT = 4, 16
@@ -61,15 +62,10 @@ class Pulled(Method):
 
 
 def trained(folder: Path, method: Method, steps: int, **recipe: Any) -> Trained:
-    training = {
-        "batch_size": BATCH, "images_seen": BATCH * steps, "learning_rate": 0.1,
-        "warmup_fraction": 0.0, "weight_decay": 0.0, "weight_decay_on": "weights",
-        "optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False},
-        "precision": "float32", "views": [VIEW], **recipe,
-    }  # fmt: skip
+    given = {"batch_size": BATCH, "images_seen": BATCH * steps, "views": [VIEW]}
     images = torch.zeros(COUNT, 1, 8, 8, dtype=torch.uint8)
     return train(
-        method, {"training": training, "seed": 0}, images, torch.zeros(COUNT, dtype=torch.int64),
+        method, small.recipe(**given | recipe), 0, images, torch.zeros(COUNT, dtype=torch.int64),
         lambda x: x, CPU, folder / "checkpoint.safetensors", "this", lambda step, steps: True,
     )  # fmt: skip
 

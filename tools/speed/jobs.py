@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.execution.local import train_missing
 from benchmark.planning import plan
-from benchmark.planning.cell import Cell, Row
+from benchmark.planning.cell import Cell, Row, tasks
 from benchmark.planning.images import data_folder, dataset_checksum
 from benchmark.results.records import Store
 
@@ -31,15 +30,18 @@ def measure(
     """
     dataset = dataset_checksum(root, params)
     cells = [_cell(params, scheme, seed, images) for scheme in SCHEMES for seed in SEEDS]
+    wanted = tasks(cells, dataset)
     runs, records = [], []
     for jobs in counts:
         with tempfile.TemporaryDirectory(prefix="benchmark-speed-") as folder:
             store = Store(Path(folder))
             begun = time.perf_counter()
-            train_missing(cells, store, data_folder(root, params.track), dataset, jobs, device)
+            train_missing(wanted, store, data_folder(root, params.track), jobs, device)
             seconds = time.perf_counter() - begun
-            found = [store.record(cell.fingerprint(dataset)) for cell in cells]
-            records.append(canonical_json.checksum(found))
+            found = [store.record(task.fingerprint) for task in wanted]
+            records.append(
+                canonical_json.checksum([one.as_json() if one else None for one in found])
+            )
         runs.append(
             {"jobs": jobs, "seconds": seconds, "cells_per_minute": 60 * len(cells) / seconds}
         )
@@ -55,7 +57,7 @@ def measure(
 
 def _cell(params: Params, scheme: str, seed: int, images: int) -> Cell:
     row = Row("simclr", "resnet", scheme)
-    setting = plan.default_setting(params, row)
-    cell = plan.resolve(params, "speed", row, seed, setting, "test", f"{row}-s{seed}")
-    config = {**cell.config, "training": {**cell.config["training"], "images": images}}
-    return replace(cell, config=config)
+    recipe = params.methods["simclr"].model_copy(update={"images_seen": images})
+    short = params.model_copy(update={"methods": {**params.methods, "simclr": recipe}})
+    setting = plan.default_setting(short, row)
+    return plan.resolve(short, "speed", row, seed, setting, "test", f"{row}-s{seed}")

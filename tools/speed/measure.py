@@ -19,9 +19,6 @@ from tools.speed.cases import CASES
 PARTS = ("training", "jobs", "harness")
 CONTESTANTS = ("ours", "lightly", "kornia", "bare")
 
-STACKED = ("mini-resnet", "mini-vit", "cifar10-resnet18", "cifar10-vit-tiny")
-"""Cases in which several seeds as one program are timed too."""
-
 
 def speed(
     root: Path,
@@ -60,9 +57,8 @@ def speed(
             measured: list[dict[str, Any]] = []
             for count in threads:
                 found = []
-                contestants = [*CONTESTANTS, *(["seeds"] if case.name in STACKED else [])]
                 for number, one in enumerate(
-                    timing.rounds(case, contestants, root, device, _cores(count), rounds, seconds)
+                    timing.rounds(case, CONTESTANTS, root, device, _cores(count), rounds, seconds)
                 ):
                     said = ", ".join(f"{k} {v.images_per_second:.0f}" for k, v in one.items())
                     print(f"{case.name} ×{count} round {number + 1}: {said}", file=sys.stderr)

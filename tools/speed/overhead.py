@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
@@ -20,11 +19,12 @@ from ruamel.yaml import YAML
 from benchmark.config import params as reading
 from benchmark.core.errors import UserError
 from benchmark.planning import plan, rate_table
-from benchmark.planning.cell import Cell
+from benchmark.planning.cell import Cell, tasks
 from benchmark.planning.images import dataset_checksum
-from benchmark.results.records import Store, record
+from benchmark.results import published
+from benchmark.results.records import Record, Store
 
-PATTERN = Path("results/mini/records/head/simclr/simclr-resnet-bn-s0.json")
+PATTERN = Path("results/mini/records/length/simclr/simclr-resnet-bn-s0.json")
 """The published record that the made-up ones are like."""
 
 
@@ -48,7 +48,7 @@ def measure(root: Path) -> list[dict[str, Any]]:
 def _measured(root: Path) -> Iterator[dict[str, Any]]:
     dvc = [shutil.which("dvc", path=str(Path(sys.executable).parent)) or "dvc"]
     verb = [sys.executable, "-m", "benchmark"]
-    pattern = json.loads((root / PATTERN).read_text(encoding="utf-8"))["record"]
+    pattern = published.read_one(root / PATTERN).record
     # What is published would be found to differ from the made-up records of the same cells.
     for of in ("records", "provenance"):
         shutil.rmtree(root / "results" / "mini" / of)
@@ -83,7 +83,7 @@ def _run(command: list[str], root: Path) -> dict[str, float]:
     return {"wall": wall, "cpu": used}
 
 
-def _fill(root: Path, least: int, pattern: dict[str, Any]) -> int:
+def _fill(root: Path, least: int, pattern: Record) -> int:
     """Gives the leaderboard enough seeds for `least` cells, and the store a record of each."""
     yaml = YAML()
     file = root / "params.yaml"
@@ -100,15 +100,12 @@ def _fill(root: Path, least: int, pattern: dict[str, Any]) -> int:
         seeds = max(seeds + 1, seeds * least // len(cells))
     store = Store(root / ".benchmark")
     dataset = dataset_checksum(root, params)
-    for cell in cells:
-        metrics = dict(pattern["result"]["metrics"])
-        dice = random.Random(cell.label)
+    for task in tasks(cells, dataset):
+        dice = random.Random(task.cell.label)
         metrics = {
             key: value + dice.gauss(0, 0.01) if type(value) is float else value
-            for key, value in metrics.items()
+            for key, value in pattern.result.metrics.items()
         }
-        result = pattern["result"] | {"metrics": metrics}
-        environment = pattern["environment"]
-        print_ = cell.fingerprint(dataset)
-        store.put(record(cell, print_, dataset, environment, "done", result), {})
+        result = pattern.result.model_copy(update={"metrics": metrics})
+        store.put(Record.of(task, pattern.environment, "done", result), {})
     return len(cells)

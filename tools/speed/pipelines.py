@@ -32,12 +32,9 @@ Tick = Callable[[], None]
 class Contestant(ABC):
     """A pipeline around the network of a case."""
 
-    seeds = 1
-    """Networks that it trains at once, each on a batch of its own."""
-
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
         self.cell, self.device = case.cell(root), device
-        self.recipe: dict[str, Any] = self.cell.config["training"]
+        self.recipe = self.cell.config.recipe
         self.case = case
         self.method = network.build(self.cell, case.manifest).to(device)
         self.method = self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
@@ -59,14 +56,14 @@ class Loop(Contestant):
     def optimizer_of(self, stands_for: Callable[[Tensor], Tensor]) -> torch.optim.Optimizer:
         """The recipe's optimizer, with what stands for each parameter in its place."""
         groups = network.parameter_groups(
-            self.method, self.recipe["weight_decay"], self.recipe["weight_decay_on"]
+            self.method, self.recipe.weight_decay, self.recipe.weight_decay_on
         )
         for group in groups:
             group["params"] = [stands_for(parameter) for parameter in group["params"]]
-        options = {k: v for k, v in self.recipe["optimizer"].items() if k != "name"}
-        module = registry.load("optimizer", self.recipe["optimizer"]["name"])
+        chosen = self.recipe.optimizer
+        module = registry.load("optimizer", chosen.name)
         optimizer: torch.optim.Optimizer = module.build(
-            groups, self.recipe["learning_rate"], **options
+            groups, self.recipe.learning_rate, **chosen.options
         )
         return optimizer
 
@@ -82,7 +79,7 @@ class Loop(Contestant):
 
     def run(self, tick: Tick) -> None:
         """A step is what any such loop does, and nothing more."""
-        mixed = self.recipe["precision"] == "bfloat16"
+        mixed = self.recipe.precision == "bfloat16"
         stream = self.views()
         while True:
             tick()
@@ -105,7 +102,7 @@ class Ours(Contestant):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 train(
-                    self.method, dict(self.cell.config), images, labels, self.standardise,
+                    self.method, self.recipe, self.cell.config.seed, images, labels, self.standardise,
                     self.device, Path(folder) / "checkpoint.safetensors", "", lambda *_: True,
                 )  # fmt: skip
         finally:
@@ -129,7 +126,7 @@ class Kornia(Loop):
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
         super().__init__(case, root, device, workers)
         augmentation = _peer("kornia.augmentation")
-        spec, side = self.recipe["views"][0], case.side
+        spec, side = self.recipe.views[0], case.side
         jitter = [spec[key] for key in ("brightness", "contrast", "saturation", "hue")]
         if case.channels == 1:
             jitter[2:] = [0.0, 0.0]
@@ -160,7 +157,7 @@ class Lightly(Loop):
 
     def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
         super().__init__(case, root, device, workers)
-        spec = self.recipe["views"][0]
+        spec = self.recipe.views[0]
         self.transform = _peer("lightly.transforms").SimCLRTransform(
             input_size=case.side,
             cj_prob=spec["jitter"],
@@ -176,7 +173,7 @@ class Lightly(Loop):
             normalize={"mean": case.manifest["mean"], "std": case.manifest["std"]},
         )
         criterion = _peer("lightly.loss").NTXentLoss
-        self.criterion = criterion(self.cell.config["method"]["temperature"])
+        self.criterion = criterion(self.cell.config.method.options["temperature"])
         self.loader = torch.utils.data.DataLoader(
             _Pictures(case.images(), self.transform),
             case.batch,
@@ -203,51 +200,6 @@ class Lightly(Loop):
         projected = self.method.each_view(self.method.measured()["projector"], views)
         loss: Tensor = self.criterion(*projected)
         return loss
-
-
-class Seeds(Bare):
-    """Several seeds of one network as one program: bare steps under `torch.func.vmap`.
-
-    BN keeps no running statistics here, since what vmap batches cannot be written to them.
-    """
-
-    seeds = 4
-
-    def __init__(self, case: Case, root: Path, device: torch.device, workers: int) -> None:
-        super().__init__(case, root, device, workers)
-        for module in self.method.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.running_mean = module.running_var = module.num_batches_tracked = None
-        self.weights, self.buffers = torch.func.stack_module_state([self.method] * self.seeds)
-        stacked = {id(own): self.weights[name] for name, own in self.method.named_parameters()}
-        # The optimizers work element by element, so one serves all networks.
-        self.optimizer = self.optimizer_of(lambda parameter: stacked[id(parameter)])
-
-    def views(self) -> Iterator[list[Tensor]]:
-        """The same tensors for ever, (S, N, C, H, W)."""
-        fixed = next(super().views())
-        stacked = [view.expand(self.seeds, *view.shape).contiguous() for view in fixed]
-        while True:
-            yield stacked
-
-    def run(self, tick: Tick) -> None:
-        """A step of all networks."""
-        mixed = self.recipe["precision"] == "bfloat16"
-
-        def loss(of: dict[str, Tensor], held: dict[str, Tensor], views: list[Tensor]) -> Tensor:
-            batch = Batch(views, torch.empty(0), Draw(0, 0), 0.0)
-            found: Tensor = torch.func.functional_call(self.method, (of, held), (batch,)).loss
-            return found
-
-        step = torch.func.vmap(torch.func.grad(loss))
-        stream = self.views()
-        while True:
-            tick()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-                gradients = step(self.weights, self.buffers, next(stream))
-            for name, weight in self.weights.items():
-                weight.grad = gradients[name]
-            self.optimizer.step()
 
 
 class _Pictures(torch.utils.data.Dataset[list[Tensor]]):
@@ -281,5 +233,4 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "lightly": Lightly,
     "kornia": Kornia,
     "bare": Bare,
-    "seeds": Seeds,
 }

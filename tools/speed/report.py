@@ -56,15 +56,12 @@ def entry(case: Case, threads: int, found: Sequence[Mapping[str, Stretch]]) -> d
         "ours_to": {
             name: spread([a / b for a, b in zip(ours, values, strict=True)])
             for name, values in rates.items()
-            if name not in ("ours", "seeds")
+            if name != "ours"
         },
-        "seeds_to_bare": spread([a / b for a, b in zip(rates["seeds"], rates["bare"], strict=True)])
-        if "seeds" in rates
-        else None,
         "bound_to": {
             name: spread([a / b for a, b in zip(rates["bare"], values, strict=True)])
             for name, values in rates.items()
-            if "bare" in rates and name not in ("ours", "bare", "seeds")
+            if "bare" in rates and name not in ("ours", "bare")
         },
     }
 
@@ -111,8 +108,6 @@ def _parts(document: Mapping[str, Any]) -> list[str]:
     ]
     if document.get("training"):
         parts += ["## One training", _training(document["training"])]
-        if stacked := [one for one in document["training"] if one["seeds_to_bare"]]:
-            parts += ["## Several seeds as one program", _seeds(stacked)]
     if document.get("jobs"):
         parts += ["## Several trainings", _jobs(document["jobs"])]
     if document.get("harness"):
@@ -141,21 +136,6 @@ def _training(entries: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     return _table(head, rows) + "\n\nImages a second and ratios within rounds: median (range)."
-
-
-def _seeds(entries: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            one["case"],
-            str(one["threads"]),
-            _range(one["images_per_second"]["bare"]),
-            _range(one["images_per_second"]["seeds"]),
-            _range(one["seeds_to_bare"], "×"),
-        ]
-        for one in entries
-    ]
-    head = ["training", "threads", "bare step, one seed", "bare step, four seeds", "ratio"]
-    return _table(head, rows)
 
 
 def _range(values: Mapping[str, float] | None, unit: str = "") -> str:

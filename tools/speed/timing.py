@@ -124,7 +124,7 @@ def _serve(
         pipe.send(str(error))
         return
     pipe.send(None)
-    images = contestant.seeds * case.batch
+    images = case.batch
     while (seconds := pipe.recv()) is not None:
         pipe.send(_stretch(contestant.run, seconds, images, device.type))
 

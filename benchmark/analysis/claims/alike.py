@@ -70,7 +70,7 @@ def _config(params: Params, experiment: str, row: Row, *, tuned: bool) -> Mappin
     setting = None
     if plan.is_trained(params, row.method):
         setting = MADE_UP if tuned else plan.default_setting(params, row)
-    return plan.resolve(params, experiment, row, 0, setting, "test", str(row)).config
+    return plan.resolve(params, experiment, row, 0, setting, "test", str(row)).config.as_json()
 
 
 def differing(plus: Mapping[str, Any], minus: Mapping[str, Any]) -> set[str]:

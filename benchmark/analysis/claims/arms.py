@@ -141,7 +141,7 @@ def _stable(
     highest: list[float] = []
     for seed in seeds:
         by_rate = {
-            float(row.records[seed].record["cell"]["training"]["learning_rate"]): values.get(seed)
+            row.records[seed].record.cell.recipe.learning_rate: values.get(seed)
             for row, values in zip(rows, accuracies, strict=True)
             if seed in row.records
         }

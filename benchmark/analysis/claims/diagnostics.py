@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmark.analysis.claims.arms import ACCURACY
 from benchmark.analysis.claims.schema import Advice
 from benchmark.analysis.statistics import mean
+from benchmark.results.records import Watched
 from benchmark.results.rows import Shelf, Shelved
 
 
@@ -90,8 +90,7 @@ def diagnosed(shelved: Shelved, part: str, key: str) -> dict[int, float]:
     found = {}
     for seed in shelved.seeds:
         entry = shelved.records.get(seed)
-        result: Mapping[str, Any] = entry.record["result"] if entry else {}
-        diagnostics = result.get("diagnostics") or {}
+        diagnostics = entry.record.result.diagnostics if entry else {}
         measures = diagnostics.get(part) or diagnostics.get("sections", {}).get(part) or {}
         if measures.get(key) is not None:
             found[seed] = float(measures[key])
@@ -123,28 +122,27 @@ def halfway(
     """
     rows = {scheme: best_rate(shelf, advice, scheme) for scheme in schemes}
     reference = rows[schemes[0]]
-    ends = [watched["knn"][-1] for watched in _watched(reference)] if reference else []
-    if reference is None or None in ends or len(ends) < len(reference.seeds):
+    if reference is None:
+        return None
+    ends = [end for watched in _watched(reference) if (end := watched.knn[-1]) is not None]
+    if len(ends) < len(reference.seeds):
         return None
     target = (untrained + mean(ends)) / 2
     speeds = []
     for scheme, row in rows.items():
         if row is None:
             continue
-        training = row.records[row.seeds[0]].record["cell"]["training"]
+        training = row.records[row.seeds[0]].record.cell.recipe
         curves = _watched(row)
-        shares = [share_at(w["share"], w["knn"], target) for w in curves]
+        shares = [share_at(w.share, w.knn, target) for w in curves]
         speeds.append(
             Speed(
                 scheme=scheme,
-                rate=float(training["learning_rate"]),
+                rate=training.learning_rate,
                 accuracy=mean(list(shelf.values(row, ACCURACY).values())),
-                images=tuple(
-                    share * training["images_seen"] for share in shares if share is not None
-                ),
+                images=tuple(share * training.images_seen for share in shares if share is not None),
                 at_most=any(
-                    share == watched["share"][0]
-                    for share, watched in zip(shares, curves, strict=True)
+                    share == watched.share[0] for share, watched in zip(shares, curves, strict=True)
                 ),
                 seeds=len(row.seeds),
             )
@@ -152,9 +150,9 @@ def halfway(
     return Halfway(target, tuple(speeds))
 
 
-def _watched(row: Shelved) -> list[dict[str, Any]]:
+def _watched(row: Shelved) -> list[Watched]:
     """The kNN accuracy watched while training, of the seeds that have it."""
-    found = [row.records[seed].record["result"].get("watched") for seed in row.seeds]
+    found = [row.records[seed].record.result.watched for seed in row.seeds]
     return [watched for watched in found if watched]
 
 

@@ -91,7 +91,7 @@ def spread(shelf: Shelf, claims: Claims, advice: Advice) -> Spread:
             continue
         if all(seed in own.values for seed in seeds):
             prints = tuple(
-                str(row.records[seed].record["fingerprint"]) for row in own.rows for seed in seeds
+                row.records[seed].record.fingerprint for row in own.rows for seed in seeds
             )
             groups.setdefault(group, {})[prints] = [own.values[seed] for seed in seeds]
     return contrasts.pool([list(group.values()) for group in groups.values()])

@@ -88,7 +88,7 @@ def _right(own: Arm, seed: int) -> NDArray[np.float64] | None:
     The first image is the highest bit of the first digit. The last digit is filled with zeros: up to
     three images that nobody gets right, which say nothing of a difference.
     """
-    digits = own.rows[0].records[seed].record["result"].get("correct")
+    digits = own.rows[0].records[seed].record.result.correct
     if digits is None:
         return None
     return np.array([float(bit) for digit in digits for bit in f"{int(digit, 16):04b}"])

@@ -241,7 +241,7 @@ def _cells(own: Arm, track: str) -> list[dict[str, Any]]:
             cells.append(
                 {
                     "name": f"{track}/{row.experiment}/{row.row}-s{seed}",
-                    "status": entry.record["status"] if entry else "missing",
+                    "status": entry.record.status if entry else "missing",
                     "sha256": entry.checksum if entry else None,
                     "marks": list(row.marks.get(seed, ())),
                 }

@@ -106,9 +106,9 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
         aside = 1.025 ** (place - (len(schemes) - 1) / 2)
         points = []
         for row in rows:
-            training = row.records[row.seeds[0]].record["cell"]["training"]
-            tried.add(float(training["learning_rate"]))
-            rate = aside * training["learning_rate"]
+            own = row.records[row.seeds[0]].record.cell.recipe.learning_rate
+            tried.add(own)
+            rate = aside * own
             values = _percent(shelf.values(row, ACCURACY).values())
             if values:
                 points.append((rate, mean(values)))

@@ -174,10 +174,7 @@ def _images(found: OtherImages, judged: Judged, advice: Advice) -> str:
 
 def _apart(own: Arm) -> float:
     """The widest step between the rates of an arm that has every record, in decades."""
-    rates = sorted(
-        float(row.records[own.seeds[0]].record["cell"]["training"]["learning_rate"])
-        for row in own.rows
-    )
+    rates = sorted(row.records[own.seeds[0]].record.cell.recipe.learning_rate for row in own.rows)
     return max(math.log10(b / a) for a, b in itertools.pairwise(rates))
 
 

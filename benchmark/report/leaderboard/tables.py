@@ -119,8 +119,8 @@ def _json_row(entry: Entry, ranking: Metric) -> dict[str, Any]:
         {
             "label": p.label,
             "seed": p.seed,
-            "status": p.record["status"],
-            ranking.name: rounded(p.record["result"]["metrics"].get(ranking.key)),
+            "status": p.record.status,
+            ranking.name: rounded(p.record.result.metrics.get(ranking.key)),
             "sha256": p.checksum,
             "provenance": _json_origin(origin),
             "marks": list(marks(origin, p)),
@@ -299,7 +299,7 @@ def _backbone_table(table: Table, backbone: str) -> str:
 
 def _is_same(entry: Entry, metric: Metric, other: Metric) -> bool:
     """Whether two metrics, of which there is at least one value, agree for every seed."""
-    found = [p.record["result"]["metrics"] for p in entry.records]
+    found = [p.record.result.metrics for p in entry.records]
     return entry.estimates[metric.name] is not None and all(
         result.get(metric.key) == result.get(other.key) for result in found
     )

@@ -15,6 +15,7 @@ from benchmark.core.errors import UserError
 from benchmark.planning.cell import fingerprint_of
 from benchmark.results import records
 from benchmark.results.published import read
+from benchmark.results.records import Record
 from benchmark.tracking import runs as runview
 from benchmark.tracking import sync as tracking
 from benchmark.tracking.sync import Synced, sync
@@ -57,11 +58,24 @@ def publish(
         "backbone": {"model": "vit", "embed_dim": 64},
         "norms": {"backbone": {"norm": scheme}, "projector": {"norm": "gn", "groups": 8}},
         "training": {
+            "batch_size": 8,
+            "images_seen": 80,
             "learning_rate": 0.1,
+            "weight_decay": 0.0,
+            "warmup_fraction": 0.1,
+            "precision": "float32",
+            "weight_decay_on": "weights",
+            "view_batching": "joint",
             "optimizer": {"name": "adamw", "beta1": 0.9},
             "views": [{"flip": 0.5}, {"flip": 0.0}],
         },
-        "evaluation": {"knn_k": [20, 200], "judge": "test"},
+        "evaluation": {
+            "knn_k": [20, 200],
+            "knn_temperature": 0.07,
+            "probe_c": [1.0],
+            "precise_bn_batch_size": 8,
+            "judge": "test",
+        },
         "seed": seed,
     }
     record = {
@@ -122,7 +136,7 @@ def test_a_run_shows_the_record(project):
     path = publish(project)
     entry = json.loads(path.read_text())["record"]
     log = {"started": 1000.0, "wall_seconds": 60.0, "images_per_second": 900.0, "host": "here"}
-    records.store(project).put(entry, log)
+    records.store(project).put(Record.model_validate(entry), log)
     assert counts(sync(project, TRACK)) == (1, 0, 0, 0)
     run = runs(project)["simclr-vit-bn-s0"]
     assert run.info.status == "FINISHED"
@@ -198,10 +212,10 @@ def test_a_changed_record_replaces_exactly_its_run(project):
 
 
 def test_a_changed_run_log_replaces_the_run(project):
-    entry = json.loads(publish(project).read_text())["record"]
+    (entry,) = read(publish(project).parent)
     sync(project, TRACK)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "record file"
-    records.store(project).put(entry, {"started": 1000.0, "wall_seconds": 1.0})
+    records.store(project).put(entry.record, {"started": 1000.0, "wall_seconds": 1.0})
     assert counts(sync(project, TRACK)) == (0, 1, 0, 0)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "training"
 
@@ -280,7 +294,13 @@ def test_a_crash_without_environment_or_metrics_is_shown(project):
 def test_values_that_are_not_finite_are_left_out(project):
     path = publish(project)
     # Records hold null instead, but other programs write NaN into JSON.
-    path.write_text(path.read_text().replace("0.75", "NaN").replace("2.0", "Infinity"))
+    whole = path.read_text()
+    path.write_text(whole.replace("2.0", "Infinity"))
+    with pytest.raises(
+        UserError, match=r"not a record \(result\.curves\.loss\.0: .* finite number"
+    ):
+        read(project / "results")
+    path.write_text(whole.replace("0.75", "NaN").replace("2.0", "null"))
     (entry,) = read(project / "results")
     points = [*runview.finals(entry.record, {}), *runview.curves(entry.record)]
     assert [point.key for point in points] == [

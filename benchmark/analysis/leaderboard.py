@@ -280,7 +280,8 @@ def _matched(
     by_label = {entry.label: entry for entry in published}
     missing = [cell.label for cell in cells if cell.label not in by_label]
     where = f"results/{params.track}/records/{cells[0].experiment}"
-    remedy = f"run `{plan.train_command(params.track, cells[0].experiment)}`"
+    used = {name for cell in cells for name in cell.components}
+    remedy = f"run `{plan.train_command(params.track, cells[0].experiment, used)}`"
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{where} has no record of {missing[0]}{more}: {remedy}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.common import add_track, read_params
+from benchmark.cli.common import add_track, read_judged
 
 HELP = "which schemes the records advise, and how sure they are"
 
@@ -22,6 +22,6 @@ def run(arguments: argparse.Namespace) -> None:
     from benchmark.analysis import advice
     from benchmark.results.rows import Shelf
 
-    shelf = Shelf(arguments.root, read_params(arguments))
+    shelf = Shelf(arguments.root, read_judged(arguments))
     lines = advice.advise(shelf, arguments.method, arguments.backbone, arguments.batch)
     print("\n".join(lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.common import add_track, read_params
+from benchmark.cli.common import add_track, read_judged
 
 HELP = "judge the claims by the records"
 
@@ -18,5 +18,5 @@ def run(arguments: argparse.Namespace) -> None:
     """Judges every claim and writes what its verdict rests on."""
     from benchmark.report.claims.write import write
 
-    for path in write(arguments.root, read_params(arguments).track):
+    for path in write(arguments.root, read_judged(arguments).track):
         print(path)

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from benchmark.config import params
 from benchmark.config.schema import Params
+from benchmark.config.yaml_file import shown
 from benchmark.core.errors import UserError, unknown
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row
+from benchmark.planning.images import check_images
+from benchmark.planning.sizes import check_cells
 
 
 def add_track(verb: argparse.ArgumentParser) -> None:
@@ -32,9 +35,17 @@ def add_machine(verb: argparse.ArgumentParser) -> None:
 
 def read_params(arguments: argparse.Namespace) -> Params:
     """The params of the track that the command names."""
-    found = params.read(params.track_file(arguments.root, arguments.track))
+    path = params.track_file(arguments.root, arguments.track)
+    found = params.read(path)
     if found.track != arguments.track:
-        raise UserError(f"track is {found.track!r}, expected {arguments.track!r}")
+        raise UserError(f"{shown(path)}: track is {found.track!r}, expected {arguments.track!r}")
+    return found
+
+
+def read_judged(arguments: argparse.Namespace) -> Params:
+    """The same for a verb that reads records; refuses images that were built from another `data`."""
+    found = read_params(arguments)
+    check_images(arguments.root, found)
     return found
 
 
@@ -55,6 +66,7 @@ def chosen(
         if method not in methods:
             raise unknown(f"method of experiment {arguments.experiment}", method, methods)
         cells = [cell for cell in cells if cell.method == method]
+    check_cells(arguments.root, found, cells)
     return cells
 
 
@@ -71,6 +83,11 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
             raise unknown("cell", name, [cell.label for cell in cells])
         found |= {cell.label: cell for cell in known[name]}
     return list(found.values())
+
+
+def counted(count: int, noun: str) -> str:
+    """E.g. `1 cell`, `2 cells`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def jobs(text: str) -> int | None:

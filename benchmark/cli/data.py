@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmark.cli.common import read_params
-from benchmark.planning.images import data_folder
+from benchmark.planning.images import data_folder, remember
 
 HELP = "fetch, verify and build a track's images"
 
@@ -25,5 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
         found.data.seed, data_folder(arguments.root, found.track),
         arguments.root / "data" / "downloads",
     )  # fmt: skip
+    remember(arguments.root, found, manifest["sha256"])
     counts = ", ".join(f"{name} {part['count']}" for name, part in manifest["splits"].items())
     print(f"{found.track}: {counts}; sha256 {manifest['sha256']}")

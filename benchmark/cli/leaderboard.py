@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.common import add_experiment, add_track, read_params
+from benchmark.cli.common import add_experiment, add_track, read_judged
 
 HELP = "rebuild the tables from records"
 
@@ -19,5 +19,5 @@ def run(arguments: argparse.Namespace) -> None:
     """Rebuilds tables and figures."""
     from benchmark.report.leaderboard.write import write
 
-    for path in write(arguments.root, read_params(arguments), arguments.experiment):
+    for path in write(arguments.root, read_judged(arguments), arguments.experiment):
         print(path)

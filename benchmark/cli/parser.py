@@ -8,6 +8,8 @@ need when they run, so that `--help` and errors are quick.
 from __future__ import annotations
 
 import argparse
+import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from benchmark.cli import (
     verify,
 )
 from benchmark.components import plugins, registry
-from benchmark.core.errors import REFUSALS, CheckFailed, UserError, refused
+from benchmark.core.errors import REFUSALS, CheckFailed, UserError, refused, unknown
 
 VERBS = {
     "plan": plan,
@@ -49,6 +51,10 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII alone gets `?` for `±`.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = parser().parse_args(argv)
     try:
         with plugins.added(arguments.plugins + arguments.more_plugins):
@@ -80,7 +86,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit code 2, without the usage that `--help` shows."""
-        self.exit(2, f"benchmark: {message} (see `{self.prog} --help`)\n")
+        # Of all arguments only the verb is one of a list.
+        if match := re.search(r"invalid choice: '(.*)' \(", message):
+            message = str(unknown("verb", match[1], VERBS))
+        self.exit(2, f"benchmark: {message} (see `uv run {self.prog} --help`)\n")
 
 
 def parser() -> argparse.ArgumentParser:

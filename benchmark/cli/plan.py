@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from benchmark.cli.common import add_experiment, add_track, chosen, read_params
+from benchmark.cli.common import add_experiment, add_track, chosen, counted, read_params
 from benchmark.core.errors import UserError
 from benchmark.planning import plan, rate_table
 from benchmark.planning.images import dataset_checksum
@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     if found.experiments[arguments.experiment].learning_rates == "default":
         untuned = set()
     try:
-        dataset: str | None = dataset_checksum(arguments.root, found)
-    except UserError:
-        dataset = None
+        dataset, unbuilt = dataset_checksum(arguments.root, found), ""
+    except UserError as error:
+        dataset, unbuilt = None, str(error)
     entries = table(cells, dataset, untuned, store(arguments.root), arguments.root)
     if arguments.json:
         print(json.dumps(entries, indent=1))
@@ -52,13 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{entry['cell']:{width}}  {entry['state']:8}{seconds}")
     missing = [entry for entry in entries if entry["state"] != "done"]
     known = [entry["seconds"] for entry in missing if entry["seconds"] is not None]
-    print(f"{len(entries)} cells, {len(missing)} to train", end="")
+    print(f"{counted(len(entries), 'cell')}, {len(missing)} to train", end="")
     print(f", about {sum(known) / 60:.0f} core-minutes" if known else "")
-    if dataset is None:
-        print(f"the images are not built yet: `benchmark data {found.track}`")
+    if unbuilt:
+        print(unbuilt)
     if untuned:
         trials = found.sweep.learning_rates * len(found.sweep.seeds)
         print(
-            f"{len(untuned)} rows have no tuned learning rate yet, some {trials} trials each: "
+            f"{counted(len(untuned), 'row')} without a tuned learning rate, some {trials} trials each: "
             f"`{plan.sweep_command(found.track, arguments.experiment)}`"
         )

@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from benchmark.cli.common import add_experiment, add_machine, add_track, read_params
+from benchmark.cli.common import add_experiment, add_machine, add_track, chosen, read_params
 from benchmark.cli.training import train_missing
 from benchmark.planning import rate_table
 from benchmark.planning import sweep as sweeping
 from benchmark.planning.cell import Cell, tasks
 from benchmark.planning.images import dataset_checksum
+from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Store, store
 
 HELP = "tune the learning rates on the validation split"
@@ -35,12 +36,21 @@ def run(arguments: argparse.Namespace) -> None:
     prints: dict[str, str] = {}
 
     def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
+        check_cells(arguments.root, found, cells)
         trials = tasks(cells, dataset)
         prints.update({task.cell.label: task.fingerprint for task in trials})
         missing = [task for task in trials if task.fingerprint not in known]
         train_missing(arguments, found, missing)
         return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
 
+    asked = found.experiments.get(arguments.experiment)
+    if asked is not None and asked.learning_rates == "default":
+        chosen(arguments, found, {})  # refuses wrong params, as a sweep does
+        # Nothing to tune; a table of earlier trials stays, so that none of them is lost.
+        if not target.exists():
+            rate_table.write(target, found, arguments.experiment, [], prints)
+        print(target)
+        return
     table = sweeping.tune(
         found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)
     )

@@ -11,7 +11,7 @@ from benchmark.cli.common import (
     jobs,
     named,
     planned,
-    read_params,
+    read_judged,
 )
 from benchmark.core.errors import CheckFailed, UserError
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains cells again from nothing and compares."""
     from benchmark.execution import verify
 
-    found = read_params(arguments)
+    found = read_judged(arguments)
     cells = planned(arguments, found)
     if arguments.cells:
         cells = named(cells, arguments.cells)

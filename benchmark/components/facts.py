@@ -31,9 +31,9 @@ COMMON = {"name": "name", "version": "int >= 1", "options": "options"}
 
 OPTIONAL: dict[str, dict[str, Any]] = {
     "norm": {"activates": "bool", "branch": ["skipinit"]},
-    "method": {"view_batching": ["separate", "joint"]},
+    "method": {"view_batching": ["separate", "joint"], "largest_share": "shares"},
     "source": {"unrecorded": "list of str"},
-    "backbone": {},
+    "backbone": {"initialized": "bool"},
     "optimizer": {},
 }
 """Facts that a component may leave out, beside `kind` (a plug-in's own must say it), `example` and
@@ -80,17 +80,19 @@ def _check_fact(where: str, value: Any, description: Any, facts: Mapping[str, An
             raise UserError(f"{where} is {value!r}, expected some of {', '.join(SECTIONS)}")
         if "backbone" not in value and (value or facts["views"]):
             raise UserError(f"{where} is {value!r}: what is trained has a backbone")
-    elif description in ("example", "defaults"):
+    elif description in ("example", "defaults", "shares"):
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a value of each option by its name")
         options = facts["options"]
-        if description == "defaults":
-            for option in value:
-                if option not in options:
-                    raise unknown(f"option of {where}", option, options)
-            check_options(where, value, {option: options[option] for option in value})
-        else:
+        if description == "example":
             check_options(where, value, options, facts.get("defaults"))
+            return
+        for option in value:
+            if option not in options:
+                raise unknown(f"option of {where}", option, options)
+        share = "0 < float <= 1"
+        described = {key: share if description == "shares" else options[key] for key in value}
+        check_options(where, value, described)
     elif description == "options":
         if not isinstance(value, dict):
             raise UserError(f"{where} is {value!r}, expected a description of each by its name")

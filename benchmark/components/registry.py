@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -125,8 +125,13 @@ def check_unchanged(components: Mapping[str, int | str]) -> None:
 
 def blamed(components: Mapping[str, int | str], error: Exception) -> UserError | None:
     """An error of building a cell's network in one line, None where no plug-in takes part in it."""
-    taking_part = [catalogue(kind).get(name, {}) for kind, name in map(_named, components) if kind]
-    return plugins.blamed([entry for entry in taking_part if "where" in entry], error)
+    return plugins.blamed(plugged(components), error)
+
+
+def plugged(components: Iterable[str]) -> list[dict[str, Any]]:
+    """The facts of the plug-ins among the components of a cell."""
+    found = [catalogue(kind).get(name, {}) for kind, name in map(_named, components) if kind]
+    return [entry for entry in found if "where" in entry]
 
 
 def _named(key: str) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def track_file(root: Path, track: str) -> Path:
 
 def read(path: Path) -> Params:
     """The checked params of one track; anything wrong is a UserError of one line."""
-    return parse(yaml_file.load(path), path.name)
+    return parse(yaml_file.load(path), yaml_file.shown(path))
 
 
 def parse(raw: Any, where: str) -> Params:
@@ -41,7 +43,20 @@ def parse(raw: Any, where: str) -> Params:
             "them as docs/migration.md lists, or start from this version's params.yaml"
         )
     # `extends` is resolved before the types are checked, as `method` and what that recipe holds.
-    return checked(yaml_file.parse(Params, _extended(raw), where, {"method": "extends"}))
+    with _of(where):
+        whole = _extended(raw)
+    found = yaml_file.parse(Params, whole, where, {"method": "extends"})
+    with _of(where):
+        return checked(found)
+
+
+@contextlib.contextmanager
+def _of(where: str) -> Iterator[None]:
+    """Puts the file's name before an error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _extended(raw: Any) -> Any:

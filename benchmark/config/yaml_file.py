@@ -22,8 +22,14 @@ ENTRIES = 100_000
 """Most entries of a file with its aliases written out; a dozen lines can stand for billions."""
 
 
+def shown(path: Path) -> str:
+    """What errors call a file: its name, of a track's with the folders below the project's."""
+    return "/".join(path.parts[-3:]) if path.parent.parent.name == "tracks" else path.name
+
+
 def load(path: Path) -> Any:
     """The values of a YAML file; UserError where it is none."""
+    where = shown(path)
     try:
         with warnings.catch_warnings():
             # E.g. of an anchor that is defined twice: lines on stderr, and one of the two is lost.
@@ -31,16 +37,16 @@ def load(path: Path) -> Any:
             found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         count = _entries(found, {})
     except YAMLWarning as warning:
-        raise UserError(f"{path.name}: {' '.join(str(warning).split())[:200]}") from None
+        raise UserError(f"{where}: {' '.join(str(warning).split())[:200]}") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"{path.name}: {place}{' '.join(str(error.problem).split())}") from None
+        raise UserError(f"{where}: {place}{' '.join(str(error.problem).split())}") from None
     except (YAMLError, ValueError, RecursionError) as error:
         # Also numbers of thousands of digits, and nesting without an end.
-        raise UserError(f"{path.name}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{where}: {' '.join(str(error).split())[:200]}") from None
     if count > ENTRIES:
-        raise UserError(f"{path.name}: more than {ENTRIES} entries with its aliases written out")
+        raise UserError(f"{where}: more than {ENTRIES} entries with its aliases written out")
     return found
 
 

@@ -62,4 +62,4 @@ def dataset_checksum(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 def again(track: str) -> str:
     """How to build a track's data set."""
-    return f"run `benchmark data {track}`"
+    return f"run `uv run benchmark data {track}`"

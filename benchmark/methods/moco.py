@@ -29,6 +29,8 @@ COMPONENT = {
         "momentum": "0 <= float <= 1",
         "symmetric": "bool",
     },
+    # In a longer queue an image's own past keys would be among its negatives.
+    "largest_share": {"queue": 0.25},
 }
 
 
@@ -47,12 +49,6 @@ class MoCo(Method):
         symmetric: bool,
     ) -> None:
         super().__init__(backbone, context)
-        if queue > context.training_images // 4:
-            raise UserError(
-                f"method moco: queue {queue} is more than a quarter of the "
-                f"{context.training_images} training images, so an image's own past keys would "
-                "become its negatives"
-            )
         joining = context.batch * (2 if symmetric else 1)
         if queue % joining:
             raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmark.components import registry
 from benchmark.config.schema import Params
+from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.data import manifest as manifests
 
@@ -16,10 +17,38 @@ def data_folder(root: Path, track: str) -> Path:
     return root / "data" / track
 
 
+def remember(root: Path, params: Params, checksum: str) -> None:
+    """Notes the options that a manifest leaves out, of images just built with this checksum.
+
+    They are a user's own, such as a path, so the note is a hash of them. It is beside the folder of the
+    images, which is an output of DVC's and may be published.
+    """
+    if note := _unrecorded(params, checksum):
+        canonical_json.write(_note(root, params), note)
+
+
+def _note(root: Path, params: Params) -> Path:
+    return root / "data" / f"{params.track}.options"
+
+
+def _unrecorded(params: Params, checksum: str) -> str | None:
+    """A hash of the options that a manifest leaves out; None where there are none."""
+    names = registry.facts("source", params.data.source).get("unrecorded", ())
+    options = {name: params.data.options[name] for name in names}
+    return canonical_json.checksum({"dataset": checksum, "options": options}) if options else None
+
+
+def check_images(root: Path, params: Params) -> None:
+    """Raises UserError if a track's images are built, and not from the `data` of the params."""
+    if (data_folder(root, params.track) / manifests.MANIFEST).is_file():
+        dataset_checksum(root, params)
+
+
 def dataset_checksum(root: Path, params: Params) -> str:
     """The checksum of a track's built images.
 
-    UserError where they have not been built, or from another `data` than the params ask for now.
+    UserError where they have not been built, or from another `data` than the params ask for now. Without
+    the note that `remember` makes (the images came from elsewhere) unrecorded options are not compared.
     """
     path = data_folder(root, params.track) / manifests.MANIFEST
     again = manifests.again(params.track)
@@ -55,4 +84,10 @@ def dataset_checksum(root: Path, params: Params) -> str:
     for key, value in wanted.items():
         if found[key] != value:
             raise UserError(f"{path}: {key} is {found[key]!r}, params ask for {value!r}; {again}")
+    note = _note(root, params)
+    noted = note.read_text(encoding="utf-8") if note.is_file() else None
+    if unrecorded and noted not in (None, _unrecorded(params, checksum)):
+        raise UserError(
+            f"{path}: built from another {' or '.join(unrecorded)} than params ask for; {again}"
+        )
     return checksum

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,15 +166,20 @@ def cells_of(
 def sweep_command(track: str, experiment: str) -> str:
     """What tunes an experiment's rates."""
     if experiment == "leaderboard":
-        return f"dvc repro tracks/{track}/sweep/dvc.yaml"
-    return f"benchmark sweep{_on(track)} --experiment {experiment}"
+        return f"uv run dvc repro tracks/{track}/sweep/dvc.yaml"
+    return f"uv run benchmark sweep{_on(track)} --experiment {experiment}"
 
 
-def train_command(track: str, experiment: str) -> str:
-    """What trains an experiment's cells."""
+def train_command(track: str, experiment: str, components: Iterable[str] = ()) -> str:
+    """What trains an experiment's cells; `components` are those of its cells.
+
+    DVC does not watch plug-ins. With `--force` it runs every stage, which trains only what changed.
+    """
     if experiment == "leaderboard":
-        return "dvc repro" if track == "mini" else f"dvc repro tracks/{track}/dvc.yaml"
-    return f"benchmark train{_on(track)} --experiment {experiment}"
+        force = " --force" if registry.plugged(components) else ""
+        file = "" if track == "mini" else f" tracks/{track}/dvc.yaml"
+        return f"uv run dvc repro{force}{file}"
+    return f"uv run benchmark train{_on(track)} --experiment {experiment}"
 
 
 def _on(track: str) -> str:

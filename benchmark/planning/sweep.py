@@ -104,7 +104,7 @@ def tune(
                 exponents.append(exponents[-1] + 1)
         if not grown:
             break
-        say(f"{grown} methods have their best rate at an edge: one rate further, for every scheme")
+        say(f"best rates at an edge: {grown}; one rate further there, for every scheme")
     return [
         _row(params, row, trials(params, row, tried[group]), results)
         for group, rows in groups.items()

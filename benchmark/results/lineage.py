@@ -42,7 +42,7 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
         if origin is not None and origin.record != entry.content:
             wrong.append("the provenance is of another record")
     else:
-        yield f"record       {file.relative_to(root)} is not here: `dvc repro` makes it"
+        yield f"record       {file.relative_to(root)} is not here: `uv run dvc repro` makes it"
     if origin is None:
         yield f"provenance   {origins.UNRECORDED}: {MARKS[origins.UNRECORDED]}"
     else:

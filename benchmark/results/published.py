@@ -170,7 +170,7 @@ def checked(
         if file != file_of(entry, root):
             raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
         own = kept.record(record.fingerprint)
-        again = f"run `{train_command(track, entry.experiment)}`"
+        again = f"run `{train_command(track, entry.experiment, record.components)}`"
         if own is not None and own.environment == record.environment:
             if own != record:
                 raise UserError(

@@ -104,13 +104,21 @@ def store(root: Path) -> Store:
     Outside DVC's outputs, which DVC removes before it runs a stage. Raises UserError for a store of an
     earlier version: its records could not be used, and their bulk would stay.
     """
-    found = Store(Path(os.environ.get("BENCHMARK_HOME") or root / ".benchmark"))
+    found = Store(_home() or root / ".benchmark")
     if (schema := found.schema()) not in (None, SCHEMA):
         raise UserError(
             f"{found.folder} was made by version {schema} of the benchmark: move it away or delete it, "
             "and run the command again"
         )
     return found
+
+
+def _home() -> Path | None:
+    given = os.environ.get("BENCHMARK_HOME")
+    try:
+        return Path(given).expanduser() if given else None
+    except RuntimeError as error:
+        raise UserError(f"BENCHMARK_HOME is {given!r}: {error}") from None
 
 
 class Store:

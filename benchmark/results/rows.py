@@ -146,9 +146,10 @@ class Shelf:
                     continue
                 dataset = entry.record.dataset
                 if cell.on(dataset).fingerprint != entry.record.fingerprint:
+                    remedy = plan.train_command(track, experiment, cell.components)
                     raise UserError(
                         f"{where}: the record of {cell.label} is of another configuration than the "
-                        f"params ask for: run `{plan.train_command(track, experiment)}`"
+                        f"params ask for: run `{remedy}`"
                     )
                 images.setdefault(dataset, cell.label)
                 records[cell.seed] = entry

@@ -40,7 +40,6 @@ ARTIFACTS = "mlartifacts"
 """The folder that `mlflow ui` keeps artifacts in by default."""
 
 _SETTINGS = {
-    # A server that does not answer costs half a minute instead of MLflow's quarter of an hour.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -48,6 +47,12 @@ _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """Environment variables of MLflow and their values where the user has set none."""
+
+LONGEST = 600
+"""Characters of MLflow's errors that are shown: the remedy is at their end."""
+
+_FIRST = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""Of the first call, which finds out whether a server is there: without these half a minute is lost."""
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100
 _DIGEST = 12
@@ -90,6 +95,7 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
     entries = collect.checked(root, track, collect.read(results / "records"))
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
+    mine = {name for name, value in _SETTINGS.items() if os.environ.get(name, value) == value}
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -100,7 +106,10 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     # Two processes that create a database at once both fail.
     with _quiet(), records.store(root).alone("sync"):
         try:
-            return _Sync(MlflowClient(tracking_uri=uri), uri, root, track).run(entries)
+            client = MlflowClient(tracking_uri=uri)
+            with _hurried(mine):
+                client.search_experiments(max_results=1)
+            return _Sync(client, uri, root, track).run(entries)
         except (MlflowException, RequestException, SQLAlchemyError) as error:
             raise UserError(f"MLflow at {_shown(uri)}: {_reason(error)}") from None
 
@@ -346,6 +355,18 @@ def report_files(
 
 
 @contextlib.contextmanager
+def _hurried(mine: Collection[str]) -> Iterator[None]:
+    """The settings of the first call, of those variables that are `mine` to set."""
+    for name in _FIRST.keys() & mine:
+        os.environ[name] = _FIRST[name]
+    try:
+        yield
+    finally:
+        for name in _FIRST.keys() & mine:
+            os.environ[name] = _SETTINGS[name]
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Warnings only, from MLflow and from the tool that creates its tables.
 
@@ -379,4 +400,4 @@ def _reason(error: Exception) -> str:
     text = _shown(str(database or error)).strip()
     if "Max retries exceeded" in text:
         return "no answer; is the server running?"
-    return text.partition("\n")[0][:300] or type(error).__name__
+    return text.partition("\n")[0][:LONGEST] or type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,11 @@ from torch import nn
 
 from benchmark.backbones.base import ImageShape
 from benchmark.components import registry
-from benchmark.core.errors import UserError
 from benchmark.core.randomness import keyed
 from benchmark.methods.base import Context, Method, Policy
 from benchmark.norms.factory import SectionNorms
 from benchmark.planning.cell import Cell
+from benchmark.planning.sizes import check as check_sizes
 
 
 def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
@@ -30,11 +30,10 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     backbone = registry.build(
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
+    built = registry.facts("backbone", config.backbone.model).get("initialized", False)
+    kept = list(backbone.parameters()) if built else []
     count = manifest["splits"]["train"]["count"]
-    if batch > count:
-        raise UserError(
-            f"training: batch_size {batch} is larger than the training split of {count} images"
-        )
+    check_sizes(config, count)
     teacher = training.teacher if training else None
     context = Context(
         shape=shape,
@@ -48,7 +47,7 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     method: Method = registry.build(
         "method", config.method.name, backbone, context, **config.method.options
     )
-    initialise(method, config.seed)
+    initialise(method, config.seed, kept)
     method.start()
     return method
 
@@ -59,7 +58,7 @@ patch of pixels 1, that of standardised images."""
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, seed: int) -> None:
+def initialise(network: nn.Module, seed: int, kept: Iterable[nn.Parameter] = ()) -> None:
     """Draws every unnormalized weight from a generator keyed by the seed and the weight's own name.
 
     So a weight starts at the same value whatever norms, heads or other layers stand around it.
@@ -67,10 +66,13 @@ def initialise(network: nn.Module, seed: int) -> None:
     uniform, as MAE (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three layers
     of one shape each, as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions:
     normal, see `TOKENS`. Norm layers keep what their constructors, or a residual branch that starts at
-    zero, gave them.
+    zero, gave them; so do the weights in `kept`.
     """
+    same = {id(parameter) for parameter in kept}
     for name, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in same:
+                continue
             generator = keyed(seed, "weights", f"{name}.{key}")
             if key in TOKENS:
                 nn.init.normal_(parameter, std=TOKENS[key], generator=generator)

@@ -42,7 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["train", "--jobs", "x"], "--jobs is 'x'"),
         (["train", "--jobs", "-1"], "--jobs"),
         (["train", "--jobs", "²"], "--jobs is '²'"),
-        (["sweep", "--jobs", "1.5"], "--jobs is '1.5'"),
+        (["train", "--jobs", "1.5"], "--jobs is '1.5'"),
         (["verify", "--sample", "-1"], "--sample"),
         (["verify", "--sample", "0"], "--sample"),
         (["verify", "simclr-resnet-bn-s0"], "no published leaderboard"),
@@ -96,6 +96,36 @@ def test_wrong_params_are_refused_by_every_verb(
     assert not (root / ".benchmark").exists()
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("methods/moco/options/queue", 64, "queue is 64, expected at most 40: 0.25 of the 160"),
+        ("methods/moco/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
+    ],
+)
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("verb", ["plan", "train", "sweep"])
+def test_numbers_that_the_images_are_too_few_for_are_refused_by_every_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    verb: str, share: bool, path: str, value: Any, said: str,
+) -> None:  # fmt: skip
+    """Also where the params give shares of the images: the built ones are counted."""
+    tree = tiny.changed(tiny.raw(), "methods/moco/images_seen", 10_000)
+    tree["experiments"]["leaderboard"] |= {
+        "methods": ["moco"],
+        "learning_rates": "tuned" if verb == "sweep" else "default",
+    }
+    if share:
+        tree["data"]["splits"] = {"train": 0.625, "validation": 0.15, "test": 0.2}
+    root = tiny.project(tmp_path / "project", tree)
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("BENCHMARK_HOME", raising=False)
+    assert parser.main(["plan"]) == 0
+    tiny.write_params(root, tiny.changed(tree, path, value))
+    assert said in tiny.refusal(capsys, verb)
+    assert not (root / ".benchmark").exists()
+
+
 def test_malformed_params_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "params.yaml").write_text("track: [\n", encoding="utf-8")
     assert "params.yaml: " in tiny.refusal(capsys, "train")
@@ -120,7 +150,7 @@ def test_images_that_are_not_built_are_refused(
     if text is not None:
         manifest.write_text(text)
     for verb in ("train", "sweep"):
-        assert "run `benchmark data mini`" in tiny.refusal(capsys, verb)
+        assert "run `uv run benchmark data mini`" in tiny.refusal(capsys, verb)
 
 
 @pytest.mark.parametrize(
@@ -141,13 +171,51 @@ def test_images_built_from_other_params_are_refused(
     tiny.write_params(root, tree)
     line = tiny.refusal(capsys, "train")
     assert said in line
-    assert "run `benchmark data mini`" in line
+    assert "run `uv run benchmark data mini`" in line
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep", "verify", "leaderboard", "claims", "advise"])
+def test_images_of_another_folder_are_refused_by_every_verb(
+    root: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """The path is not in the manifest, which may be published."""
+    tree = tiny.changed(tiny.raw(), "experiments/long/learning_rates", "tuned")
+    images = {"images": root / "images", "others": root / "others"}
+    for folder in images.values():
+        tiny.draw_images(folder)
+    tiny.write_params(root, tree)
+    assert parser.main(["data"]) == 0
+    built = {path.name for path in (root / "data" / "mini").iterdir()}
+    assert built == {"manifest.json", "splits.safetensors"}
+    assert not any(b"images" in path.read_bytes() for path in (root / "data").glob("*.options"))
+    asked = {
+        "sweep": ["--experiment", "long"],
+        "advise": ["--method", "simclr", "--backbone", "resnet"],
+    }.get(verb, [])
+    for path in ("others", "nowhere"):
+        tiny.write_params(root, tiny.changed(tree, "data/options/path", path))
+        line = tiny.refusal(capsys, verb, *asked)
+        assert (
+            "built from another path than params ask for; run `uv run benchmark data mini`" in line
+        )
+        assert parser.main(["plan"]) == 0
+        assert "built from another path" in capsys.readouterr().out
+    tiny.write_params(root, tiny.changed(tree, "data/options/path", "others"))
+    assert parser.main(["data"]) == 0
+    capsys.readouterr()
+    assert parser.main(["plan"]) == 0
+    assert "another path" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("label", "path", "value", "said"),
     [
-        ("moco-resnet-bn-s0", "methods/moco/options/queue", 64, "more than a quarter of the 160"),
+        (
+            "moco-resnet-bn-s0",
+            "methods/moco/options/queue",
+            64,
+            "expected at most 40: 0.25 of the 160",
+        ),
         ("moco-resnet-bn-s0", "methods/moco/options/queue", 40, "not a multiple of 32"),
         ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
         (
@@ -198,6 +266,26 @@ def test_groups_that_divide_every_layer_are_allowed() -> None:
         assert network.build(tiny.cell("simclr-resnet-bn-s0", tree=tree), manifest)
 
 
+def test_a_mistyped_verb_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser.main(["lederboard"])
+    said = capsys.readouterr().err
+    assert "unknown verb 'lederboard'; did you mean 'leaderboard'?" in said
+    assert "(see `uv run benchmark --help`)" in said
+
+
+def test_output_that_is_ascii_alone_shows_what_it_can(root: Path) -> None:
+    tree = tiny.changed(tiny.raw(), "title", "naïve")
+    tiny.write_params(root, tree)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "doctor"], cwd=root,
+        env=tiny.environment() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mini: na?ve (built)" in done.stdout
+
+
 # --- what is quick
 
 
@@ -244,5 +332,5 @@ def test_the_plan_lists_cells_with_their_state(
     assert parser.main(["plan", "--method", "raw-pixels"]) == 0
     shown = capsys.readouterr().out
     assert "mini/leaderboard/raw-pixels-pixels-none-s0  unknown" in shown
-    assert "1 cells, 1 to train" in shown
-    assert "`benchmark data mini`" in shown
+    assert "1 cell, 1 to train" in shown
+    assert "`uv run benchmark data mini`" in shown

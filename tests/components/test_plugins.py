@@ -228,6 +228,11 @@ def tiny_cell_of(tree: dict[str, Any]) -> Cell:
         (without(options={"model": "int >= 1"}), "'model' cannot be an option"),
         (METHOD | {"sections": []}, "sections is []: what is trained has a backbone"),
         (METHOD | {"sections": ["projector"]}, "what is trained has a backbone"),
+        (METHOD | {"largest_share": {"queue": 0.5}}, "unknown option of plug-in"),
+        (
+            METHOD | {"options": {"queue": "int >= 1"}, "largest_share": {"queue": 2}},
+            "largest_share: queue is 2, expected 0 < float <= 1",
+        ),
         ("COMPONENT = {{1: 2}: 3}\n", "COMPONENT is not a literal"),
         ("COMPONENT = {{'kind': 'norm'}}\n", "COMPONENT is not a literal"),
         (without(branch="skip"), "branch is 'skip', expected one of skipinit"),
@@ -320,6 +325,22 @@ def test_a_fingerprint_has_the_version_and_the_bytes_of_a_file(here: Path) -> No
         assert tiny_cell(here).on("images").fingerprint == cells[0].on("images").fingerprint
 
 
+def test_the_remedy_for_records_of_a_plug_in_is_one_that_dvc_obeys(here: Path) -> None:
+    """DVC does not watch a plug-in: without `--force` it takes the old records for current."""
+    with plugins.added([str(write(here / "mine.py"))]):
+        used = tiny_cell(here).components
+        assert plan.train_command("mini", "leaderboard", used) == "uv run dvc repro --force"
+        assert (
+            plan.train_command("own", "leaderboard", used)
+            == "uv run dvc repro --force tracks/own/dvc.yaml"
+        )
+        assert (
+            plan.train_command("mini", "long", used) == "uv run benchmark train --experiment long"
+        )
+        ours = {key: version for key, version in used.items() if "halving" not in key}
+        assert plan.train_command("mini", "leaderboard", ours) == "uv run dvc repro"
+
+
 def test_every_component_of_ours_would_pass_as_a_plug_in() -> None:
     assert set(REQUIRED) == set(OPTIONAL) == set(registry.FOLDERS)
     for kind in registry.FOLDERS:
@@ -346,7 +367,7 @@ def test_images_of_another_source_file_are_refused(
     write(here / "counting.py", facts, body)
     assert parser.main(["data", "--plugin", "counting.py"]) == 0
     assert parser.main(["--plugin", "counting.py", "plan"]) == 0
-    assert "not built yet" not in capsys.readouterr().out
+    assert "run `benchmark data" not in capsys.readouterr().out
     manifest = json.loads((here / "data/mini/manifest.json").read_text(encoding="utf-8"))
     assert manifest["source"]["name"] == "counting"
     write(here / "counting.py", facts, body + "# another\n")
@@ -354,7 +375,7 @@ def test_images_of_another_source_file_are_refused(
     registry._with_plugins.cache_clear()
     line = tiny.refusal(capsys, "--plugin", "counting.py", "train")
     assert "sha256 of the plug-in is" in line
-    assert "run `benchmark data mini`" in line
+    assert "run `uv run benchmark data mini`" in line
 
 
 # --- a package

@@ -236,6 +236,27 @@ def test_bytes_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
         read(file)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("track: [", "line "),
+        ("track: mine\nodd: 1\n", "unknown key 'odd'"),
+        ("families: {}\n", "the keys of version 1"),
+        (None, "unknown norm 'bnn'"),
+    ],
+)
+def test_an_error_in_a_tracks_params_names_its_file(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    file = tmp_path / "tracks" / "mine" / "params.yaml"
+    file.parent.mkdir(parents=True)
+    tiny.write_params(file.parent, tiny.changed(tiny.raw(), "schemes/bn", {"norm": "bnn"}))
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^tracks/mine/params\.yaml[: ].*{said}"):
+        read(file)
+
+
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     text = (tiny.PROJECT / "params.yaml").read_text(encoding="utf-8")

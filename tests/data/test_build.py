@@ -290,7 +290,9 @@ def test_changed_pixel_is_found_in_its_split_only(pool: Pool, tmp_path: Path) ->
     # The test split is not read where nobody asks for it, so that it does not stop anyone.
     load(tmp_path, ("train", "validation"))
     expected = manifest["splits"]["test"]["sha256"]
-    message = f"expected sha256 {expected} .*'test', found [0-9a-f]{{64}}; run `benchmark data tr"
+    message = (
+        f"expected sha256 {expected} .*'test', found [0-9a-f]{{64}}; run `uv run benchmark data tr"
+    )
     with pytest.raises(UserError, match=message):
         load(tmp_path, ("test",))
 
@@ -317,7 +319,7 @@ def test_changed_manifest_is_found(pool: Pool, tmp_path: Path) -> None:
 def test_no_manifest_at_all(pool: Pool, tmp_path: Path, text: str) -> None:
     make(tmp_path)
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match=r"manifest.json: expected .*run `benchmark data "):
+    with pytest.raises(UserError, match=r"manifest.json: expected .*run `uv run benchmark data "):
         load(tmp_path, ("train",))
 
 
@@ -326,9 +328,13 @@ def test_cut_or_missing_files(pool: Pool, tmp_path: Path) -> None:
     path = tmp_path / "track" / "splits.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     for _ in range(2):
-        with pytest.raises(UserError, match=r"safetensors: expected .*run `benchmark data track`"):
+        with pytest.raises(
+            UserError, match=r"safetensors: expected .*`uv run benchmark data track`"
+        ):
             load(tmp_path / "track", ("train",))
         path.unlink(missing_ok=True)
     (tmp_path / "track" / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"manifest.json: expected .*run `benchmark data track`"):
+    with pytest.raises(
+        UserError, match=r"manifest.json: expected .*run `uv run benchmark data track`"
+    ):
         load(tmp_path / "track", ("train",))

@@ -280,7 +280,7 @@ def test_damaged_images_are_refused_before_any_training(root: Path) -> None:
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("benchmark:")]
     assert "expected sha256" in line
     assert "found" in line
-    assert "run `benchmark data mini`" in line
+    assert "run `uv run benchmark data mini`" in line
     assert not list(root.rglob("record.json"))
 
 

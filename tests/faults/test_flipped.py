@@ -108,7 +108,7 @@ def test_images_and_their_manifest(root: Path, name: str) -> None:
             assert same(after.images[split], before.images[split]), place
             assert same(after.labels[split], before.labels[split]), place
     assert all(str(folder) in line for line in refusals)
-    assert all("run `benchmark data mini`" in line for line in refusals)
+    assert all("run `uv run benchmark data mini`" in line for line in refusals)
     assert len(refusals) >= FLIPS * 0.75
 
 

@@ -1,4 +1,4 @@
-"""What every norm claims of itself, whichever norms there are."""
+"""What every norm claims of itself, whichever norms there are, plug-ins included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmark.components import registry
 from benchmark.core.errors import UserError
-from benchmark.norms.factory import SkipInit
+from benchmark.norms.factory import SectionNorms, SkipInit
 from tests.helpers.small import (
     BACKBONES,
     BATCH,
@@ -33,18 +33,54 @@ UNDEFINED = {
     ("frn", "tokens"): "over the positions of a map",
     ("evonorm-s0", "tokens"): "stands for a norm with its activation, and no norm here has one",
 }
-"""Norms that cannot stand at sites of a shape, and why; all others must be able to."""
-DEFINED = [(n, s) for n in NORMS for s in SHAPES if (n, s) not in UNDEFINED]
+"""Norms of the benchmark that cannot stand at sites of a shape, and why; all its others must."""
 NOTICE_SCALE = {"dyt", "none-plain", "none-skipinit"}
 """What stands for a norm without normalizing: the scale of its input shows in its output."""
 NO_BARE_FORM = {"frn", "evonorm-s0"}
-"""Norms that cannot be without scale and shift."""
+"""Norms of the benchmark that cannot be without scale and shift."""
 IN_PLACES = {"vit": "tokens", "resnet": "map"}
+OWN = sorted(registry.own("norm"))
+
+
+def defined(name, shape, **site):
+    """Whether a norm can stand at a site, by its own account."""
+    try:
+        norms(name).layer(shape, 8, POSITIONS[shape], **site)
+    except UserError:
+        return False
+    return True
+
+
+DEFINED = [(n, s) for n in NORMS for s in SHAPES if defined(n, s)]
+
+
+def trained(layer):
+    return [parameter for parameter in layer.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_is_defined_somewhere(name):
+    assert any(defined(name, shape) for shape in SHAPES), "build raises ValueError at every site"
+
+
+@pytest.mark.parametrize(("name", "shape"), DEFINED)
+def test_layer_keeps_the_shape_of_its_input(name, shape):
+    section, x = norms(name), torch.randn(SHAPES[shape])
+    wanted = f"expected the input's shape {tuple(x.shape)}"
+    layer = section.layer(shape, 8, POSITIONS[shape])
+    assert layer(x).shape == x.shape, wanted
+    layer, activation = section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
+    assert activation(layer(x)).shape == x.shape, f"{wanted} before an activation too"
+    if defined(name, shape, affine=False):
+        bare = section.layer(shape, 8, POSITIONS[shape], affine=False)
+        assert bare(x).shape == x.shape, f"{wanted} with site.affine False too"
+        vectors = [tuple(p.shape) for p in trained(bare) if p.ndim]
+        assert not vectors, f"with site.affine False it learns parameters of the shapes {vectors}"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", NORMS)
-def test_norm_is_defined_unless_listed(name, shape):
+@pytest.mark.parametrize("name", OWN)
+def test_norm_of_the_benchmark_is_defined_unless_listed(name, shape):
     section = norms(name, "projector")
     if reason := UNDEFINED.get((name, shape)):
         message = rf"norm '{name}' cannot stand in the projector \({shape} of 8 channels\): .*"
@@ -53,17 +89,12 @@ def test_norm_is_defined_unless_listed(name, shape):
         with pytest.raises(UserError, match=message + reason):
             section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
         return
-    x = torch.randn(SHAPES[shape])
-    assert section.layer(shape, 8, POSITIONS[shape])(x).shape == x.shape
-    layer, activation = section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
-    assert activation(layer(x)).shape == x.shape
+    assert defined(name, shape)
     if name in NO_BARE_FORM:
         with pytest.raises(UserError, match="no form without scale and shift"):
             section.layer(shape, 8, POSITIONS[shape], affine=False)
     else:
-        bare = section.layer(shape, 8, POSITIONS[shape], affine=False)
-        assert bare(x).shape == x.shape
-        assert all(p.ndim == 0 for p in bare.parameters())
+        assert defined(name, shape, affine=False)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +118,7 @@ def test_site_that_a_norm_cannot_normalize_is_refused(name, shape, width, positi
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", OWN)
 def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, backbone):
     """Sections are known by the shape of their sites, so the table above says it for networks."""
     shapes = {
@@ -104,7 +135,7 @@ def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, backbone):
         assert legal(method, backbone, name) == expected, method
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", OWN)
 def test_batch_of_any_size_will_do_but_for_groups_of_it(name):
     section = norms(name, "predictor")
     section.check_batch(8)
@@ -116,19 +147,22 @@ def test_batch_of_any_size_will_do_but_for_groups_of_it(name):
         section.check_batch(7)
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_norm_brings_its_activation_only_if_it_says_so(name):
+@pytest.mark.parametrize(("name", "shape"), DEFINED)
+def test_norm_brings_its_activation_only_if_it_says_so(name, shape):
     given, section = nn.ReLU(), norms(name)
-    layer, activation = section.activated("map", 8, given, 9)
-    x = torch.randn(SHAPES["map"], generator=torch.Generator().manual_seed(0))
-    brings = not torch.equal(layer(x), section.layer("map", 8, 9)(x))
-    assert brings == bool(registry.facts("norm", name).get("activates"))
+    layer, activation = section.activated(shape, 8, given, POSITIONS[shape])
+    x = torch.randn(SHAPES[shape], generator=torch.Generator().manual_seed(0))
+    brings = not torch.equal(layer(x), section.layer(shape, 8, POSITIONS[shape])(x))
+    states = bool(registry.facts("norm", name).get("activates"))
+    assert brings == states, (
+        f"activates is {states}, and site.activated changes its output: {brings}"
+    )
     assert isinstance(activation, nn.Identity) if brings else activation is given
 
 
-def assert_moves(before, after, moves):
+def assert_moves(before, after, moves, what="its output moves with the batch"):
     moved = float((before - after).detach().abs().max())
-    assert moved > 1e-3 if moves else moved < 1e-6
+    assert moved > 1e-3 if moves else moved < 1e-6, f"{what} by {moved}, expected: {moves}"
 
 
 @pytest.mark.parametrize(("name", "shape"), DEFINED)
@@ -141,10 +175,12 @@ def test_layer_looks_at_the_batch_only_if_it_says_so(name, shape):
     assert_moves(*found, registry.facts("norm", name)["batch_dependent"])
     # What normalizes does not notice the scale of its input. Next to eps the input is large; one
     # value stays small, because what saturates would not notice either.
+    if name not in OWN:
+        return  # a plug-in need not normalize
     at_start, x = at_start.double(), x.double()
     x.view(-1)[0] = 2**-20
     found = [copy.deepcopy(at_start)(scale * x) for scale in (2**20, 2**24)]
-    assert_moves(*found, name in NOTICE_SCALE)
+    assert_moves(*found, name in NOTICE_SCALE, "its output moves with the scale")
 
 
 @pytest.mark.parametrize(("name", "shape"), DEFINED)
@@ -191,14 +227,25 @@ def test_no_layer_is_used_at_two_sites(backbone, name):
 
 
 @pytest.mark.parametrize(("backbone", "name"), backbones())
-def test_building_leaves_running_statistics_as_they_are(backbone, name):
+def test_building_leaves_running_statistics_as_they_are(backbone, name, monkeypatch):
+    made, build = [], SectionNorms._build
+
+    def remembered(self, site):
+        layer = build(self, site)
+        made.append((layer, copy.deepcopy(dict(layer.named_buffers()))))
+        return layer
+
+    monkeypatch.setattr(SectionNorms, "_build", remembered)
     network = encoder(backbone, name)
-    for key, buffer in network.named_buffers():
-        assert bool((buffer == ("running_var" in key)).all()), key
+    assert made
+    for layer, before in made:
+        for key, buffer in layer.named_buffers():
+            changed = f"building the network changed the buffer {key} of {type(layer).__name__}"
+            assert torch.equal(buffer, before[key]), changed
     assert network.eval()(images(3)).shape == (3, network.width)
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", [name for name, shape in DEFINED if shape == "map"])
 def test_memory_format_does_not_show(name):
     torch.manual_seed(0)
     at_start, _ = norms(name).activated("map", 8, nn.Identity(), 15)
@@ -208,5 +255,5 @@ def test_memory_format_does_not_show(name):
         layer = copy.deepcopy(at_start)
         given = x.contiguous(memory_format=memory_format).requires_grad_()
         y = layer(given)
-        found.append([y, *torch.autograd.grad(y, [given, *layer.parameters()], cotangent)])
+        found.append([y, *torch.autograd.grad(y, [given, *trained(layer)], cotangent)])
     torch.testing.assert_close(*found)

@@ -215,7 +215,7 @@ def test_tuned_cells_use_the_rates_of_the_sweep_and_controls_have_none() -> None
         else:
             assert training is not None
             assert (training.learning_rate, training.weight_decay) == (0.0123, 0.00456)
-    with pytest.raises(UserError, match="no rate for simclr-resnet-bn: run `dvc repro"):
+    with pytest.raises(UserError, match="no rate for simclr-resnet-bn: run `uv run dvc repro"):
         plan.cells(found, "leaderboard", {})
 
 

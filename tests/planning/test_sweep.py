@@ -24,9 +24,19 @@ RECIPE = 0.1
 LOW, HIGH = 0.0316, 0.316
 
 
+def asked() -> dict[str, Any]:
+    """Params whose leaderboard asks for tuned rates of SimCLR alone."""
+    tree = tiny.raw()
+    tree["experiments"]["leaderboard"] |= {
+        "methods": ["simclr", "raw-pixels"],
+        "learning_rates": "tuned",
+    }
+    return tree
+
+
 def params(**changes: Any) -> Params:
     """A sweep over SimCLR alone, two seeds, with some fields of the section `sweep` changed."""
-    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tree = asked()
     tree["sweep"] |= {"seeds": [100, 101], "learning_rates": 3, **changes}
     return tiny.params(tree)
 
@@ -204,7 +214,7 @@ def test_a_recipe_with_many_digits_can_be_tuned() -> None:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder without images, but with the note of their checksum."""
-    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tree = asked()
     tiny.write_params(tmp_path, tree)
     canonical_json.write(tmp_path / "data" / "mini" / "manifest.json", tiny.note(tiny.params()))
     monkeypatch.chdir(tmp_path)
@@ -240,11 +250,31 @@ def test_the_table_is_its_own_cache(root: Path, trained: list[str]) -> None:
     assert table.read_bytes() == first
 
 
+def test_nothing_is_trained_where_the_recipes_rates_are_asked_for(
+    root: Path, trained: list[str]
+) -> None:
+    """A table of earlier trials stays as it is."""
+    tree = tiny.changed(asked(), "experiments/leaderboard/learning_rates", "default")
+    table = root / "results" / "mini" / "rates" / "leaderboard.json"
+    tiny.write_params(root, tree)
+    assert parser.main(["sweep"]) == 0
+    assert rate_table.load(table)["rows"] == []
+    assert trained == []
+    assert parser.main(["plan"]) == 0
+    tiny.write_params(root, asked())
+    assert parser.main(["sweep"]) == 0
+    tuned, count = table.read_bytes(), len(trained)
+    tiny.write_params(root, tree)
+    assert parser.main(["sweep"]) == 0
+    assert table.read_bytes() == tuned
+    assert len(trained) == count
+
+
 def test_only_what_changed_is_trained_again(root: Path, trained: list[str]) -> None:
     assert parser.main(["sweep"]) == 0
     records.store(root).folder.rename(root / "gone")
     trained.clear()
-    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tree = asked()
     tiny.write_params(root, tiny.changed(tree, "sweep/seeds", [100, 101]))
     assert parser.main(["sweep"]) == 0
     assert len(trained) == 10
@@ -256,7 +286,7 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
 ) -> None:
     assert parser.main(["sweep"]) == 0
     table = rate_table.load(root / "results" / "mini" / "rates" / "leaderboard.json")
-    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["simclr", "raw-pixels"])
+    tree = asked()
     tree["experiments"]["leaderboard"]["learning_rates"] = "tuned"
     cells = plan.cells(tiny.params(tree), "leaderboard", rate_table.settings(table))
     chosen = {cell.scheme: cell.config.recipe for cell in cells if cell.method == "simclr"}

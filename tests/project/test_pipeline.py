@@ -159,3 +159,22 @@ def test_the_pipeline_builds_everything_and_builds_it_again_the_same(root: Path)
     call(root, "dvc", "repro")
     assert (root / "dvc.lock").read_bytes() == lock
     assert everything(root) == built
+
+
+def test_a_refused_stage_leaves_the_images(root: Path) -> None:
+    """E.g. where the plug-in that the params name was forgotten."""
+    call(root, "dvc", "repro", "data")
+    folder = root / "data" / "mini"
+    built, lock = {p: p.read_bytes() for p in folder.iterdir()}, (root / "dvc.lock").read_bytes()
+    refused = subprocess.run(
+        ["dvc", "repro", "--force", "data"], cwd=root, env=tiny.environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "`--plugin FILE`" in refused.stderr
+    assert {p: p.read_bytes() for p in folder.iterdir()} == built
+    # What is wrong in it the stage mends.
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    call(root, "dvc", "repro", "data")
+    assert {p: p.read_bytes() for p in folder.iterdir()} == built
+    assert (root / "dvc.lock").read_bytes() == lock

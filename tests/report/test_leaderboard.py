@@ -346,7 +346,7 @@ def test_cost(tmp_path: Path, params: Params) -> None:
 def test_a_missing_record_is_named_with_what_to_run(tmp_path: Path, params: Params) -> None:
     publish(tmp_path, params)
     (published.folder(tmp_path, "mini", "leaderboard", "moco") / "moco-vit-ln-s1.json").unlink()
-    with pytest.raises(UserError, match=r"no record of moco-vit-ln-s1: run `dvc repro`"):
+    with pytest.raises(UserError, match=r"no record of moco-vit-ln-s1: run `uv run dvc repro`"):
         write.write(tmp_path, params, "leaderboard")
     assert not (tmp_path / "results/mini/leaderboard.json").exists()
 

@@ -164,6 +164,12 @@ def test_the_store_is_outside_what_dvc_removes(
     assert records.store(tmp_path).folder == tmp_path / ".benchmark"
     monkeypatch.setenv("BENCHMARK_HOME", str(tmp_path / "elsewhere"))
     assert records.store(tmp_path).folder == tmp_path / "elsewhere"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BENCHMARK_HOME", "~/elsewhere")
+    assert records.store(tmp_path).folder == tmp_path / "elsewhere"
+    monkeypatch.setenv("BENCHMARK_HOME", "~nobody-here/elsewhere")
+    with pytest.raises(UserError, match=r"^BENCHMARK_HOME is '~nobody-here/elsewhere': "):
+        records.store(tmp_path)
 
 
 def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:

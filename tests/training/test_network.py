@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.components import registry
+from benchmark.components import plugins, registry
 from benchmark.training.network import parameter_groups
 from tests.helpers.small import BACKBONE_OPTIONS, BACKBONES, NORMS, TRAINED, build, legal
 
@@ -204,3 +204,47 @@ def test_everything_decays_if_so_declared():
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
     assert decayed_names(network, on="all") == trained
     assert not any(name.startswith("teacher.") for name in trained)
+
+
+LOADED = """
+import torch
+
+from benchmark.backbones import resnet
+
+COMPONENT = {
+    "kind": "backbone", "name": "loaded", "version": 1, "normalized": True, "options": {},
+    STATED
+}
+
+
+def build(shape, norms):
+    network = resnet.build(
+        shape, norms, channels=[8, 8, 16, 16], layers=[1, 1, 1, 1], stem_kernel=3, stem_stride=1,
+        stem_pool=False, branch_gain=1,
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.25)
+    return network
+"""
+
+
+@pytest.mark.parametrize("method", ["supervised", "byol", "mae"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_backbone_keeps_the_weights_it_loaded_only_if_it_says_so(
+    tmp_path, monkeypatch, method, stated
+):
+    file = tmp_path / "loaded.py"
+    file.write_text(LOADED.replace("STATED", '"initialized": True,' if stated else ""))
+    monkeypatch.setenv(plugins.VARIABLE, str(file))
+    network = build(method, "loaded", "bn")
+    own = {id(p) for name, p in network.backbone.named_parameters() if not name.startswith("mask")}
+    weights = [p for p in network.backbone.parameters() if id(p) in own and p.ndim > 1]
+    assert weights
+    assert all(bool((p == 0.25).all()) == stated for p in weights)
+    # What the method adds is drawn in any case, and a teacher starts as its student.
+    drawn = [p for p in network.parameters() if p.ndim > 1 and id(p) not in own]
+    loaded = [p for p in drawn if bool((p == 0.25).all())]
+    teacher = network.teacher.network if method == "byol" else None
+    expected = [p for p in teacher[0].parameters() if p.ndim > 1] if teacher and stated else []
+    assert len(drawn) > len(loaded) == len(expected)

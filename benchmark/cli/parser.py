@@ -52,9 +52,9 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows ASCII alone gets `?` for `±`.
+        # A terminal that knows ASCII alone gets `\xb1` for `±`.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     try:
         with plugins.added(arguments.plugins + arguments.more_plugins):

@@ -99,6 +99,13 @@ def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any
     return without_defaults(options, facts(kind, name).get("defaults", {}))
 
 
+def recorded(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data source that a manifest holds: those that decide the images."""
+    unrecorded = facts("source", source).get("unrecorded", ())
+    kept = {key: value for key, value in options.items() if key not in unrecorded}
+    return essential("source", source, kept)
+
+
 def build(kind: str, name: str, *positional: Any, **options: Any) -> Any:
     """What the component's `build` makes of the given options and the defaults of the others."""
     return load(kind, name).build(*positional, **facts(kind, name).get("defaults", {}) | options)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.components import registry
-from benchmark.components.options import check_options
 from benchmark.core.errors import UserError, unknown
+from benchmark.data import copies
 from benchmark.data.fetch import DEFAULT_CACHE
 from benchmark.data.manifest import FORMAT, MANIFEST, dataset_checksum
 from benchmark.data.manifest import again as how_again
@@ -43,7 +43,7 @@ def build(
     manifest. Raises UserError for a wrong option or count, or where the source cannot be read.
     """
     facts = registry.facts("source", source)
-    settings = check_options(f"source {source}", options, facts["options"])
+    settings = registry.check("source", source, f"source {source}", options)
     pool = registry.load("source", source).read(settings, cache)
     chosen = split(pool, splits, seed)
     tensors: dict[str, Tensor] = {}
@@ -58,14 +58,14 @@ def build(
             "sha256": checksum(images, labels),
         }
     mean, std = _statistics(tensors["train.images"])
-    unrecorded = facts.get("unrecorded", ())
+    copied = copies.count(pool, chosen)
     manifest = {
         "format": FORMAT,
         "track": track,
         "source": {
             "name": source,
             "version": facts["version"],
-            "options": {key: value for key, value in settings.items() if key not in unrecorded},
+            "options": registry.recorded(source, settings),
             # Of a plug-in file: see `benchmark.components.registry.versions`.
             **({"sha256": facts["sha256"]} if "sha256" in facts else {}),
         },
@@ -77,6 +77,8 @@ def build(
         "mean": mean,
         "std": std,
         "sha256": dataset_checksum(described),
+        **({"copies": copied} if copied else {}),
+        **({"ignored": dict(pool.ignored)} if pool.ignored else {}),
     }
     _write(out, tensors, manifest)
     return manifest

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,13 +18,15 @@ class Pool:
 
     images: uint8 (N, C, H, W); labels: int64 (N,), indices into `classes`; parts: int64 indices
     into the N images, under "train" and "test" (an official split), "train", "validation" and
-    "test" (a preset one) or "all". Raises ValueError where these do not hold.
+    "test" (a preset one) or "all". ignored: numbers of files that were not read as images, by
+    suffix. Raises ValueError where these do not hold.
     """
 
     images: Tensor
     labels: Tensor
     parts: dict[str, Tensor]
     classes: tuple[str, ...]
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -38,6 +43,18 @@ class Pool:
         used = torch.cat(list(self.parts.values())) if self.parts else torch.empty(0)
         if used.dtype != torch.int64 or used.unique().numel() != used.numel():
             raise ValueError("parts: expected int64 indices, each image in one part at most")
+
+    @cached_property
+    def originals(self) -> Tensor:
+        """The index of the first image with the same pixels as each image, int64 (N,)."""
+        first: dict[bytes, int] = {}
+        return torch.tensor(
+            [
+                first.setdefault(hashlib.sha256(image.reshape(-1).numpy().data).digest(), index)
+                for index, image in enumerate(self.images)
+            ],
+            dtype=torch.int64,
+        )
 
 
 @dataclass(frozen=True)

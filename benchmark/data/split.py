@@ -1,14 +1,20 @@
-"""Divides a pool into fixed, stratified train, validation and test splits."""
+"""Divides a pool into fixed, stratified train, validation and test splits.
+
+Exact copies of an image are kept in one split. Otherwise a network would be tested on images that it
+was trained on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmark.core.errors import UserError, unknown
+from benchmark.data.copies import ambiguous
 from benchmark.data.pool import Pool
 
 NAMES = ("train", "validation", "test")
@@ -19,14 +25,17 @@ def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str,
 
     `splits` gives each of train, validation and test a number of images or, for a source without
     an official test part, a fraction of every class. An official test part feeds only the test
-    split and an official train part the other two; a preset split is taken as it is. Raises
-    UserError for a count that the pool cannot give.
+    split and an official train part the other two; a preset split is taken as it is. Where a part
+    is divided, each image is drawn once: its exact copies go to the same split if fractions are
+    asked for, and are left out if numbers are. An image of several classes always goes to the
+    training split. Raises UserError for a count that the pool cannot give.
     """
     fractions = _fractions(splits)
     preset = all(name in pool.parts for name in NAMES)
     if fractions and (preset or "all" not in pool.parts):
         raise UserError(
-            f"splits: expected numbers of images, as the source has an official split, "
+            f"data.splits: expected numbers of images, as the source has an official split "
+            f"({', '.join(f'{name} {len(part)}' for name, part in pool.parts.items())}), "
             f"found fractions {dict(splits)}"
         )
     if preset:
@@ -43,7 +52,7 @@ def _preset(pool: Pool, splits: Mapping[str, int | float]) -> dict[str, Tensor]:
     for name in NAMES:
         if splits[name] != len(pool.parts[name]):
             raise UserError(
-                f"splits.{name}: expected {len(pool.parts[name])}, as the source has a preset "
+                f"data.splits.{name}: expected {len(pool.parts[name])}, as the source has a preset "
                 f"split, found {splits[name]}"
             )
     return {name: pool.parts[name].sort().values for name in NAMES}
@@ -61,40 +70,67 @@ def _divide(
     # Ascending first, so that the draw does not depend on the order in which the part was given.
     indices = pool.parts[part].sort().values
     labels = pool.labels[indices]
+    originals = pool.originals[indices]
+    # Images with two labels are for training: in a test no answer to them would be right.
+    several = ambiguous(originals, labels) if "train" in names else labels[:0]
     members = [indices[labels == index] for index in range(len(pool.classes))]
-    for name, found in zip(pool.classes, members, strict=True):
+    # A part that is one split is taken with its copies.
+    different = members if len(names) == 1 else [_different(m, pool.originals) for m in members]
+    for name, found in zip(pool.classes, different, strict=True):
         if len(found) < len(names):
             raise UserError(
-                f"class {name!r}: expected at least {len(names)} images, one for each of "
+                f"class {name!r}: expected at least {len(names)} different images, one for each of "
                 f"{', '.join(names)}, found {len(found)}"
             )
-    available = [len(found) for found in members]
+    available = [len(found) for found in different]
     if fractions:
         shares = list(fractions.values())
         table = [_share(shares, max(len(names), int(n * sum(shares)))) for n in available]
     else:
-        table = _counted(available, part, {name: int(splits[name]) for name in names})
+        copies = sum(map(len, members)) - sum(available)
+        table = _counted(available, part, {name: int(splits[name]) for name in names}, copies)
     taken: dict[str, list[Tensor]] = {name: [] for name in names}
-    for found, counts in zip(members, table, strict=True):
+    for label, (found, counts) in enumerate(zip(different, table, strict=True)):
         shuffled = found[torch.randperm(len(found), generator=generator)]
+        shared = torch.isin(pool.originals[shuffled], several)
+        if int(shared.sum()) > counts[0]:
+            raise UserError(
+                f"class {pool.classes[label]!r}: {int(shared.sum())} of its {len(found)} different "
+                f"images are in another class too, expected at most {counts[0]}, the images of the "
+                "training split; remove such images from one class"
+            )
+        # The training split gets the first.
+        shuffled = torch.cat([shuffled[shared], shuffled[~shared]])
         pieces = shuffled[: sum(counts)].split(counts)
         for name, piece in zip(names, pieces, strict=True):
+            if fractions:
+                same = torch.isin(pool.originals[members[label]], pool.originals[piece])
+                piece = members[label][same]
             taken[name].append(piece)
     return {name: torch.cat(pieces).sort().values for name, pieces in taken.items()}
 
 
-def _counted(available: Sequence[int], part: str, wanted: Mapping[str, int]) -> list[list[int]]:
+def _different(indices: Tensor, originals: Tensor) -> Tensor:
+    """The first of each image's copies among ascending `indices`, ascending."""
+    _, first = np.unique(originals[indices].numpy(), return_index=True)
+    return indices[torch.from_numpy(first).sort().values]
+
+
+def _counted(
+    available: Sequence[int], part: str, wanted: Mapping[str, int], copies: int
+) -> list[list[int]]:
     """How many images of each class (rows) go to each split (columns), with the sums wanted."""
     for name, count in wanted.items():
         if count < len(available):
             raise UserError(
-                f"splits.{name}: expected at least {len(available)}, one image of each class, "
+                f"data.splits.{name}: expected at least {len(available)}, one image of each class, "
                 f"found {count}"
             )
     if sum(wanted.values()) > sum(available):
+        left_out = f" ({copies} more are exact copies, which are left out)" if copies else ""
         raise UserError(
-            f"splits: expected {' + '.join(wanted)} to be at most {sum(available)}, the images of "
-            f"the source's {part!r} part, found {sum(wanted.values())}"
+            f"data.splits: expected {' + '.join(wanted)} to be at most {sum(available)}, the images of "
+            f"the source's {part!r} part{left_out}, found {sum(wanted.values())}"
         )
     left = list(available)
     columns = []
@@ -130,15 +166,17 @@ def _fractions(splits: Mapping[str, int | float]) -> dict[str, Fraction]:
     for name in NAMES:
         value = splits.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"splits.{name}: expected a positive number, found {value!r}")
+            raise UserError(f"data.splits.{name}: expected a positive number, found {value!r}")
     if all(isinstance(value, int) for value in splits.values()):
         return {}
     if any(isinstance(value, int) or value >= 1 for value in splits.values()):
         raise UserError(
-            f"splits: expected numbers of images, or fractions below 1, found {dict(splits)}"
+            f"data.splits: expected numbers of images, or fractions below 1, found {dict(splits)}"
         )
     # By way of its decimal digits, .7 becomes seven tenths and not the nearest binary number.
     fractions = {name: Fraction(str(splits[name])) for name in NAMES}
     if sum(fractions.values()) > 1:
-        raise UserError(f"splits: expected fractions of at most 1 in all, found {dict(splits)}")
+        raise UserError(
+            f"data.splits: expected fractions of at most 1 in all, found {dict(splits)}"
+        )
     return fractions

@@ -32,10 +32,17 @@ def _note(root: Path, params: Params) -> Path:
 
 
 def _unrecorded(params: Params, checksum: str) -> str | None:
-    """A hash of the options that a manifest leaves out; None where there are none."""
-    names = registry.facts("source", params.data.source).get("unrecorded", ())
-    options = {name: params.data.options[name] for name in names}
+    """A hash of the options that a manifest leaves out; None where there are none.
+
+    Of those that say which images, such as a path. An option with a default only says what is accepted.
+    """
+    options = {name: params.data.options[name] for name in _places(params)}
     return canonical_json.checksum({"dataset": checksum, "options": options}) if options else None
+
+
+def _places(params: Params) -> list[str]:
+    facts = registry.facts("source", params.data.source)
+    return [name for name in facts.get("unrecorded", ()) if name not in facts.get("defaults", {})]
 
 
 def check_images(root: Path, params: Params) -> None:
@@ -54,13 +61,12 @@ def dataset_checksum(root: Path, params: Params) -> str:
     again = manifests.again(params.track)
     data = params.data
     facts = registry.facts("source", data.source)
-    unrecorded = facts.get("unrecorded", ())
     wanted = {
         "track": params.track,
         "source": data.source,
         "version": facts["version"],
         "sha256 of the plug-in": facts.get("sha256"),
-        "options": {key: data.options[key] for key in data.options if key not in unrecorded},
+        "options": registry.recorded(data.source, data.options),
         "seed": data.seed,
         "splits": data.splits.model_dump(),
     }
@@ -72,7 +78,7 @@ def dataset_checksum(root: Path, params: Params) -> str:
             "source": source["name"],
             "version": source["version"],
             "sha256 of the plug-in": source.get("sha256"),
-            "options": source["options"],
+            "options": registry.recorded(data.source, source["options"]),
             "seed": manifest["seed"],
             "splits": manifest["asked"],
         }
@@ -86,8 +92,8 @@ def dataset_checksum(root: Path, params: Params) -> str:
             raise UserError(f"{path}: {key} is {found[key]!r}, params ask for {value!r}; {again}")
     note = _note(root, params)
     noted = note.read_text(encoding="utf-8") if note.is_file() else None
-    if unrecorded and noted not in (None, _unrecorded(params, checksum)):
+    if (places := _places(params)) and noted not in (None, _unrecorded(params, checksum)):
         raise UserError(
-            f"{path}: built from another {' or '.join(unrecorded)} than params ask for; {again}"
+            f"{path}: built from another {' or '.join(places)} than params ask for; {again}"
         )
     return checksum

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from benchmark.core.errors import UserError
+from benchmark.data import copies
 from benchmark.data.build import build, load
 from benchmark.data.pool import Pool
 from benchmark.data.sources import fashion_mnist
@@ -156,6 +157,106 @@ def test_wrong_splits_of_a_folder() -> None:
             split(pool, splits, seed=0)
     with pytest.raises(UserError, match="fractions of at most 1"):
         split(pool, FRACTIONS | {"test": 0.16}, seed=0)
+
+
+# --- exact copies
+
+
+def copied(pool: Pool, sources: dict[int, int]) -> Pool:
+    """The pool with the pixels of some images (keys) replaced by those of others."""
+    images = pool.images.clone()
+    images[list(sources)] = pool.images[list(sources.values())]
+    return Pool(images, pool.labels, pool.parts, pool.classes)
+
+
+def five_times(count: int, classes: int = 2) -> Pool:
+    """`count` different images of each class, each of them five times, in the part `all`."""
+    labels = [index for index in range(classes) for _ in range(5 * count)]
+    pool = pool_of(labels, {"all": list(range(len(labels)))})
+    return copied(pool, {index: index // 5 * 5 for index in range(len(labels))})
+
+
+@pytest.mark.parametrize("count", [3, 7, 40])
+def test_copies_are_kept_in_one_split(count: int) -> None:
+    pool = five_times(count)
+    chosen = split(pool, FRACTIONS, seed=0)
+    assert sorted(torch.cat(list(chosen.values())).tolist()) == list(range(10 * count))
+    groups = [set((indices // 5).tolist()) for indices in chosen.values()]
+    assert sum(map(len, groups)) == 2 * count
+    assert labels_of(pool, chosen["test"]) == [5 * max(1, round(0.15 * count))] * 2
+    found = copies.count(pool, chosen)
+    assert found == {
+        "in_source": 8 * count,
+        "in_several_classes": 0,
+        "within": {name: len(indices) * 4 // 5 for name, indices in chosen.items()},
+        "across": {"validation_in_train": 0, "test_in_train": 0, "test_in_validation": 0},
+    }
+
+
+def test_numbers_of_images_leave_copies_out() -> None:
+    pool = five_times(10)
+    chosen = split(pool, {"train": 10, "validation": 4, "test": 6}, seed=0)
+    used = torch.cat(list(chosen.values()))
+    assert len(used) == 20
+    assert len((used // 5).unique()) == 20
+    assert copies.count(pool, chosen)["within"] == {"train": 0, "validation": 0, "test": 0}
+    message = r"at most 20, .*'all' part \(80 more are exact copies, which are left out\), found 21"
+    with pytest.raises(UserError, match=message):
+        split(pool, {"train": 11, "validation": 4, "test": 6}, seed=0)
+
+
+def test_copies_alone_are_too_few_images() -> None:
+    with pytest.raises(UserError, match=r"class 'class 0': expected at least 3 different.*found 2"):
+        split(five_times(2), FRACTIONS, seed=0)
+
+
+@pytest.mark.parametrize("splits", [FRACTIONS, {"train": 12, "validation": 4, "test": 4}])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_image_in_two_classes_is_trained_on(splits: Mapping[str, Any], seed: int) -> None:
+    pool = copied(pool_of([0, 1] * 10, {"all": list(range(20))}), {1: 0, 5: 4, 11: 10})
+    chosen = split(pool, splits, seed)
+    assert set(chosen["train"].tolist()) >= {0, 1, 4, 5, 10, 11}
+    found = copies.count(pool, chosen)
+    assert found["in_source"] == found["in_several_classes"] == found["within"]["train"] == 3
+    assert set(found["across"].values()) == {0}
+
+
+def test_two_classes_of_the_same_images_are_refused() -> None:
+    pool = copied(
+        pool_of([0, 1] * 10, {"all": list(range(20))}), {i + 1: i for i in range(0, 20, 2)}
+    )
+    with pytest.raises(UserError, match="'class 0': 10 of its 10 different images are in another"):
+        split(pool, FRACTIONS, seed=0)
+
+
+def test_copies_across_an_official_split_are_counted() -> None:
+    """Copies in the training part are kept together; the test part stays as it is."""
+    pool = copied(official(), {5: 0, 10: 0, 60: 0, 65: 0, 61: 1, 62: 3})
+    splits = {"train": 48, "validation": 5, "test": 25}
+    chosen = split(pool, splits, seed=0)
+    assert chosen["test"].tolist() == list(range(60, 85))
+    found = copies.count(pool, chosen)
+    assert found["in_source"] == 6
+    assert found["in_several_classes"] == 1
+    assert found["within"]["test"] == 1
+    assert found["across"]["validation_in_train"] == 0
+    assert found["across"]["test_in_train"] + found["across"]["test_in_validation"] == 4
+    preset = Pool(pool.images, pool.labels, chosen, pool.classes)
+    assert copies.count(preset, split(preset, splits, seed=0)) == found
+
+
+def test_the_manifest_counts_copies_if_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = copied(official(), {60: 0})
+    monkeypatch.setattr(fashion_mnist, "read", lambda options, cache: given)
+    everything = {"train": 50, "validation": 10, "test": 25}
+    found = build("track", "fashion-mnist", {}, everything, 1, tmp_path, tmp_path)
+    across = found["copies"]["across"]
+    assert across["test_in_train"] + across["test_in_validation"] == 1
+    assert load(tmp_path, ("test",)).manifest == found
+    given = official()
+    assert "copies" not in build("track", "fashion-mnist", {}, everything, 1, tmp_path, tmp_path)
 
 
 def test_pool_refuses_an_image_in_two_parts() -> None:

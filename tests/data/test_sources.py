@@ -304,6 +304,75 @@ def test_sixteen_bits_keep_their_tones(tmp_path: Path) -> None:
     assert folder.load_image(tmp_path / "ramp.png", 256, 1)[0, 0].tolist() == list(range(256))
 
 
+@pytest.mark.parametrize(("dtype", "value"), [(np.float32, 0.5), (np.int32, 2**16), (np.int32, -1)])
+def test_pixels_of_an_unknown_range_are_refused(tmp_path: Path, dtype: type, value: float) -> None:
+    Image.fromarray(np.full((8, 8), value, dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(UserError, match=r"x\.tif: expected an image, found ValueError: "):
+        folder.load_image(tmp_path / "x.tif", 8, 1)
+
+
+HIDDEN = (10, 200, 30)
+"""The colour of the pixels that nobody sees."""
+
+
+def transparent(mode: str) -> Image.Image:
+    """An image of 4×4 opaque red pixels (or grey ones of 76), its right half transparent."""
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 255))
+    image.paste((*HIDDEN, 0), (2, 0, 4, 4))
+    if mode == "P":
+        palette = Image.new("P", (4, 4), 0)
+        palette.putpalette([255, 0, 0, *HIDDEN])
+        palette.paste(1, (2, 0, 4, 4))
+        palette.info["transparency"] = 1
+        return palette
+    if mode in ("RGB", "L"):
+        plain = image.convert(mode)
+        plain.info["transparency"] = HIDDEN if mode == "RGB" else plain.getpixel((3, 0))
+        return plain
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(("ground", "value"), [("white", 255), ("black", 0)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_transparent_pixels_show_the_ground(
+    tmp_path: Path, mode: str, ground: str, value: int
+) -> None:
+    path = tmp_path / "x.png"
+    transparent(mode).save(path, transparency=transparent(mode).info.get("transparency"))
+    seen = [76] * 3 if mode.startswith("L") else [255, 0, 0]
+    colour = folder.load_image(path, 4, 3, ground)
+    assert colour[:, 0, 0].tolist() == colour[:, 3, 1].tolist() == seen
+    assert (colour[:, :, 2:] == value).all()
+    grey = folder.load_image(path, 4, 1, ground)[0]
+    assert grey[0].tolist() == [76, 76, value, value]
+
+
+def test_half_transparent_pixels_are_mixed_with_the_ground(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    pixels[:8, :, 3] = 255
+    Image.fromarray(pixels).save(path)
+    alpha = pixels[:, :, 3:] / 255
+    for ground, value in (("white", 255), ("black", 0)):
+        found = folder.load_image(path, 16, 3, ground).permute(1, 2, 0).numpy()
+        expected = alpha * pixels[:, :, :3] + (1 - alpha) * value
+        assert np.abs(found - expected).max() <= 1
+        assert (found[:8] == pixels[:8, :, :3]).all()
+
+
+def test_too_many_pixels_are_refused_with_a_way_on(tmp_path: Path) -> None:
+    path, limit = tmp_path / "large.png", Image.MAX_IMAGE_PIXELS
+    Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(UserError) as error:
+        folder.load_image(path, 4, 1)
+    assert str(error.value) == (
+        f"{path}: expected at most 180 megapixels, found 20000 × 10000 pixels; make the image "
+        "smaller or raise data.options.max_megapixels"
+    )
+    assert (folder.load_image(path, 4, 1, max_megapixels=200) == 0).all()
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -318,7 +387,7 @@ def test_unreadable_image_is_named(photos: Path, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "tif"])
 def test_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     path = tmp_path / f"cut.{suffix}"
@@ -338,8 +407,11 @@ def test_too_few_images_of_a_class(photos: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"path": None}, "path is None, expected str"),
-        ({"path": ""}, "path is empty"),
-        ({"path": "no/such/folder"}, "path: expected a folder, found none at no/such/folder"),
+        ({"path": ""}, r"data\.options\.path is '': expected the folder with the class folders$"),
+        ({"path": "no/such"}, r"data\.options\.path is 'no/such': .* found none at /.*/no/such$"),
+        ({"path": "~no-such-user/x"}, "found none at /.*/~no-such-user/x$"),
+        ({"path": "x" * 300}, "found none at /"),
+        ({"ground": "grey"}, "ground is 'grey', expected one of white, black"),
         ({"size": 0}, "size is 0, expected int >= 1"),
         ({"size": 8.5}, "size is 8.5, expected int >= 1"),
         ({"channels": 2}, "channels is 2, expected one of 1, 3"),
@@ -354,8 +426,8 @@ def test_wrong_folder_options(tmp_path: Path, options: dict[str, object], messag
 def test_folder_without_classes(tmp_path: Path) -> None:
     save(tmp_path / "x.png", (0, 0, 0))
     (tmp_path / ".git").mkdir()
-    with pytest.raises(UserError, match="expected a folder for each class, found none"):
+    with pytest.raises(UserError, match=r"expected a folder for each class in .*, found none"):
         folder.read({"path": str(tmp_path), "size": 8, "channels": 3}, tmp_path)
     save(tmp_path / "only" / "x.png", (0, 0, 0))
-    with pytest.raises(UserError, match="at least 2 class folders, found 1"):
+    with pytest.raises(UserError, match=r"at least 2 class folders in .*, found 1 \(only\)"):
         folder.read({"path": str(tmp_path), "size": 8, "channels": 3}, tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +16,77 @@ from tqdm import tqdm
 
 from benchmark.components.options import check_options
 from benchmark.core.errors import UserError
+from benchmark.data.class_folders import find
 from benchmark.data.pool import Pool
 
 COMPONENT: dict[str, Any] = {
     "name": "folder",
-    "version": 1,
-    "options": {"path": "str", "size": "int >= 1", "channels": [1, 3]},
+    "version": 2,
+    "options": {
+        "path": "str",
+        "size": "int >= 1",
+        "channels": [1, 3],
+        "ground": ["white", "black"],
+        "max_megapixels": "int >= 1",
+    },
+    "defaults": {"ground": "white", "max_megapixels": 180},
     # Where the images lie says nothing about them, and would tie the manifest to one machine.
-    "unrecorded": ["path"],
+    "unrecorded": ["path", "max_megapixels"],
 }
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
-
-MINIMUM = 3
-"""Images of a class needed for one in each of train, validation and test."""
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 
 
 def read(options: Mapping[str, Any], cache: Path) -> Pool:
-    """The images under `path` as a Pool: images (N, channels, size, size), part "all".
+    """The images under `path` as a Pool: images (N, channels, size, size).
 
-    Classes and images are in the order of their names, whatever the file system's. Options: path
-    (folder of class folders), size (pixels), channels (1 grey or 3 colour). Raises UserError for a
-    wrong option, for fewer than two classes, for a class with too few images, and for an image
-    that cannot be read.
+    Its part is "all", or parts are the split folders, see `benchmark.data.class_folders`. Classes and
+    images are in the order of their names, whatever the file system's. Options: path (folder of class
+    folders), size (pixels), channels (1 grey or 3 colour), ground (what is behind transparent pixels),
+    max_megapixels (the largest image that is read). Raises UserError for a wrong option, for folders
+    that are not as expected, and for an image that cannot be read.
     """
-    root, size, channels = _checked(options)
-    files = _files(root)
-    paths = [path for members in files.values() for path in members]
+    root, settings = _checked(options)
+    found = find(root)
+    paths = [path for part in found.parts.values() for files in part.values() for path in files]
+    size, channels = settings["size"], settings["channels"]
     images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
     for index, path in enumerate(tqdm(paths, desc=root.name, unit="image", disable=None)):
-        images[index] = load_image(path, size, channels)
-    counts = torch.tensor([len(members) for members in files.values()])
+        images[index] = load_image(path, **settings)
+    counts = [[len(files) for files in part.values()] for part in found.parts.values()]
+    parts = torch.arange(len(paths)).split([sum(part) for part in counts])
     return Pool(
         images=images,
-        labels=torch.repeat_interleave(torch.arange(len(files)), counts),
-        parts={"all": torch.arange(len(paths))},
-        classes=tuple(files),
+        labels=torch.cat([torch.arange(len(p)).repeat_interleave(torch.tensor(p)) for p in counts]),
+        parts=dict(zip(found.parts, parts, strict=True)),
+        classes=tuple(next(iter(found.parts.values()))),
+        ignored=found.ignored,
     )
 
 
-def load_image(path: Path, size: int, channels: int) -> Tensor:
+def load_image(
+    path: Path,
+    size: int,
+    channels: int,
+    ground: str = COMPONENT["defaults"]["ground"],
+    max_megapixels: int = COMPONENT["defaults"]["max_megapixels"],
+) -> Tensor:
     """One image as uint8 (channels, size, size): upright, its shorter side scaled, its centre cut.
 
-    Of an animation it is the first frame. Raises UserError, with the path, if it is unreadable.
+    Of an animation it is the first frame. Transparent pixels show `ground`. Raises UserError, with the
+    path, if the image is unreadable or has more pixels than `max_megapixels` allows.
     """
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            image = _upright(opened, "L" if channels == 1 else "RGB")
+        with _any_size(), Image.open(path, formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > max_megapixels * 10**6:
+                raise UserError(
+                    f"{path}: expected at most {max_megapixels} megapixels, found {width} × {height} "
+                    "pixels; make the image smaller or raise data.options.max_megapixels"
+                )
+            image = _upright(opened, "L" if channels == 1 else "RGB", ground)
+    except UserError:
+        raise
     except Exception as error:
         # Decoders raise errors of many kinds on damaged files, and all mean the same to the user.
         raise UserError(f"{path}: expected an image, found {_one_line(error)}") from error
@@ -75,57 +100,47 @@ def load_image(path: Path, size: int, channels: int) -> Tensor:
     return pixels.reshape(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def _upright(image: Image.Image, mode: str) -> Image.Image:
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Lifts Pillow's limit, which takes a large image for an attack and cannot be set by an option."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright(image: Image.Image, mode: str, ground: str) -> Image.Image:
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):
         # 16 bits a pixel: Pillow's own conversion would clip all but the darkest to white.
-        values = np.asarray(image).astype(np.int64) // 257
-        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64)
+        if not 0 <= values.min() <= values.max() < 2**16:
+            raise ValueError(
+                f"pixels from {values.min()} to {values.max()}, which 16 bits cannot hold"
+            )
+        image = Image.fromarray((values // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        # The colour of a transparent pixel is whatever the program that saved it left there.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image.convert(mode)
 
 
-def _checked(options: Mapping[str, Any]) -> tuple[Path, int, int]:
-    path, size, channels = check_options("source folder", options, COMPONENT["options"]).values()
-    if not path:
-        raise UserError("source folder: path is empty, expected the folder with the class folders")
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise UserError(f"path: expected a folder, found none at {root}")
-    return root, size, channels
-
-
-def _files(root: Path) -> dict[str, list[Path]]:
-    """The image files of each class, both in the order of their names."""
-    folders = sorted(
-        (child for child in root.iterdir() if child.is_dir() and not _hidden(child, root)),
-        key=lambda child: child.name,
-    )
-    if not folders:
-        raise UserError(f"{root}: expected a folder for each class, found none")
-    if len(folders) < 2:
-        raise UserError(f"{root}: expected at least 2 class folders, found 1 ({folders[0].name})")
-    files = {
-        folder.name: sorted(
-            (
-                path
-                for path in folder.rglob("*")
-                if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path, folder)
-            ),
-            key=lambda path: path.relative_to(root).as_posix(),
+def _checked(options: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder, and the arguments of `load_image`."""
+    settings = check_options("source folder", options, COMPONENT["options"], COMPONENT["defaults"])
+    path = settings.pop("path")
+    # A path with an unknown user, or too long for the system, leads to no folder either.
+    root = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+    if not path or not os.path.isdir(root):  # noqa: PTH112
+        found = f", found none at {root}" if path else ""
+        raise UserError(
+            f"data.options.path is {path!r}: expected the folder with the class folders{found}"
         )
-        for folder in folders
-    }
-    for name, members in files.items():
-        if len(members) < MINIMUM:
-            raise UserError(
-                f"class {name!r}: expected at least {MINIMUM} images, one for each split, "
-                f"found {len(members)}"
-            )
-    return files
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+    return Path(path).expanduser(), settings
 
 
 def _one_line(error: Exception) -> str:

@@ -28,9 +28,18 @@ def add_experiment(verb: argparse.ArgumentParser) -> None:
 def add_machine(verb: argparse.ArgumentParser) -> None:
     """`--jobs` and `--device`."""
     verb.add_argument(
-        "--jobs", default="auto", metavar="N", help="cells at once (default: one for each CPU core)"
-    )
+        "--jobs", default="auto", metavar="N",
+        help="cells at once (default: one for each CPU core; on a GPU one)",
+    )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def add_retry(verb: argparse.ArgumentParser) -> None:
+    """`--retry`."""
+    verb.add_argument(
+        "--retry", action="store_true",
+        help="train cells again that ran out of memory (those that crashed always are)",
+    )  # fmt: skip
 
 
 def read_params(arguments: argparse.Namespace) -> Params:

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("benchmark: interrupted; the same command goes on from here", file=sys.stderr)
+        print("benchmark: interrupted; run the same command again to finish", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output (a pager, head) went away: not an error.

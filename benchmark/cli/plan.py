@@ -8,6 +8,7 @@ import json
 from benchmark.cli.common import add_experiment, add_track, chosen, counted, read_params
 from benchmark.core.errors import UserError
 from benchmark.planning import plan, rate_table
+from benchmark.planning.cell import OUT_OF_MEMORY
 from benchmark.planning.images import dataset_checksum
 from benchmark.results.records import store
 from benchmark.results.status import table
@@ -48,14 +49,16 @@ def run(arguments: argparse.Namespace) -> None:
     width = max(len(entry["cell"]) for entry in entries)
     for entry in entries:
         cost = entry["seconds"]
-        seconds = f"  {cost:6.0f} s" if cost is not None else ""
-        print(f"{entry['cell']:{width}}  {entry['state']:8}{seconds}")
-    missing = [entry for entry in entries if entry["state"] != "done"]
+        minutes = f"  {cost / 60:6.1f} core-minutes" if cost is not None else ""
+        print(f"{entry['cell']:{width}}  {entry['state']:13}{minutes}")
+    missing = [entry for entry in entries if entry["state"] not in ("done", OUT_OF_MEMORY)]
     known = [entry["seconds"] for entry in missing if entry["seconds"] is not None]
     print(f"{counted(len(entries), 'cell')}, {len(missing)} to train", end="")
     print(f", about {sum(known) / 60:.0f} core-minutes" if known else "")
     if unbuilt:
         print(unbuilt)
+    if short := [entry for entry in entries if entry["state"] == OUT_OF_MEMORY]:
+        print(f"{len(short)} ran out of memory: `uv run benchmark train --retry` trains them again")
     if untuned:
         trials = found.sweep.learning_rates * len(found.sweep.seeds)
         print(

@@ -6,11 +6,19 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from benchmark.cli.common import add_experiment, add_machine, add_track, chosen, read_params
-from benchmark.cli.training import train_missing
+from benchmark.cli.common import (
+    add_experiment,
+    add_machine,
+    add_retry,
+    add_track,
+    chosen,
+    read_params,
+)
+from benchmark.cli.training import refuse_crashes, train_missing
+from benchmark.core.errors import CheckFailed
 from benchmark.planning import rate_table
 from benchmark.planning import sweep as sweeping
-from benchmark.planning.cell import Cell, tasks
+from benchmark.planning.cell import OUT_OF_MEMORY, Cell, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Store, store
@@ -23,14 +31,22 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_track(verb)
     add_experiment(verb)
     add_machine(verb)
+    add_retry(verb)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Tunes learning rates and writes the table."""
+    """Tunes learning rates and writes the table.
+
+    Raises CheckFailed, and writes no table, if a trial crashed or a part of a row's ran out of memory.
+    """
     found = read_params(arguments)
     dataset = dataset_checksum(arguments.root, found)
     target = rate_table.path(arguments.root, found.track, arguments.experiment)
-    known = rate_table.known(arguments.root, found.track)
+    known = {
+        print_: result
+        for print_, result in rate_table.known(arguments.root, found.track).items()
+        if not (arguments.retry and result.status == OUT_OF_MEMORY)
+    }
     metric = rate_table.metric(found)
     kept = store(arguments.root)
     prints: dict[str, str] = {}
@@ -41,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         prints.update({task.cell.label: task.fingerprint for task in trials})
         missing = [task for task in trials if task.fingerprint not in known]
         train_missing(arguments, found, missing)
+        # A rate chosen without them would be another one.
+        refuse_crashes(missing, kept)
         return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
 
     asked = found.experiments.get(arguments.experiment)
@@ -54,6 +72,14 @@ def run(arguments: argparse.Namespace) -> None:
     table = sweeping.tune(
         found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)
     )
+    for row in table:
+        short = [trial["status"] for trial in row["trials"]].count(OUT_OF_MEMORY)
+        if 0 < short < len(row["trials"]):
+            raise CheckFailed(
+                f"{short} of {len(row['trials'])} trials of {row['method']}-{row['backbone']}-"
+                f"{row['scheme']} ran out of memory, and a rate chosen from the rest would be "
+                "another one: `--retry` trains them again, with a lower `--jobs` if need be"
+            )
     rate_table.write(target, found, arguments.experiment, table, prints)
     print(target)
 
@@ -63,7 +89,7 @@ def _trial(
 ) -> rate_table.Result:
     if fingerprint in known:
         return known[fingerprint]
-    entry = kept.last(fingerprint)
+    entry = kept.record(fingerprint)
     if entry is None:
         raise RuntimeError(f"cell {fingerprint} left no record")
     return rate_table.Result(entry.status, entry.result.metrics.get(metric))

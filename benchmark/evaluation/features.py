@@ -84,14 +84,16 @@ def reestimate(
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative mean
     backbone.train()
-    for number, part in enumerate(in_parts(images, standardise, batch)):
-        if len(part) < batch:
-            break
-        if encode is None:
-            backbone.features(part)
-        else:
-            encode(part, number)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for number, part in enumerate(in_parts(images, standardise, batch)):
+            if len(part) < batch:
+                break
+            if encode is None:
+                backbone.features(part)
+            else:
+                encode(part, number)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     backbone.eval()
     return True

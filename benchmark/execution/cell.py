@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +20,9 @@ from benchmark.data.pool import Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.online_knn import watcher
+from benchmark.evaluation.online_knn import counts, watcher
 from benchmark.methods.base import Method
-from benchmark.planning.cell import Task
+from benchmark.planning.cell import OUT_OF_MEMORY, Task
 from benchmark.planning.configuration import TrainingConfig
 from benchmark.provenance.machine import Energy, machine
 from benchmark.provenance.program import program
@@ -29,12 +30,10 @@ from benchmark.provenance.trace import Tracer
 from benchmark.results.records import Record, Result, Status, Store, Watched
 from benchmark.training import network
 from benchmark.training.curves import UPDATE, stretches
-from benchmark.training.loop import MARKS, Trained, train
+from benchmark.training.loop import MARKS, Progress, Trained, train
 
 UNTRAINED = {name: torch.empty(0) for name in ("loss", "gradient_norm")}
 """The curves of what was not trained."""
-
-Progress = Callable[[int, int], bool]
 
 
 def run(
@@ -48,7 +47,7 @@ def run(
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
 
     Running out of memory and a loss that is not finite are results; any other exception is the
-    caller's. Raises `training.loop.Interrupted` where `progress` says to stop.
+    caller's. Raises `training.loop.Interrupted` if `progress` says to stop.
     """
     registry.check_unchanged(task.cell.components)
     judge = task.cell.config.evaluation.judge
@@ -58,10 +57,10 @@ def run(
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
         status, result, log = _result(task, splits, store, device, progress, checkpoint_steps)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        status, log = "out-of-memory", {}
+        status, log = OUT_OF_MEMORY, {}
         result = Result(metrics={}, curves={}, cause="out of memory")
     entry = Record.of(task, determinism.environment(device), status, result)
     log |= {
@@ -118,12 +117,13 @@ def _result(
     }
     if cell.config.training:
         begun = time.perf_counter()
-        watch, final = None, None
+        watch, final, recipe = None, None, cell.config.training
         if judged:
             watch = watcher(
                 method.evaluated, on_device["train"], on_device["validation"],
                 spec.knn_k[0], spec.knn_temperature,
                 spec.precise_bn_batch_size, standardise, method.encode,
+                counts(recipe.images_seen, recipe.batch_size, len(MARKS)),
             )  # fmt: skip
             final = store.trained(key), key
         trained = train(
@@ -204,6 +204,6 @@ def _training_log(recipe: TrainingConfig, trained: Trained, seconds: float) -> d
 def _out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "can't allocate memory" in str(error)
-        or "out of memory" in str(error)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(said in str(error) for said in ("can't allocate memory", "out of memory"))
     )

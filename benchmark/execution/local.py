@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -16,11 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.execution import worker
-from benchmark.execution.progress import Bars
-from benchmark.planning.cell import Task
+from benchmark.execution.progress import Bars, starting
+from benchmark.planning.cell import OUT_OF_MEMORY, Task
 from benchmark.results.records import Record, Store
 
 PATIENCE = 30.0
@@ -28,7 +31,11 @@ PATIENCE = 30.0
 
 
 class Stopped(Exception):
-    """Ctrl-C or a termination signal; everything done so far is saved."""
+    """Ctrl-C or a termination signal. `lines` say of each cell under way what was saved."""
+
+    def __init__(self, lines: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.lines = lines
 
 
 @dataclass
@@ -60,7 +67,10 @@ class _Signals:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
-            print("\nstopping: saving what is under way …", file=sys.stderr, flush=True)
+            print(
+                f"\nstopping: workers get {PATIENCE:.0f} s to end their step and save …",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         self.asked = True
 
     @contextlib.contextmanager
@@ -81,6 +91,8 @@ class _Slot:
     process: BaseProcess
     pipe: Connection
     task: Task | None = None
+    step: int = 0
+    """The last step that the worker reported."""
 
 
 def cores() -> int:
@@ -95,26 +107,36 @@ def train_missing(
     jobs: int | None,
     device: str = "auto",
     published: Callable[[Sequence[Task]], Sequence[Record]] = lambda missing: (),
+    retry: bool = False,
 ) -> Summary:
     """Trains every task that the store does not hold, `jobs` at a time.
 
     Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
-    built dataset. `published` gives records of tasks from elsewhere:
-    those that an environment like this one made go into the store and count as found. Raises UserError
-    before any training if a cell cannot be built, and Stopped, with everything saved, on a signal.
+    built dataset. `published` gives records of tasks from elsewhere: those that an environment like this
+    one made go into the store and count as found. With `retry` a record of a lack of memory does not
+    count. Raises UserError before any training if a cell cannot be built, and Stopped on a signal, after
+    the workers have saved what they can.
     """
     wanted = {task.fingerprint: task for task in tasks}
-    missing = _missing(wanted, store)
+
+    def counts(entry: Record | None) -> bool:
+        return entry is not None and not (retry and entry.status == OUT_OF_MEMORY)
+
+    def lacking() -> list[Task]:
+        return [task for print_, task in wanted.items() if not counts(store.record(print_))]
+
+    missing = lacking()
     if not missing:
         return Summary(found=len(wanted))
     determinism.prepare()
     context = multiprocessing.get_context("spawn")
     with _Signals() as signals:
-        environment = _check(context, signals, missing, data, device)
+        with starting():
+            environment = _check(context, signals, missing, data, device)
         for entry in published(missing):
-            if entry.environment == environment:
+            if entry.environment == environment and counts(entry):
                 store.adopt(entry)
-        missing = _missing(wanted, store)
+        missing = lacking()
         summary = Summary(found=len(wanted) - len(missing))
         if not missing:
             return summary
@@ -123,10 +145,6 @@ def train_missing(
         with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
             pool.run(missing, bars, summary)
     return summary
-
-
-def _missing(wanted: Mapping[str, Task], store: Store) -> list[Task]:
-    return [task for fingerprint, task in wanted.items() if store.record(fingerprint) is None]
 
 
 def _check(
@@ -203,6 +221,7 @@ class _Pool:
             for slot in self.slots:
                 self._hand_out(slot, waiting, bars)
             while any(slot.task for slot in self.slots) and not self.ended():
+                bars.tick()
                 for place, slot in enumerate(self.slots):
                     refusal = self._listen(place, slot, waiting, bars, summary) or refusal
                 if refusal:
@@ -212,17 +231,19 @@ class _Pool:
         if refusal:
             raise UserError(refusal)
         if self.ended():
-            raise Stopped
+            raise Stopped([self._kept(slot) for slot in self.slots if slot.task])
 
     def ended(self) -> bool:
         """Whether no more cells are to be handed out."""
         return self.stopping or self.signals.asked
 
     def _hand_out(self, slot: _Slot, waiting: list[Task], bars: Bars) -> None:
-        slot.task = waiting.pop(0) if waiting else None
+        slot.task, slot.step = (waiting.pop(0) if waiting else None), 0
+        cell = slot.task.cell if slot.task else None
         if slot.task:
             slot.pipe.send(slot.task)
-        bars.start(self.slots.index(slot), slot.task.cell.label if slot.task else "")
+        trained = cell is not None and cell.config.training is not None
+        bars.start(self.slots.index(slot), cell.label if cell else "", trained)
 
     def _listen(
         self,
@@ -247,18 +268,17 @@ class _Pool:
             return None
         kind = message[0]
         if kind == "step":
-            bars.step(place, message[1], message[2])
+            slot.step = message[1]
+            bars.step(place, *message[1:])
             return None
         if kind == "refused":
             slot.task = None
             return str(message[1])
         if kind == "stopped":
-            slot.task = None
             self.stopping = True
             return None
         if kind == "lost":
             if self.ended():
-                slot.task = None
                 return None
             slot.process.join(PATIENCE)
             cause = f"the worker died ({_exit(slot.process.exitcode)})"
@@ -293,8 +313,36 @@ class _Pool:
                 slot.process.join()
             slot.pipe.close()
 
+    def _kept(self, slot: _Slot) -> str:
+        """What is in the store of the cell that an ended worker was at."""
+        task = slot.task
+        assert task is not None
+        name, recipe = task.cell.name, task.cell.config.training
+        if self.store.record(task.fingerprint):
+            return f"{name}: finished"
+        if recipe is None:
+            return f"{name}: nothing to save; its evaluation starts again"
+        judged = task.cell.config.evaluation.judge == "test"
+        if judged and self.store.trained(task.training_key).is_file():
+            return f"{name}: its training is saved; its evaluation starts again"
+        saved = _saved_steps(self.store.checkpoint(task.fingerprint))
+        lost = f"; {slot.step - saved} more are lost" if slot.step > saved else ""
+        steps = recipe.images_seen // recipe.batch_size
+        return f"{name}: {saved} of {steps} steps are saved{lost}"
+
+
+def _saved_steps(checkpoint: Path) -> int:
+    """The steps that a checkpoint has done, 0 without a whole one; this process never loads torch."""
+    try:
+        with safe_open(checkpoint, "numpy") as file:
+            return int(json.loads(file.metadata()["checkpoint"])["step"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return 0
+
 
 def _exit(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "signal SIGKILL, which is how the system takes memory back when it runs out"
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"

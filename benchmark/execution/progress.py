@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 
 from tqdm import tqdm
+
+QUIET = 30.0
+"""Seconds without a line after which, elsewhere than in a terminal, each cell under way gets one."""
+
+
+@dataclass
+class _UnderWay:
+    """What one worker is at."""
+
+    label: str = ""
+    trained: bool = True
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    resumed: float = 0.0
+    """Share of the cell's steps that were done when it was started."""
+
+    @property
+    def share(self) -> float:
+        """Of the cell's steps."""
+        return self.step / self.steps if self.steps else 0.0
+
+    @property
+    def phase(self) -> str:
+        if not self.steps:
+            return "starting" if self.trained else "evaluating"
+        if self.step == self.steps:
+            return "evaluating"
+        return f"step {self.step} of {self.steps}, loss {self.loss:.4g}"
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Shows a line in a terminal until the block ends; a refusal elsewhere is the only line."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print("starting: building the networks …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 class Bars:
     """One bar for the job and one for each worker; in a file or a pipe one line for each cell.
 
-    The time left is that of the cells finished in this run, so cells found done do not flatter it.
+    The time left is that of the steps done in this run, so cells found done do not flatter it.
     """
 
     def __init__(self, total: int, done: int, slots: int) -> None:
-        self.total, self.done, self.already = total, done, done
-        self.begun = time.monotonic()
+        self.total, self.done = total, done
+        self.begun = self.said = time.monotonic()
+        self.worked = 0.0
+        """Cells finished in this run, without what an earlier run had done of them."""
+        self.slots = [_UnderWay() for _ in range(slots)]
         self.terminal = sys.stderr.isatty()
         off = not self.terminal
         self.job = tqdm(
             total=total, initial=done, desc="cells", unit="cell", position=0, disable=off,
-            dynamic_ncols=True, smoothing=0,
+            dynamic_ncols=True, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )  # fmt: skip
         self.cells = [
             tqdm(total=1, position=place + 1, disable=off, leave=False, dynamic_ncols=True,
@@ -30,7 +78,7 @@ class Bars:
             for place in range(slots)
         ]  # fmt: skip
         if not self.terminal:
-            _say(f"{total - done} cells to train, {done} already done")
+            self._say(f"{total - done} cells to train, {done} already done")
 
     def __enter__(self) -> Bars:
         return self
@@ -44,32 +92,71 @@ class Bars:
         for bar in (*self.cells, self.job):
             bar.close()
 
-    def start(self, slot: int, label: str) -> None:
-        """A worker begins a cell; an empty label means it has nothing to do."""
-        bar = self.cells[slot]
-        bar.set_description_str(label)
-        bar.reset()
+    def start(self, slot: int, label: str, trained: bool) -> None:
+        """A worker begins a cell, to be trained or not; an empty label means it has nothing to do."""
+        self.slots[slot] = _UnderWay(label, trained)
+        self.cells[slot].reset()
+        self._show(slot)
 
-    def step(self, slot: int, step: int, steps: int) -> None:
-        """A worker has come to `step` of `steps`."""
-        bar = self.cells[slot]
-        bar.total = steps
-        bar.n = step
-        bar.refresh()
+    def step(self, slot: int, step: int, steps: int, loss: float) -> None:
+        """A worker has done `step` of `steps`."""
+        at = self.slots[slot]
+        if not at.steps:
+            at.resumed = (step - 1) / steps
+            self.cells[slot].reset(steps)
+            self.cells[slot].initial = step - 1
+        at.step, at.steps, at.loss = step, steps, loss
+        self.cells[slot].n = step
+        self._show(slot)
 
     def finish(self, slot: int, line: str) -> None:
         """A worker is done with its cell."""
         self.done += 1
+        self.worked += 1 - self.slots[slot].resumed
+        self.slots[slot] = _UnderWay()
+        self.job.set_postfix_str(self._left(), refresh=False)
         self.job.update()
-        if self.terminal:
+        if not self.terminal:
+            self._say(f"[{self.done}/{self.total}] {line} ({self._left()})")
+
+    def tick(self) -> None:
+        """To be called often: says what is under way if nothing was said for a while."""
+        if time.monotonic() - self.said < QUIET:
             return
-        spent = time.monotonic() - self.begun
-        left = spent / (self.done - self.already) * (self.total - self.done)
-        _say(f"[{self.done}/{self.total}] {line} ({_clock(left)} left)")
+        self.said = time.monotonic()
+        if self.terminal:
+            self.job.set_postfix_str(self._left())
+            return
+        for at in self.slots:
+            if at.label:
+                self._say(f"[{self.done}/{self.total}] {at.label}: {at.phase} ({self._left()})")
 
+    def _show(self, slot: int) -> None:
+        """A bar has no numbers before the first step and after the last."""
+        at, bar = self.slots[slot], self.cells[slot]
+        training = 0 < at.step < at.steps
+        bar.bar_format = None if training else "{desc}"
+        if training:
+            bar.set_postfix_str(f"loss {at.loss:.4g}", refresh=False)
+        bar.set_description_str(
+            at.label if training or not at.label else f"{at.label}: {at.phase}", refresh=False
+        )
+        bar.refresh()
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    def _left(self) -> str:
+        """The time left, from the share of the work that this run has done so far."""
+        under_way = [at for at in self.slots if at.label]
+        worked = self.worked + sum(at.share - at.resumed for at in under_way if at.steps)
+        if worked <= 0:
+            return "time left not known yet"
+        rest = self.total - self.done - sum(at.share for at in under_way)
+        if under_way and not rest:
+            return "evaluation left"
+        return f"{_clock((time.monotonic() - self.begun) / worked * rest)} left"
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self.said = time.monotonic()
 
 
 def _clock(seconds: float) -> str:

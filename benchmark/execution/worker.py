@@ -1,7 +1,7 @@
 """The process that trains cells: reads them from a pipe, one at a time, and reports back.
 
 Messages to a worker are a task, or None to end it. Messages from it are tuples: ("step",
-step, steps), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
+step, steps, loss), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.core import determinism
 from benchmark.core.errors import REFUSALS, UserError, refused
 from benchmark.planning.cell import Cell, Task
 
-REPORT_SECONDS = 0.2
-"""Least time between two reports of progress."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+REPORT_SECONDS = 1.0
+"""Least time between two reports of progress: each reads the loss, which waits for the device."""
 
 
 class _Stop:
@@ -68,11 +71,11 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
             return
         told = 0.0
 
-        def progress(step: int, steps: int) -> bool:
+        def progress(step: int, steps: int, loss: Tensor) -> bool:
             nonlocal told
-            if time.monotonic() - told > REPORT_SECONDS:
+            if time.monotonic() - told > REPORT_SECONDS or step == steps:
                 told = time.monotonic()
-                report("step", step, steps)
+                report("step", step, steps, float(loss))
             return not stop
 
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from benchmark.core import canonical_json
 from benchmark.planning.configuration import Configuration
 
-FINAL = ("done", "diverged", "out-of-memory")
+OUT_OF_MEMORY: Final = "out-of-memory"
+FINAL = ("done", "diverged", OUT_OF_MEMORY)
 """Statuses that are results. `crashed` is not: such a cell is trained again."""
 
 

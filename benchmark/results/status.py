@@ -21,11 +21,11 @@ def table(
 ) -> list[dict[str, Any]]:
     """One entry for each cell: name, fingerprint, state and the seconds it took or should take.
 
-    States: `done`; `stale`, where a record is published under the name but of another fingerprint;
-    `missing`; `untuned`, where the row is one of `untuned` and so its learning rate, part of the
-    fingerprint, is not known; `unknown` before the images are built. The seconds come from the run
-    logs of this machine: the cell's own, or the median of those of the same method and backbone; null
-    without any.
+    States: `done`, which includes `diverged`; `out-of-memory`; `crashed`; `stale`, where a record is
+    published under the name but of another fingerprint; `missing`; `untuned`, where the row is one of
+    `untuned` and so its learning rate, part of the fingerprint, is not known; `unknown` before the
+    images are built. The seconds come from the run logs of this machine: the cell's own, or the median
+    of those of the same method and backbone; null without any.
     """
     entries = []
     spent: dict[tuple[str, str], list[float]] = {}
@@ -35,7 +35,7 @@ def table(
         if Row(cell.method, cell.backbone, cell.scheme) in untuned:
             state, print_ = "untuned", None
         elif print_ is not None:
-            state = "done" if store.record(print_) else _published(cell, print_, root)
+            state = _state(cell, print_, store, root)
             if state == "done" and (log := store.run_log(print_)):
                 seconds = float(log["wall_seconds"])
                 spent.setdefault((cell.method, cell.backbone), []).append(seconds)
@@ -48,9 +48,13 @@ def table(
     return entries
 
 
-def _published(cell: Cell, fingerprint: str, root: Path) -> str:
-    file = published.file_of(cell, root)
-    if not file.is_file():
-        return "missing"
-    same = published.read_one(file).record.fingerprint == fingerprint
-    return "done" if same else "stale"
+def _state(cell: Cell, fingerprint: str, store: Store, root: Path) -> str:
+    entry = store.last(fingerprint)
+    if entry is None:
+        file = published.file_of(cell, root)
+        if not file.is_file():
+            return "missing"
+        entry = published.read_one(file).record
+    if entry.fingerprint != fingerprint:
+        return "stale"
+    return "done" if entry.status == "diverged" else entry.status

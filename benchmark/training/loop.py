@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,8 +31,15 @@ VERSION = 2
 LOOK = 25
 """Steps between two looks at the loss: each look waits for the device."""
 
+CHECKPOINT_SECONDS = 30.0
+"""Time between two checkpoints if `checkpoint_steps` take longer: a kill costs so much and one step."""
+
 MARKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of the training after which a watched network is judged."""
+
+
+Progress = Callable[[int, int, Tensor], bool]
+"""Is told the steps done, those in all, and the last loss (on the device); returns whether to go on."""
 
 
 class Interrupted(Exception):
@@ -86,20 +94,21 @@ def train(
     device: torch.device,
     checkpoint: Path,
     fingerprint: str,
-    progress: Callable[[int, int], bool],
+    progress: Progress,
     checkpoint_steps: int = 200,
-    watch: Callable[[], float] | None = None,
+    watch: Callable[[Callable[[], bool]], float | None] | None = None,
     final: tuple[Path, str] | None = None,
     trace: Callable[[str, Iterable[tuple[str, Tensor]]], None] | None = None,
 ) -> Trained:
     """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
 
-    `progress(step, steps)` is called now and then and returns whether to go on; if not, the state
-    is saved and Interrupted is raised. A later call with the same fingerprint goes on from the
-    checkpoint to the same bits. `watch` judges the network after each of MARKS, in evaluation mode; it
-    must leave it as it was. `final` is where the state at the end is kept, and under which key: where
-    it is already, nothing is trained. `trace` is shown the `views` of the first step and the state after
-    it (`first_step`).
+    `progress` is called after every step; where it returns False, the state is saved and Interrupted is
+    raised. A later call with the same fingerprint resumes from the checkpoint and gives the same bits.
+    `watch` judges the network after each of MARKS, in evaluation mode, and must leave it as it was. It
+    gets a function that says whether to go on, and returns None if it was stopped; the resumed training
+    then judges again. `final` is where the state at the end is kept, and under which key: if it exists,
+    nothing is trained. `trace` is shown the `views` of the first step and the state after it
+    (`first_step`).
     """
     batch, steps = recipe.batch_size, recipe.images_seen // recipe.batch_size
     groups = parameter_groups(method, recipe.weight_decay, recipe.weight_decay_on)
@@ -119,9 +128,39 @@ def train(
     watched = torch.full((len(MARKS),), torch.nan)
     kept = curves | {"flops": flops, "watched": watched}
     start = load_checkpoint(*final, method, optimizer, kept) if final else 0
-    if start < steps:
-        start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
-    marks = [max(1, round(share * steps)) for share in MARKS]
+    if start == steps:
+        return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
+    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
+    marks = torch.tensor([max(1, round(share * steps)) for share in MARKS])
+
+    def stop(done: int) -> NoReturn:
+        save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
+        raise Interrupted
+
+    def judge(done: int) -> None:
+        here = (marks == done) & watched.isnan()
+        if watch is None or not here.any():
+            return
+        said = watch(lambda: progress(done, steps, curves["loss"][done - 1]))
+        method.train()
+        if said is None:
+            stop(done)
+        watched[here] = said
+
+    def diverged(done: int) -> Trained | None:
+        if done % LOOK and done < steps:
+            return None
+        broken = torch.nonzero(~curves["loss"][:done].isfinite())
+        if not len(broken):
+            return None
+        first = int(broken[0]) + 1
+        return Trained("diverged", steps, first, _kept(curves, first), watched, start, int(flops))
+
+    if start:  # what was left of the last step if the training was stopped while it was judged
+        judge(start)
+        if ended := diverged(start):
+            return ended
+    saved = time.monotonic()
     mixed = recipe.precision == "bfloat16"
     counter = FlopCounterMode(display=False)
     for step in range(start, steps):
@@ -160,25 +199,16 @@ def train(
         if outcome.pretext is not None:
             curves["pretext"][step] = outcome.pretext
         done = step + 1
-        if watch is not None and done in marks:
-            said = watch()
-            method.train()
-            for place, mark in enumerate(marks):
-                if mark == done:
-                    watched[place] = said
-        if done % LOOK == 0 or done == steps:
-            broken = torch.nonzero(~curves["loss"][:done].isfinite())
-            if len(broken):
-                first = int(broken[0]) + 1
-                return Trained(
-                    "diverged", steps, first, _kept(curves, first), watched, start, int(flops)
-                )
-            if not progress(done, steps):
-                save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
-                raise Interrupted
-        if done % checkpoint_steps == 0 and done < steps:
+        judge(done)
+        if ended := diverged(done):
+            return ended
+        if not progress(done, steps, curves["loss"][step]):
+            stop(done)
+        due = done % checkpoint_steps == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS
+        if due and done < steps:
             save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
-    if final and start < steps:
+            saved = time.monotonic()
+    if final:
         save_checkpoint(*final, steps, method, None, kept)
     return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
 

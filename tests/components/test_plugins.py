@@ -294,9 +294,7 @@ def test_a_file_that_changed_since_the_facts_were_read_is_refused(here: Path) ->
         plugins.found.cache_clear()
         registry._with_plugins.cache_clear()
         with pytest.raises(UserError, match="changed since the cell was planned"):
-            run_cell(
-                cell.on("images"), here, Store(here), torch.device("cpu"), lambda step, steps: True
-            )
+            run_cell(cell.on("images"), here, Store(here), torch.device("cpu"), lambda *_: True)
 
 
 def tiny_cell(root: Path) -> Cell:

@@ -228,7 +228,7 @@ def test_records_hold_them(project: Path) -> None:
     def result(label: str) -> dict[str, Any]:
         task = tiny.cell(label).on(tiny.dataset(project))
         where = project / "data" / "mini", tiny.store(project), torch.device("cpu")
-        found = run(task, *where, lambda done, steps: True)
+        found = run(task, *where, lambda *_: True)
         assert found.status == ("diverged" if "supervised" in label else "done")
         return found.result.diagnostics
 

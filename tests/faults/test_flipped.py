@@ -24,7 +24,7 @@ from benchmark.planning.images import dataset_checksum
 from benchmark.results import published as collect
 from benchmark.results.records import Store
 from benchmark.training.checkpoint import load_checkpoint
-from benchmark.training.loop import Interrupted
+from benchmark.training.loop import Interrupted, Progress
 from tests.helpers import forked, tiny
 
 FLIPS = 200
@@ -164,8 +164,8 @@ def test_downloaded_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert own.exists()
 
 
-def until(last: int) -> Callable[[int, int], bool]:
-    return lambda step, steps: step < last
+def until(last: int) -> Progress:
+    return lambda step, steps, loss: step < last
 
 
 def test_a_checkpoint(root: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_kept_end_of_a_training(root: Path, tmp_path: Path) -> None:
     kept.write_bytes(flipped(whole, len(whole) // 2, random.Random(0)))
     steps: list[int] = []
 
-    def count(step: int, total: int) -> bool:
+    def count(step: int, total: int, loss: torch.Tensor) -> bool:
         steps.append(step)
         return True
 

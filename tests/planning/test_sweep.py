@@ -210,6 +210,8 @@ def test_a_recipe_with_many_digits_can_be_tuned() -> None:
 
 # --- the table and the command
 
+FAULTS: tuple[records.Status, ...] = ("crashed", "out-of-memory")
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -224,7 +226,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The labels of the cells that commands ask to have trained; each scores by its rate."""
+    """The labels of the cells that commands ask to have trained; each scores by its rate.
+
+    A file `crashed` or `out-of-memory` in the project names the cells that get this status.
+    """
     asked: list[str] = []
 
     def train(arguments: Any, found: Params, tasks: Sequence[Task]) -> None:
@@ -233,7 +238,12 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             asked.append(task.cell.label)
             score = near(RECIPE)(task.cell.config.recipe.learning_rate, 0, 0)
             result = records.Result(metrics={"pooled_reestimated.knn5": score})
-            store.put(records.Record.of(task, {}, "done", result), {})
+            status: records.Status = "done"
+            for fault in FAULTS:
+                file = root / fault
+                if file.is_file() and task.cell.label in file.read_text(encoding="utf-8").split():
+                    status, result = fault, records.Result(metrics={})
+            store.put(records.Record.of(task, {}, status, result), {})
 
     monkeypatch.setattr(verb, "train_missing", train)
     return asked
@@ -296,6 +306,55 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
             row["learning_rate"],
             row["weight_decay"],
         )
+
+
+def test_without_a_trial_that_crashed_there_is_no_table(
+    root: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor would a rate be chosen from the rest; what is trained stays in the store."""
+    assert parser.main(["sweep"]) == 0
+    table = root / "results" / "mini" / "rates" / "leaderboard.json"
+    whole, label = table.read_bytes(), trained[0]
+    table.unlink()
+    records.store(root).folder.rename(root / "gone")
+    (root / "crashed").write_text(label, encoding="utf-8")
+    capsys.readouterr()
+    assert parser.main(["sweep"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"benchmark: 1 of 10 cells crashed: mini/sweep/{label}; the same command trains them again"
+    )
+    assert not table.exists()
+    (root / "crashed").unlink()
+    assert parser.main(["sweep"]) == 0
+    assert table.read_bytes() == whole
+
+
+def test_a_part_of_a_rows_trials_without_memory_choose_no_rate(
+    root: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parser.main(["sweep"]) == 0
+    table = root / "results" / "mini" / "rates" / "leaderboard.json"
+    whole, labels = table.read_bytes(), list(trained)
+    table.unlink()
+    bn = [label for label in labels if label.startswith("simclr-resnet-bn-")]
+    (root / "out-of-memory").write_text("\n".join(bn[:2]), encoding="utf-8")
+    capsys.readouterr()
+    assert parser.main(["sweep"]) == 1
+    assert "2 of 5 trials of simclr-resnet-bn ran out of memory" in capsys.readouterr().err
+    assert not table.exists()
+    # A row that never fits has no rate, and the others have theirs.
+    (root / "out-of-memory").write_text("\n".join(bn), encoding="utf-8")
+    assert parser.main(["sweep"]) == 0
+    assert [row["validation"] is None for row in rate_table.load(table)["rows"]] == [True, False]
+    # With more memory: only when asked, and then those alone.
+    (root / "out-of-memory").unlink()
+    trained.clear()
+    assert parser.main(["sweep"]) == 0
+    assert trained == []
+    assert parser.main(["sweep", "--retry"]) == 0
+    assert trained == bn
+    assert table.read_bytes() == whole
 
 
 def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -> None:

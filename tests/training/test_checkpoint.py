@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from torch import nn
 
 from benchmark.components import registry
 from benchmark.core import determinism
+from benchmark.evaluation.online_knn import watcher
 from benchmark.methods.base import Method
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
-from benchmark.training import network
-from benchmark.training.loop import Interrupted, Trained, train
+from benchmark.training import loop, network
+from benchmark.training.loop import MARKS, Interrupted, Progress, Trained, train
 from tests.helpers import tiny
 
 BATCH, STEPS, EPOCH = 16, 60, 4
-"""A look at the loss comes every 25 steps, an epoch every 4."""
+"""A look at the loss comes every 25 steps, an epoch every 4; MARKS are at 1, 2, 4, 8, 15, 30 and 60."""
 
 COUNT = BATCH * EPOCH
 MANIFEST = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": {"train": {"count": COUNT}}}
@@ -71,13 +73,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What makes the heads small, and the state of a method one that a checkpoint must hold."""
 
 
-def always(step: int, steps: int) -> bool:
+Watch = Callable[[Callable[[], bool]], float | None]
+
+
+def always(*_: object) -> bool:
     return True
 
 
-def until(last: int) -> Callable[[int, int], bool]:
+def until(last: int) -> Progress:
     """Asks the training to stop after so many steps."""
-    return lambda step, steps: step < last
+    return lambda step, steps, loss: step < last
 
 
 class Case:
@@ -106,16 +111,18 @@ class Case:
 
     def train(
         self,
-        progress: Callable[[int, int], bool] = always,
+        progress: Progress = always,
         checkpoint: Path | None = None,
         fingerprint: str = "this cell",
         every: int = 200,
+        watch: Callable[[Method], Watch] | None = None,
     ) -> tuple[Method, Trained]:
         method = self.build()
         trained = train(
             method, self.cell.config.recipe, self.cell.config.seed, self.images, self.labels,
             lambda x: ((x - 0.5) / 0.3).contiguous(memory_format=torch.channels_last),
             determinism.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
+            watch and watch(method),
         )  # fmt: skip
         return method, trained
 
@@ -197,16 +204,95 @@ def test_killed_between_two_checkpoints_goes_on_from_the_last(tmp_path: Path) ->
     class Killed(Exception):
         pass
 
-    def kill(step: int, steps: int) -> bool:
-        raise Killed
+    def kill(step: int, *_: object) -> bool:
+        if step == 25:
+            raise Killed
+        return True
 
     for every, last in [(8, 24), (11, 22), (7, 21), (1, 24)]:
         with pytest.raises(Killed):
-            case.train(kill, every=every)  # at the look after step 25, before it is saved
+            case.train(kill, every=every)  # after step 25, before it is saved
         resumed = case.train()
         assert resumed[1].resumed_at == last
         assert_same(resumed, whole)
         case.checkpoint.unlink()
+
+
+def test_a_checkpoint_comes_by_time_where_steps_are_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that moves 7 s in a step: one checkpoint in 30 s, and no other bits."""
+    case = Case("moco", "resnet", "bn", tmp_path)
+    whole = case.train()
+    saves, now = [], 0.0
+    save = loop.save_checkpoint
+
+    def slow(step: int, *_: object) -> bool:
+        nonlocal now
+        now += 7
+        return step < 50
+
+    def noted(path: Path, fingerprint: str, step: int, *rest: Any) -> None:
+        saves.append(step)
+        save(path, fingerprint, step, *rest)
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    with pytest.raises(Interrupted):
+        case.train(slow)
+    assert saves == [*range(5, 50, 5), 50]
+    assert_same(case.train(), whole)
+
+
+@pytest.mark.parametrize("at", [1, 15, 30, STEPS])
+def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path, at: int) -> None:
+    """Whatever the mark, with the score that an undisturbed training has."""
+    case = Case("simclr", "resnet", "bn", tmp_path)
+
+    def watch(method: Method) -> Watch:
+        images = case.images, case.labels
+        return watcher(
+            method.evaluated,
+            images,
+            images,
+            5,
+            0.1,
+            BATCH,
+            lambda x: (x - 0.5) / 0.3,
+            None,
+            (48, 40),
+        )
+
+    whole = case.train(watch=watch)
+    assert not whole[1].watched.isnan().any()
+    with pytest.raises(Interrupted):
+        case.train(until(at), watch=watch)
+    saved = load_file(case.checkpoint)["curve/watched"]
+    assert int(saved.isnan().sum()) == len(MARKS) - [1, 2, 4, 8, 15, 30, STEPS].index(at)
+    resumed = case.train(watch=watch)
+    assert resumed[1].resumed_at == at
+    assert torch.equal(resumed[1].watched, whole[1].watched)
+    assert_same(resumed, whole)
+
+
+def test_a_training_stopped_in_its_last_judgement_is_still_found_to_diverge(tmp_path: Path) -> None:
+    case = Case("supervised", "resnet", "bn", tmp_path)
+    # No look at the loss but at the end.
+    short = case.cell.config.recipe.model_copy(
+        update={"learning_rate": 1e30, "images_seen": 4 * BATCH}
+    )
+    case.cell = replace(case.cell, config=case.cell.config.model_copy(update={"training": short}))
+
+    def watch(method: Method) -> Watch:
+        return lambda go_on: 0.5 if go_on() else None
+
+    _, whole = case.train(watch=watch)
+    assert whole.status == "diverged"
+    with pytest.raises(Interrupted):
+        case.train(until(4), watch=watch)
+    _, resumed = case.train(watch=watch)
+    assert (resumed.status, resumed.resumed_at) == ("diverged", 4)
+    assert resumed.first_non_finite == whole.first_non_finite
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def go(task: Task, root: Path, store: Store) -> tuple[Record, int]:
     """The record, and how many times the training said that it goes on."""
     steps = 0
 
-    def progress(step: int, total: int) -> bool:
+    def progress(step: int, total: int, loss: torch.Tensor) -> bool:
         nonlocal steps
         steps += 1
         return True
@@ -102,7 +103,7 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
         )  # fmt: skip
         trained = train(
             method, wanted.config.recipe, 0, images["train"], labels["train"], standardise,
-            determinism.start("cpu"), root / "none.safetensors", "key", lambda step, steps: True,
+            determinism.start("cpu"), root / "none.safetensors", "key", lambda *_: True,
             watch=watch if look else None,
         )  # fmt: skip
         states.append(method.state_dict())
@@ -138,4 +139,6 @@ def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
         tiny.BATCH,
         lambda x: x,
     )
-    assert watch() != watch()
+    score = watch(lambda: True)
+    assert score is not None
+    assert math.isnan(score)

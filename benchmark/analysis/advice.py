@@ -16,7 +16,7 @@ from benchmark.config.schema import MethodParams, Params
 from benchmark.core.errors import UserError, unknown
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 
 WIDTH = 96
 
@@ -41,14 +41,14 @@ def question(params: Params, method: str, backbone: str, batch: int | None) -> Q
     return Question(method, component, backbone, batch or batch_of(params, method))
 
 
-def advise(shelf: Shelf, method: str, backbone: str, batch: int | None = None) -> list[str]:
+def advise(index: RecordIndex, method: str, backbone: str, batch: int | None = None) -> list[str]:
     """The advice in lines of text: schemes tied for best, schemes to avoid, the evidence, its reach.
 
     Schemes are compared within the recipe and experiment that come nearest to the question; others
     are summed up. Raises UserError for names that do not exist, and where a record is of another
     configuration than the params ask for.
     """
-    params = shelf.params
+    params = index.params
     asked = question(params, method, backbone, batch)
     said = [f"{method} on {backbone}, batch {asked.batch}, track {params.track}"]
     if not registry.facts("method", asked.method)["views"]:
@@ -57,19 +57,19 @@ def advise(shelf: Shelf, method: str, backbone: str, batch: int | None = None) -
     def about(row: Row) -> bool:
         return row.backbone == backbone and plan.component(params, row.method) == asked.method
 
-    found, skipped = gather(shelf, about, asked)
+    found, skipped = gather(index, about, asked)
     if not found:
         said += _wrapped(f"The records cannot say: {_nothing(params, asked, skipped)}.")
-        return said + _wrapped(_nearest(shelf, asked))
-    claims = load.read(shelf.root)
+        return said + _wrapped(_nearest(index, asked))
+    claims = load.read(index.root)
     first, *others = found
-    said += [*_verdict(shelf, claims, first), *_wrapped(_provenance(params, first))]
+    said += [*_verdict(index, claims, first), *_wrapped(_provenance(params, first))]
     further: dict[str, Evidence] = {}
     for other in others:
         if other.experiment != first.experiment:
             further.setdefault(other.experiment, other)
     for other in list(further.values())[:ALSO]:
-        said += _wrapped(f"Also {_summary(shelf, claims, asked, other)}.")
+        said += _wrapped(f"Also {_summary(index, claims, asked, other)}.")
     if rest := list(further)[ALSO:]:
         said += _wrapped(f"Also in {', '.join(rest)}.")
     if skipped:
@@ -77,10 +77,10 @@ def advise(shelf: Shelf, method: str, backbone: str, batch: int | None = None) -
     return said + _wrapped(f"How far: {' '.join(_reach(params, asked, first, others))}")
 
 
-def _verdict(shelf: Shelf, claims: Claims, evidence: Evidence) -> list[str]:
-    found = standing(shelf, claims, evidence)
-    rows = {shelved.row.scheme: shelved for shelved in evidence.complete}
-    alike = len({len(shelved.seeds) for shelved in evidence.complete}) == 1
+def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> list[str]:
+    found = standing(index, claims, evidence)
+    rows = {own.row.scheme: own for own in evidence.complete}
+    alike = len({len(own.seeds) for own in evidence.complete}) == 1
     shown = []
     for scheme, centre in found.tied.items():
         n = len(rows[scheme].seeds)
@@ -104,7 +104,7 @@ def _verdict(shelf: Shelf, claims: Claims, evidence: Evidence) -> list[str]:
 
 
 def _provenance(params: Params, evidence: Evidence) -> str:
-    counts = sorted({len(shelved.seeds) for shelved in evidence.complete})
+    counts = sorted({len(own.seeds) for own in evidence.complete})
     seeds = " or ".join([*map(str, counts[:-1]), _seeds(counts[-1])])
     parts = [f"Evidence: experiment {evidence.experiment}, {seeds}, {_rates(params, evidence)}"]
     parts.append("kNN in %, BN statistics re-estimated")
@@ -127,14 +127,14 @@ def _rates(params: Params, evidence: Evidence) -> str:
     return "rates tuned for each scheme" + (f" of {other}" if other else "")
 
 
-def _summary(shelf: Shelf, claims: Claims, asked: Question, evidence: Evidence) -> str:
+def _summary(index: RecordIndex, claims: Claims, asked: Question, evidence: Evidence) -> str:
     notes = [] if evidence.batch == asked.batch else [f"batch {evidence.batch}"]
     notes += evidence.differences
     notes += [] if evidence.tuned else ["rates not tuned"]
     where = evidence.experiment + (f" ({'; '.join(notes)})" if notes else "")
     if len(evidence.complete) == 1:
         return f"{where}: only {evidence.complete[0].row.scheme}"
-    found = standing(shelf, claims, evidence)
+    found = standing(index, claims, evidence)
     order = "undecided" if evidence.accuracy.sd is None else "best"
     avoid = f"; avoid {', '.join(found.avoid)}" if found.avoid else ""
     return f"{where}: {order} {', '.join(found.tied) or 'none'}{avoid}"
@@ -149,7 +149,7 @@ def _reach(
         yield f"The nearest batch{compared} is {evidence.batch}, not {asked.batch}."
     if evidence.differences:
         yield f"Nearest recipe {evidence.recipe}: {', '.join(evidence.differences)}."
-    if edges := [shelved.row.scheme for shelved in evidence.complete if shelved.at_edge]:
+    if edges := [own.row.scheme for own in evidence.complete if own.at_edge]:
         yield f"A better rate may lie beyond those tried for {', '.join(edges)}."
     recipe = params.methods[evidence.recipe]
     if isinstance(recipe, MethodParams):
@@ -167,9 +167,9 @@ def _nothing(params: Params, asked: Question, skipped: Sequence[str]) -> str:
     return f"no experiment of track {params.track} has {where}"
 
 
-def _nearest(shelf: Shelf, asked: Question) -> str:
+def _nearest(index: RecordIndex, asked: Question) -> str:
     """The same method in another backbone, else the method that is built most alike."""
-    params = shelf.params
+    params = index.params
 
     def elsewhere(row: Row) -> bool:
         return row.backbone != asked.backbone and plan.component(params, row.method) == asked.method
@@ -179,7 +179,7 @@ def _nearest(shelf: Shelf, asked: Question) -> str:
         return row.backbone == asked.backbone and component not in (asked.method, *CONTROLS)
 
     for wanted in (elsewhere, others):
-        found, _ = gather(shelf, wanted, asked)
+        found, _ = gather(index, wanted, asked)
         if found:
             best = max(found, key=lambda evidence: _likeness(params, asked, evidence))
             where = f"in experiment {best.experiment}"

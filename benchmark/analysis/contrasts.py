@@ -12,9 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer
 
 from benchmark.analysis import power, statistics
-from benchmark.analysis.statistics import Spread
+from benchmark.analysis.statistics import Measured, Spread
 
 LEVEL = 0.05
 """Share of whole tables of claims that may hold a false verdict."""
@@ -24,6 +27,9 @@ COMPARISONS = 10
 
 ROUNDING = 1e-12
 """What sums of a few values near 1 differ by when nothing but their rounding differs."""
+
+Chance = Annotated[float, PlainSerializer(lambda p: float(f"{p:.3g}"), return_type=float)]
+"""A p-value; published with three significant digits, because a small p is not zero."""
 
 
 @dataclass(frozen=True)
@@ -47,31 +53,31 @@ class Contrast:
 class Finding:
     """What the seeds say about a contrast, in its unit. Null where no spread could be estimated."""
 
-    estimate: float
+    estimate: Annotated[Measured, Field(serialization_alias="mean")]
     """Mean difference."""
-    low: float | None
+    low: Measured | None
     """Lower end of the simultaneous interval (coverage 1 − LEVEL / comparisons); so for `high`."""
-    high: float | None
-    se: float | None
+    high: Measured | None
+    se: Measured | None
     """Standard error of the estimate, from the larger spread."""
     df: int
     """Degrees of freedom of the t quantiles: of the spread that decided, the pool's or n − 1."""
-    p: float
+    p: Chance
     """Two-sided, of no difference, not adjusted; 1 where no spread could be estimated."""
-    p_adjusted: float
+    p_adjusted: Chance
     significant: bool
     """The adjusted p is at most LEVEL: 0 lies outside the interval."""
-    p_equivalence: float | None
+    p_equivalence: Chance | None
     """The larger of the two one-sided tests' (TOST), not adjusted; null without a margin."""
     equivalent: bool | None
     """The difference is shown to lie within ± margin, at the same adjusted level."""
-    detectable: float | None
+    detectable: Measured | None
     """The smallest true difference, of either sign, that this design finds four times in five."""
     n: int
     """Paired seeds."""
-    own_sd: float | None
+    own_sd: Measured | None
     """Standard deviation of the differences (n − 1)."""
-    pooled_sd: float | None
+    pooled_sd: Measured | None
     """The pool's standard deviation of such a difference: √weight times that of one value."""
     pooled: bool
     """The pool's spread was the larger and decided, not the contrast's own."""
@@ -189,7 +195,7 @@ def _tested(finding: Finding, comparisons: int, margin: float | None) -> Finding
     half: float | None
     detectable: float | None
     if se is not None and se > ROUNDING:
-        half = float(stats.t.isf(level / 2, df)) * se
+        half = statistics.quantile(df, level) * se
         detectable = power.effect(df, level) * se
         p = float(2 * stats.t.sf(abs(estimate) / se, df))
         beyond = None if margin is None else float(stats.t.sf((margin - abs(estimate)) / se, df))

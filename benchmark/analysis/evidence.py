@@ -15,7 +15,7 @@ from benchmark.analysis.statistics import Spread, half_width, mean, pool
 from benchmark.config.schema import MethodParams, Params
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
-from benchmark.results.rows import Shelf, Shelved
+from benchmark.results.rows import RecordIndex, RowRecords
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Evidence:
     """What sets the recipe apart from the one asked about, its batch aside."""
     tuned: bool
     """Whether each scheme has a learning rate of its own."""
-    complete: tuple[Shelved, ...]
+    complete: tuple[RowRecords, ...]
     """The rows that have a record of every seed; at least one."""
     missing: tuple[str, ...]
     """The schemes of the others."""
@@ -70,13 +70,13 @@ def batch_of(params: Params, recipe: str) -> int:
 
 
 def gather(
-    shelf: Shelf, wanted: Callable[[Row], bool], asked: Question
+    index: RecordIndex, wanted: Callable[[Row], bool], asked: Question
 ) -> tuple[list[Evidence], list[str]]:
     """The evidence in the wanted rows, nearest to the question first, and the experiments without any.
 
     Only trained rows count. Raises UserError where a record is of another configuration.
     """
-    params = shelf.params
+    params = index.params
     found: list[Evidence] = []
     skipped = []
     for name, experiment in params.experiments.items():
@@ -86,12 +86,12 @@ def gather(
                 groups.setdefault((row.method, row.backbone), []).append(row)
         if not groups:
             continue
-        rows, before = shelf.rows(name), len(found)
+        rows, before = index.rows(name), len(found)
         for (recipe, backbone), group in groups.items():
             complete = tuple(rows[row] for row in group if not rows[row].missing)
             if not complete:
                 continue
-            accuracy, excess = _spreads(shelf, backbone, list(rows.values()))
+            accuracy, excess = _spreads(index, backbone, list(rows.values()))
             tuned = experiment.learning_rates == "tuned"
             found.append(
                 Evidence(
@@ -121,7 +121,7 @@ def _distance(evidence: Evidence, asked: Question) -> tuple[bool, float, int, bo
         len(evidence.differences),
         not evidence.tuned,
         -len(rows),
-        -sum(len(shelved.seeds) for shelved in rows),
+        -sum(len(own.seeds) for own in rows),
     )
 
 
@@ -154,23 +154,25 @@ def _images_seen(entry: MethodParams, backbone: str) -> int | None:
     return lengths.get(backbone) if isinstance(lengths, dict) else lengths
 
 
-def _spreads(shelf: Shelf, backbone: str, rows: Sequence[Shelved]) -> tuple[Spread, Spread]:
+def _spreads(
+    index: RecordIndex, backbone: str, rows: Sequence[RowRecords]
+) -> tuple[Spread, Spread]:
     """Those of rows whose every seed has a value: the seeds that survive others are a selection."""
     trained = [
-        shelved
-        for shelved in rows
-        if shelved.row.backbone == backbone and plan.is_trained(shelf.params, shelved.row.method)
+        own
+        for own in rows
+        if own.row.backbone == backbone and plan.is_trained(index.params, own.row.method)
     ]
-    accuracies = [(s, list(shelf.values(s, ACCURACY).values())) for s in trained]
+    accuracies = [(s, list(index.values(s, ACCURACY).values())) for s in trained]
     excesses = [(s, list(swap_excess(s).values())) for s in trained]
     accuracy, excess = (
-        pool(values for shelved, values in found if len(values) == len(shelved.seeds))
+        pool(values for own, values in found if len(values) == len(own.seeds))
         for found in (accuracies, excesses)
     )
     return accuracy, excess
 
 
-def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
+def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing:
     """Which schemes are tied for best, and why the others are to be avoided.
 
     A scheme is lower where its difference from the best exceeds t(.975, df) · s · √(1/n + 1/m), s
@@ -178,30 +180,29 @@ def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
     learnt (as the claims define it) and do not leak, which is a swap excess above its interval. Where
     the keys are shuffled the training could not use what a group gives away, whatever the excess.
     """
-    least = bar(shelf, claims, evidence.experiment, evidence.backbone)
+    least = bar(index, claims, evidence.experiment, evidence.backbone)
     why: dict[str, str] = {}
     means: dict[str, float] = {}
-    halves: dict[str, float] = {}
-    for shelved in evidence.complete:
-        scheme, values = shelved.row.scheme, list(shelf.values(shelved, ACCURACY).values())
+    for own in evidence.complete:
+        scheme, values = own.row.scheme, list(index.values(own, ACCURACY).values())
         means[scheme] = mean(values) if values else -1.0
-        half = half_width(evidence.accuracy, len(shelved.seeds))
-        halves[scheme] = math.inf if half is None else half
-        excess = list(swap_excess(shelved).values())
+        excess = list(swap_excess(own).values())
         half = half_width(evidence.excess, len(excess)) if excess else None
-        if len(values) < len(shelved.seeds):
-            why[scheme] = _failed(shelved)
+        if len(values) < len(own.seeds):
+            why[scheme] = _failed(own)
         elif least.least is not None and means[scheme] < least.least:
             shown = f"{_percent(means[scheme])}, {least.row} {_percent(least.better or 0.0)}"
             why[scheme] = f"did not learn: {shown}"
-        elif half is not None and mean(excess) > half and not _shuffles(shelved):
+        elif half is not None and mean(excess) > half and not _shuffles(own):
             gained = f"{_percent(mean(excess))} ± {_percent(half)} points"
             why[scheme] = f"leaks: training raised its swap gap by {gained}"
     ordered = sorted(means, key=lambda scheme: (-means[scheme], scheme))
     good = [scheme for scheme in ordered if scheme not in why]
+    seeds = {own.row.scheme: len(own.seeds) for own in evidence.complete}
     for scheme in good:
-        gap, half = means[good[0]] - means[scheme], math.hypot(halves[good[0]], halves[scheme])
-        if gap > half:
+        gap = means[good[0]] - means[scheme]
+        half = half_width(evidence.accuracy, seeds[good[0]], seeds[scheme])
+        if half is not None and gap > half:
             why[scheme] = f"{_percent(gap)} ± {_percent(half)} points lower"
     return Standing(
         {scheme: means[scheme] for scheme in ordered if scheme not in why},
@@ -209,17 +210,17 @@ def standing(shelf: Shelf, claims: Claims, evidence: Evidence) -> Standing:
     )
 
 
-def _shuffles(shelved: Shelved) -> bool:
+def _shuffles(own: RowRecords) -> bool:
     """Whether the row's teacher shuffles its batches."""
-    entry = next(iter(shelved.records.values()))
+    entry = next(iter(own.records.values()))
     training = entry.record.cell.training
     return bool(training and training.teacher and training.teacher.shuffle)
 
 
-def _failed(shelved: Shelved) -> str:
-    counts = Counter(shelved.failed.values())
+def _failed(own: RowRecords) -> str:
+    counts = Counter(own.failed.values())
     ends = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    return f"failed: {ends or 'no accuracy'} of {len(shelved.seeds)}"
+    return f"failed: {ends or 'no accuracy'} of {len(own.seeds)}"
 
 
 def _percent(value: float) -> str:

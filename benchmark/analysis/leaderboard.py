@@ -6,23 +6,26 @@ puts its row behind every row whose seeds all finished.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from benchmark.analysis import gate, statistics
-from benchmark.analysis.statistics import Estimate, Spread
+from benchmark.analysis.statistics import Estimate, Measured, Spread
 from benchmark.components.facts import PIXELS
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
-from benchmark.planning import plan, rate_table
-from benchmark.planning.cell import Cell, Row
+from benchmark.planning import plan
+from benchmark.planning.cell import Row
 from benchmark.results import origins as provenance
 from benchmark.results.metrics import RANKING
 from benchmark.results.origins import Origin
 from benchmark.results.published import Published
+from benchmark.results.rows import RecordIndex, RowRecords
 
 CONTROLS = ("supervised", "untrained", "raw-pixels")
 """What the methods are held against, in the order in which they stand below them."""
@@ -47,9 +50,9 @@ class Metric:
 class Setting:
     """A learning rate and weight decay with what the sweep found for them."""
 
-    rate: float
+    rate: Annotated[float, Field(serialization_alias="learning_rate")]
     weight_decay: float
-    validation: float | None
+    validation: Measured | None
     """Validation accuracy in 0..1, null where no sweep scored this setting."""
 
 
@@ -72,18 +75,38 @@ class Cost:
     """Of the backbone."""
     images: int
     """Training images, repetitions counted and views not."""
-    tflop: float | None
+    tflop: Measured | None
     """10¹² floating-point operations of a whole training; null if unknown or never finished."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """A pooled spread: of one metric over the rows of one backbone, trained or untrained."""
+class Pool(Spread):
+    """The pooled spread of one metric over the rows of one backbone, trained or untrained."""
 
     metric: str
     backbone: str
     trained: bool
-    spread: Spread
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a row: its record and what made it."""
+
+    published: Published
+    origin: Origin | None
+    """Null where nothing says."""
+    accuracy: float | None
+    """The metric that ranks, null where it has none."""
+
+    @property
+    def status(self) -> str:
+        """How the training ended."""
+        return self.published.record.status
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The flaws of its provenance, keys of `origins.MARKS`."""
+        return provenance.marks(self.origin, self.published)
 
 
 @dataclass(frozen=True)
@@ -123,22 +146,13 @@ class Entry:
     """By section the median relative update of the weights, ‖Δw‖ / ‖w‖ a step, the mean over seeds."""
     collapse: Mapping[str, float | None]
     """By section √d · embedding std, the mean over seeds: about 1 when spread evenly, 0 collapsed."""
-    records: tuple[Published, ...]
+    records: tuple[Run, ...]
     """In the order of the seeds."""
-    origins: tuple[Origin | None, ...]
-    """What made each record; None where nothing says."""
 
     @property
     def status(self) -> str:
         """The worst status of its seeds."""
         return max(self.statuses, key=_severity)
-
-    @property
-    def marks(self) -> dict[str, int]:
-        """What is to be said against the provenance of its records, with the number of records."""
-        pairs = zip(self.origins, self.records, strict=True)
-        found = [mark for origin, p in pairs for mark in provenance.marks(origin, p)]
-        return {mark: found.count(mark) for mark in provenance.MARKS if mark in found}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -193,70 +207,67 @@ def metrics(params: Params) -> tuple[Metric, ...]:
     )
 
 
-def build(
-    params: Params,
-    experiment: str,
-    published: Sequence[Published],
-    sweep_table: Mapping[str, Any],
-    origins: Mapping[str, Origin],
-) -> Table:
-    """The table of an experiment from its published records, the sweep's table of rates and, by label,
-    what made the records.
+def build(root: Path, params: Params, experiment: str) -> Table:
+    """The table of an experiment from its published records, rates and their provenance.
 
     Raises UserError where a cell that the params ask for is missing or was trained otherwise.
     """
-    rows = plan.rows(params, experiment)
-    tuned = params.experiments[experiment].learning_rates == "tuned"
-    settings = rate_table.settings(sweep_table) if tuned else None
-    records = _matched(params, plan.cells(params, experiment, settings), published)
+    rows = _complete(root, params, experiment)
     columns = metrics(params)
-    found = sweep_table["rows"] if tuned else []
-    swept = {Row(line["method"], line["backbone"], line["scheme"]): line for line in found}
-    environments = _distinct([p.record.environment for row in rows for p in records[row]])
+    every = [p.record for own in rows for p in own.records.values()]
+    distinct = {canonical_json.compact(r.environment): r.environment for r in every}
+    environments = list(distinct.values())
     values = {
-        (row, metric.name): _values(records[row], metric.key) for row in rows for metric in columns
+        (own.row, metric.name): _values(own, metric.key) for own in rows for metric in columns
     }
-    pools = _pools(params, rows, columns, records, values)
-    spreads = {(pool.metric, pool.backbone, pool.trained): pool.spread for pool in pools}
+    pools = _pools(params, rows, columns, values)
+    spreads = {(pool.metric, pool.backbone, pool.trained): pool for pool in pools}
     entries = []
-    for row in rows:
-        estimates: dict[str, Estimate | None] = {}
+    for own in rows:
+        row, records = own.row, list(own.records.values())
+        trained = plan.is_trained(params, row.method)
+        method = plan.component(params, row.method)
+        estimates = {}
         for metric in columns:
             numbers = values[row, metric.name]
             if is_fixed(row):
                 estimates[metric.name] = statistics.exact(numbers)
             else:
-                spread = spreads[metric.name, row.backbone, plan.is_trained(params, row.method)]
+                spread = spreads[metric.name, row.backbone, trained]
                 estimates[metric.name] = statistics.estimate(numbers, spread)
         entries.append(
             Entry(
                 row=row,
-                method=plan.component(params, row.method),
+                method=method,
                 title=_title(params, row),
-                seeds=tuple(p.seed for p in records[row]),
-                statuses=tuple(p.record.status for p in records[row]),
+                seeds=own.seeds,
+                statuses=tuple(p.record.status for p in records),
                 estimates=estimates,
-                complete=len(values[row, columns[0].name]) == len(records[row]),
-                control=plan.component(params, row.method) in CONTROLS,
+                complete=len(values[row, columns[0].name]) == len(records),
+                control=method in CONTROLS,
                 rank=None,
                 learnt=None,
                 best=False,
                 tied=False,
-                rates=_rates(params, row, swept.get(plan.tuned_row(params, row))),
-                cost=_cost(records[row]),
-                penalty_at_edge=_penalty_at_edge(records[row]),
-                environments=_places(records[row], environments),
-                updates=_updates(records[row]),
-                collapse=_collapse(records[row]),
-                records=tuple(records[row]),
-                origins=tuple(origins.get(p.label) for p in records[row]),
+                rates=_rates(params, experiment, own) if trained else None,
+                cost=_cost(records),
+                penalty_at_edge=_penalty_at_edge(records),
+                environments=tuple(
+                    sorted({environments.index(p.record.environment) for p in records})
+                ),
+                updates=_updates(records),
+                collapse=_collapse(records),
+                records=tuple(
+                    Run(p, own.origins[p.seed], p.record.result.metrics.get(columns[0].key))
+                    for p in records
+                ),
             )
         )
     return Table(
         track=params.track,
         title=params.title,
         experiment=experiment,
-        dataset=records[rows[0]][0].record.dataset,
+        dataset=every[0].dataset,
         neighbours=params.evaluation.knn_k,
         metrics=columns,
         backbones=params.experiments[experiment].every("backbones"),
@@ -267,49 +278,38 @@ def build(
     )
 
 
+def _complete(root: Path, params: Params, experiment: str) -> list[RowRecords]:
+    """The rows of an experiment, each with the record of every seed; UserError where one lacks it."""
+    rows = list(RecordIndex(root, params, tables=False).rows(experiment).values())
+    for own in rows:
+        if own.untuned:
+            raise own.untuned
+    if missing := [f"{own.row}-s{seed}" for own in rows for seed in own.missing]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"results/{params.track}/records/{experiment} has no record of {missing[0]}{more}: "
+            f"run `{plan.train_command(params.track, experiment)}`"
+        )
+    return rows
+
+
 def _title(params: Params, row: Row) -> str:
     """The method's title; a recipe that departs from the method's own is shown under its name."""
     own = plan.component(params, row.method) == row.method
     return str(plan.facts(params, row.method)["title"]) if own else row.method
 
 
-def _matched(
-    params: Params, cells: Sequence[Cell], published: Sequence[Published]
-) -> dict[Row, list[Published]]:
-    """The record of every cell, by row; each must be of that very cell, all of the same images."""
-    by_label = {entry.label: entry for entry in published}
-    missing = [cell.label for cell in cells if cell.label not in by_label]
-    where = f"results/{params.track}/records/{cells[0].experiment}"
-    used = {name for cell in cells for name in cell.components}
-    remedy = f"run `{plan.train_command(params.track, cells[0].experiment, used)}`"
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{where} has no record of {missing[0]}{more}: {remedy}")
-    records: dict[Row, list[Published]] = {}
-    for cell in cells:
-        entry = by_label[cell.label]
-        if cell.on(entry.record.dataset).fingerprint != entry.record.fingerprint:
-            raise UserError(
-                f"{where}: the record of {cell.label} is of another configuration than the params "
-                f"ask for: {remedy}"
-            )
-        records.setdefault(Row(cell.method, cell.backbone, cell.scheme), []).append(entry)
-    if len(images := {by_label[cell.label].record.dataset for cell in cells}) > 1:
-        raise UserError(f"{where} mixes {len(images)} versions of the images: {remedy}")
-    return records
-
-
-def _values(records: Sequence[Published], key: str) -> list[float]:
+def _values(own: RowRecords, key: str) -> list[float]:
     """A metric's values; a cell that failed, or whose embeddings are not finite, has none."""
-    found = [p.record.result.metrics.get(key) for p in records if p.record.status == "done"]
+    records = (p.record for p in own.records.values() if p.record.status == "done")
+    found = [record.result.metrics.get(key) for record in records]
     return [float(value) for value in found if value is not None]
 
 
 def _pools(
     params: Params,
-    rows: Sequence[Row],
+    rows: Sequence[RowRecords],
     columns: Sequence[Metric],
-    records: Mapping[Row, Sequence[Published]],
     values: Mapping[tuple[Row, str], Sequence[float]],
 ) -> list[Pool]:
     """A spread for every metric, backbone, and trained or untrained rows.
@@ -317,37 +317,31 @@ def _pools(
     Only rows whose every seed finished with a value count: the seeds that survive in a row that
     also fails are a selection. Rows of the very same trainings count once.
     """
-    trainings: dict[tuple[str, ...], Row] = {}
-    for row in rows:
-        if not is_fixed(row):
-            trainings.setdefault(tuple(p.record.fingerprint for p in records[row]), row)
-    random = list(trainings.values())
-    groups = dict.fromkeys((row.backbone, plan.is_trained(params, row.method)) for row in random)
+    trainings: dict[tuple[str, ...], RowRecords] = {}
+    for own in rows:
+        if not is_fixed(own.row):
+            prints = tuple(p.record.fingerprint for p in own.records.values())
+            trainings.setdefault(prints, own)
+    groups: dict[tuple[str, bool], list[RowRecords]] = {}
+    for own in trainings.values():
+        kind = own.row.backbone, plan.is_trained(params, own.row.method)
+        groups.setdefault(kind, []).append(own)
     pools = []
     for metric in columns:
-        for backbone, trained in groups:
-            complete = [
-                values[row, metric.name]
-                for row in random
-                if (row.backbone, plan.is_trained(params, row.method)) == (backbone, trained)
-                and len(values[row, metric.name]) == len(records[row])
-            ]
-            pools.append(Pool(metric.name, backbone, trained, statistics.pool(complete)))
+        for (backbone, trained), group in groups.items():
+            found = [(own, values[own.row, metric.name]) for own in group]
+            complete = [numbers for own, numbers in found if len(numbers) == len(own.seeds)]
+            spread = statistics.pool(complete)
+            pools.append(Pool(spread.sd, spread.df, metric.name, backbone, trained))
     return pools
 
 
-def _rates(params: Params, row: Row, line: Mapping[str, Any] | None) -> Rates | None:
-    if not plan.is_trained(params, row.method):
-        return None
-    if line is None:
-        return Rates(None, Setting(*plan.default_setting(params, row), None), False)
-    return Rates(
-        Setting(line["learning_rate"], line["weight_decay"], line["validation"]),
-        Setting(
-            line["default_learning_rate"], line["default_weight_decay"], line["default_validation"]
-        ),
-        bool(line["at_edge"]),
-    )
+def _rates(params: Params, experiment: str, own: RowRecords) -> Rates:
+    if params.experiments[experiment].learning_rates != "tuned":
+        return Rates(None, Setting(*plan.default_setting(params, own.row), None), False)
+    keys = ("learning_rate", "weight_decay", "validation")
+    tuned, default = (Setting(*(own.tuning[f"{of}{k}"] for k in keys)) for of in ("", "default_"))
+    return Rates(tuned, default, own.at_edge)
 
 
 def _cost(records: Sequence[Published]) -> Cost:
@@ -400,23 +394,13 @@ def _by_section(measured: Iterable[Mapping[str, float | None]]) -> dict[str, flo
     return {name: statistics.mean(known) if known else None for name, known in values.items()}
 
 
-def _distinct(environments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list({canonical_json.compact(found): found for found in environments}.values())
-
-
-def _places(
-    records: Sequence[Published], environments: Sequence[Mapping[str, Any]]
-) -> tuple[int, ...]:
-    return tuple(sorted({environments.index(p.record.environment) for p in records}))
-
-
 def _mean(entry: Entry) -> float:
     found = entry.estimates[RANKING]
     return -1.0 if found is None else found.mean
 
 
 def _ordered(
-    entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Spread]
+    entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Pool]
 ) -> list[Entry]:
     """Ranks the entries within their backbone and marks each method's best schemes.
 
@@ -460,7 +444,7 @@ def _learnt(entry: Entry, entries: Sequence[Entry]) -> bool | None:
 
 
 def _marked(
-    entry: Entry, entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Spread]
+    entry: Entry, entries: Sequence[Entry], spreads: Mapping[tuple[str, str, bool], Pool]
 ) -> Entry:
     """The entry with what can be said of it among the schemes of its method and backbone."""
     own = (entry.row.method, entry.row.backbone)
@@ -470,10 +454,10 @@ def _marked(
         return entry
     best = max(able, key=_mean)
     spread = spreads[RANKING, entry.row.backbone, bool(entry.rates)]
-    halves = [statistics.half_width(spread, len(e.seeds)) for e in (best, entry)]
-    apart = math.inf if None in halves else math.hypot(*(half or 0.0 for half in halves))
+    apart = statistics.half_width(spread, len(best.seeds), len(entry.seeds))
     # A row whose best rate was at an edge may be better than it looks, so it is not told apart either.
-    near = _mean(best) - _mean(entry) <= apart or bool(entry.rates and entry.rates.at_edge)
+    near = apart is None or _mean(best) - _mean(entry) <= apart
+    near |= bool(entry.rates and entry.rates.at_edge)
     return replace(entry, best=best is entry, tied=near)
 
 

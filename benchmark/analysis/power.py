@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+from benchmark.analysis.statistics import quantile
+
 POWER = 0.8
 """With which probability an effect, or equivalence, is to be found."""
 
@@ -26,7 +28,7 @@ def effect(df: int, level: float) -> float:
     """The effect, in standard errors, that a two-sided t-test at a level finds with POWER."""
     from scipy import optimize, stats
 
-    limit = float(stats.t.isf(level / 2, df))
+    limit = quantile(df, level)
 
     def lacking(size: float) -> float:
         # The other tail adds less than the level.
@@ -43,8 +45,7 @@ def of_difference(size: float, sd: float, n: int, level: float) -> float:
     """
     from scipy import stats
 
-    limit = float(stats.t.isf(level / 2, n - 1))
-    return float(stats.nct.sf(limit, n - 1, math.sqrt(n) * abs(size) / sd))
+    return float(stats.nct.sf(quantile(n - 1, level), n - 1, math.sqrt(n) * abs(size) / sd))
 
 
 def of_equivalence(margin: float, sd: float, n: int, level: float, true: float = 0.0) -> float:
@@ -58,7 +59,7 @@ def of_equivalence(margin: float, sd: float, n: int, level: float, true: float =
 
     df = n - 1
     shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    half = margin - stats.t.isf(level, df) * sd * np.sqrt(stats.chi2.ppf(shares, df) / df / n)
+    half = margin - quantile(df, 2 * level) * sd * np.sqrt(stats.chi2.ppf(shares, df) / df / n)
     se = sd / math.sqrt(n)
     inside = stats.norm.cdf((half - true) / se) - stats.norm.cdf((-half - true) / se)
     return float(np.where(half > 0, inside, 0.0).mean())

@@ -1,20 +1,35 @@
-"""Means, spreads and intervals over seeds."""
+"""Means, spreads and intervals over seeds, and how many digits of them are published."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer
 
 LEVEL = 0.95
-"""Coverage of every interval."""
+"""Coverage of an interval that is not adjusted for the number of comparisons."""
+
+DIGITS = 6
+"""Decimals of a measured number in a JSON document."""
+
+
+def rounded(value: float) -> float:
+    """A measured number as the documents have it; minus zero is zero."""
+    return round(value, DIGITS) + 0.0
+
+
+Measured = Annotated[float, PlainSerializer(rounded, return_type=float)]
+"""A measured number; settings, as learning rates, are floats and published exactly."""
 
 
 @dataclass(frozen=True)
 class Spread:
     """A standard deviation within rows, pooled over rows, and its degrees of freedom."""
 
-    sd: float | None
+    sd: Measured | None
     """Null where no row has two values."""
     df: int
 
@@ -23,13 +38,13 @@ class Spread:
 class Estimate:
     """A mean over seeds, in the unit of its values."""
 
-    mean: float
-    low: float | None
+    mean: Measured
+    low: Measured | None
     """Lower end of the interval, null where no spread could be estimated; so for `high`."""
-    high: float | None
-    sd: float | None
+    high: Measured | None
+    sd: Measured | None
     """Standard deviation of these values alone (n − 1), null for a single one."""
-    half_width: float | None
+    half_width: Annotated[float | None, Field(exclude=True)]
     """Half the interval before it is cut to 0..1."""
     n: int
     """How many values."""
@@ -60,14 +75,22 @@ def pool(rows: Iterable[Sequence[float]]) -> Spread:
     return Spread(math.sqrt(math.fsum(map(_squares, kept)) / df) if df else None, df)
 
 
-def half_width(spread: Spread, n: int) -> float | None:
-    """t(.975, df) · sd / √n: half the interval of a mean of `n` values, None without a spread."""
-    if spread.sd is None:
-        return None
-    # What scipy.stats.t.ppf calls; all of scipy.stats takes a second to import.
+def quantile(df: int, level: float = 1 - LEVEL) -> float:
+    """The t quantile of a two-sided test at a level: half of an interval, in standard errors."""
+    # What scipy.stats.t.isf calls; all of scipy.stats takes a second to import.
     from scipy.special import stdtrit
 
-    return float(stdtrit(spread.df, (1 + LEVEL) / 2)) * spread.sd / math.sqrt(n)
+    return -float(stdtrit(df, level / 2))
+
+
+def half_width(spread: Spread, *counts: int) -> float | None:
+    """t(.975, df) · sd · √(1/n + 1/m + …): half the interval of a sum of means of n, m, … values.
+
+    That of one mean, or of the difference of two. None without a spread.
+    """
+    if spread.sd is None:
+        return None
+    return quantile(spread.df) * spread.sd * math.sqrt(sum(1 / n for n in counts))
 
 
 def estimate(values: Sequence[float], spread: Spread) -> Estimate | None:

@@ -20,8 +20,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Says which schemes the records advise."""
     from benchmark.analysis import advice
-    from benchmark.results.rows import Shelf
+    from benchmark.results.rows import RecordIndex
 
-    shelf = Shelf(arguments.root, read_judged(arguments))
-    lines = advice.advise(shelf, arguments.method, arguments.backbone, arguments.batch)
+    index = RecordIndex(arguments.root, read_judged(arguments))
+    lines = advice.advise(index, arguments.method, arguments.backbone, arguments.batch)
     print("\n".join(lines))

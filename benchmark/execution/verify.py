@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.analysis.statistics import quantile
 from benchmark.config.schema import Params
 from benchmark.core.errors import CheckFailed, UserError
 from benchmark.execution.local import Stopped, train_missing
@@ -133,13 +134,11 @@ def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
 
 def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
     """t(df) · s · √2 of the row's pool: within it two seeds of a row lie in TOLERATED of all cases."""
-    from scipy.stats import t
-
     trained = cell.config.training is not None
     for pool in table["interval"]["pools"]:
         if (pool["metric"], pool["backbone"], pool["trained"]) == (RANKING, cell.backbone, trained):
             spread = pool["sd"] * 2**0.5
-            return float(max(LEAST_TOLERANCE, t.ppf((1 + TOLERATED) / 2, pool["df"]) * spread))
+            return float(max(LEAST_TOLERANCE, quantile(pool["df"], 1 - TOLERATED) * spread))
     return LEAST_TOLERANCE
 
 

@@ -70,6 +70,13 @@ def mark(place: int) -> Mark:
     )
 
 
+def handle(label: str, **style: Any) -> Any:
+    """An entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **style)
+
+
 @contextmanager
 def drawing(salt: str) -> Iterator[None]:
     """Draws with this style alone; `salt` makes the identifiers in an SVG its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +14,7 @@ from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Row
 from benchmark.results import origins as provenance
 from benchmark.results import published as collect
+from benchmark.results.origins import Origin
 from benchmark.results.published import Published
 
 LEAKAGE = ("pretext_same_group", "pretext_regrouped", "swap_gap")
@@ -33,23 +34,55 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Shelved:
+class RowRecords:
     """What is there of one row of an experiment."""
 
+    track: str
     experiment: str
     row: Row
     seeds: tuple[int, ...]
     """Those that the experiment asks for."""
     records: Mapping[int, Published]
     """By seed, those that are published, failed ones included."""
-    at_edge: bool
-    """Whether the best rate tried was the lowest or the highest."""
-    rate: float | None
-    """The tuned learning rate; null where nothing was tuned."""
-    steps: Mapping[str, Step]
-    """By direction, `lower` and `higher`; none where nothing was tuned."""
-    marks: Mapping[int, tuple[str, ...]]
-    """By seed, what may be said against the provenance of its record (`provenance.published.MARKS`)."""
+    origins: Mapping[int, Origin | None]
+    """By seed, what made its record; None where nothing says."""
+    tuning: Mapping[str, Any]
+    """Its line of the table of rates; empty where nothing was tuned."""
+    untuned: UserError | None
+    """That its tuned rate is missing, so that nothing can be known of its records."""
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best rate tried was the lowest or the highest."""
+        return bool(self.tuning.get("at_edge"))
+
+    @property
+    def rate(self) -> float | None:
+        """The tuned learning rate; null where nothing was tuned."""
+        return self.tuning.get("learning_rate")
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        """By direction, `lower` and `higher`; none where nothing was tuned."""
+        found = {}
+        for direction, entry in self.tuning.get("one_step", {}).items():
+            here, there = self.tuning["validation"], entry["validation"]
+            change = None if here is None or there is None else float(there) - float(here)
+            found[direction] = Step(float(entry["learning_rate"]), change)
+        return found
+
+    @property
+    def marks(self) -> dict[int, tuple[str, ...]]:
+        """By seed, the flaws of the provenance of its record, keys of `origins.MARKS`."""
+        return {
+            seed: provenance.marks(self.origins[seed], entry)
+            for seed, entry in self.records.items()
+        }
+
+    @property
+    def name(self) -> str:
+        """E.g. `mini/leaderboard/simclr-resnet-bn`."""
+        return f"{self.track}/{self.experiment}/{self.row}"
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -63,14 +96,15 @@ class Shelved:
         return {seed: status for seed, status in statuses.items() if status != "done"}
 
 
-class Shelf:
+class RecordIndex:
     """The records of one track."""
 
-    def __init__(self, root: Path, params: Params) -> None:
-        self.root, self.params = root, params
-        self._experiments: dict[str, dict[Row, Shelved]] = {}
+    def __init__(self, root: Path, params: Params, *, tables: bool = True) -> None:
+        """With `tables` a record is also compared with its checksum in the experiment's table."""
+        self.root, self.params, self.tables = root, params, tables
+        self._experiments: dict[str, dict[Row, RowRecords]] = {}
 
-    def rows(self, experiment: str) -> dict[Row, Shelved]:
+    def rows(self, experiment: str) -> dict[Row, RowRecords]:
         """Every row of an experiment.
 
         Raises UserError, naming it, for a record of another configuration than the params ask for, and
@@ -80,14 +114,14 @@ class Shelf:
             self._experiments[experiment] = self._read(experiment)
         return self._experiments[experiment]
 
-    def row(self, experiment: str, name: str) -> Shelved:
+    def row(self, experiment: str, name: str) -> RowRecords:
         """The row called `name`, e.g. `simclr-resnet-bn`."""
-        found = {str(row): shelved for row, shelved in self.rows(experiment).items()}
+        found = {str(row): own for row, own in self.rows(experiment).items()}
         if name not in found:
             raise unknown(f"row of experiment {experiment}", name, found)
         return found[name]
 
-    def values(self, shelved: Shelved, metric: str) -> dict[int, float]:
+    def values(self, own: RowRecords, metric: str) -> dict[int, float]:
         """A metric by seed, for the seeds that have it.
 
         `knn`, `knn_reestimated`: test accuracy of the nearest neighbours, in 0..1, with running and with
@@ -98,10 +132,20 @@ class Shelf:
         """
         found = {
             seed: self._value(entry, metric)
-            for seed, entry in shelved.records.items()
+            for seed, entry in own.records.items()
             if entry.record.status == "done"
         }
         return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, own: RowRecords, metric: str) -> float | None:
+        """The mean of a metric over the seeds of a row; None where a seed has no value."""
+        values = list(self.values(own, metric).values())
+        return fmean(values) if values and len(values) == len(own.seeds) else None
+
+    def best(self, rows: Iterable[RowRecords], metric: str) -> tuple[RowRecords, float] | None:
+        """The row of the highest mean, and that; None where no row has a mean."""
+        means = [(row, value) for row in rows if (value := self.mean(row, metric)) is not None]
+        return max(means, key=lambda found: found[1], default=None)
 
     def _value(self, entry: Published, metric: str) -> float | None:
         result = entry.record.result
@@ -120,7 +164,7 @@ class Shelf:
         value = result.metrics.get(keys[metric])
         return None if value is None else float(value)
 
-    def _read(self, experiment: str) -> dict[Row, Shelved]:
+    def _read(self, experiment: str) -> dict[Row, RowRecords]:
         params, track = self.params, self.params.track
         asked = plan.seeds(params, experiment)
         table = rate_table.load(rate_table.path(self.root, track, experiment))
@@ -129,59 +173,38 @@ class Shelf:
             Row(line["method"], line["backbone"], line["scheme"]): line for line in table["rows"]
         }
         where = collect.folder(self.root, track, experiment)
-        published = _by_label(where)
-        collect.checked(self.root, track, list(published.values()))
+        remedy = f"run `{plan.train_command(track, experiment)}`"
+        published: dict[str, Published] = {}
+        for entry in collect.read(where):
+            if entry.label in published:
+                raise UserError(f"{where} has two records of {entry.label}")
+            published[entry.label] = entry
+        collect.checked(self.root, track, list(published.values()), tables=self.tables)
         origins = provenance.read(self.root, track, experiment)
         images: dict[str, str] = {}
         found = {}
         for row, seeds in asked.items():
-            records = {}
+            records, cells, untuned = {}, [], None
             try:
                 cells = plan.cells_of(params, experiment, row, seeds, rates)
-            except UserError:
-                cells = []  # not tuned yet, so nothing can be known of its records
-            for cell in cells:
-                entry = published.get(cell.label)
-                if entry is None:
-                    continue
+            except UserError as error:
+                untuned = error
+            for cell in (cell for cell in cells if cell.label in published):
+                entry = published[cell.label]
                 dataset = entry.record.dataset
                 if cell.on(dataset).fingerprint != entry.record.fingerprint:
-                    remedy = plan.train_command(track, experiment, cell.components)
+                    again = plan.train_command(track, experiment, cell.components)
                     raise UserError(
                         f"{where}: the record of {cell.label} is of another configuration than the "
-                        f"params ask for: run `{remedy}`"
+                        f"params ask for: run `{again}`"
                     )
                 images.setdefault(dataset, cell.label)
                 records[cell.seed] = entry
-            marks = {
-                seed: provenance.marks(origins.get(entry.label), entry)
-                for seed, entry in records.items()
-            }
-            tuned = plan.tuned_row(params, row)
-            setting = rates.get(tuned)
-            found[row] = Shelved(
-                experiment, row, seeds, records, bool(lines.get(tuned, {}).get("at_edge")),
-                setting[0] if setting else None, _steps(lines.get(tuned, {})), marks,
-            )  # fmt: skip
+            made = {seed: origins.get(entry.label) for seed, entry in records.items()}
+            tuning = lines.get(plan.tuned_row(params, row), {})
+            found[row] = RowRecords(track, experiment, row, seeds, records, made, tuning, untuned)
         if len(images) > 1:
-            raise UserError(f"{where} mixes {len(images)} versions of the images: {images}")
+            raise UserError(
+                f"{where} mixes {len(images)} versions of the images {images}: {remedy}"
+            )
         return found
-
-
-def _steps(line: Mapping[str, Any]) -> dict[str, Step]:
-    """What a row of a table of rates says of one step either way."""
-    found = {}
-    for direction, entry in line.get("one_step", {}).items():
-        here, there = line["validation"], entry["validation"]
-        change = None if here is None or there is None else float(there) - float(here)
-        found[direction] = Step(float(entry["learning_rate"]), change)
-    return found
-
-
-def _by_label(where: Path) -> dict[str, Published]:
-    published: dict[str, Published] = {}
-    for entry in collect.read(where):
-        if entry.label in published:
-            raise UserError(f"{where} has two records of {entry.label}")
-        published[entry.label] = entry
-    return published

@@ -26,9 +26,9 @@ def asked(
     root: Path, rows: Mapping[str, Sequence[Planted]], *question: Any, **planted: Any
 ) -> list[str]:
     """The advice on SimCLR where one experiment of three schemes came to these rows."""
-    shelf = stand(root, tree(first=grid("bn", "gn", "ln")))
-    plant(shelf, "first", {**UNTRAINED, **rows}, **planted)
-    return advise(shelf, *(question or ("simclr", "resnet", 32)))
+    index = stand(root, tree(first=grid("bn", "gn", "ln")))
+    plant(index, "first", {**UNTRAINED, **rows}, **planted)
+    return advise(index, *(question or ("simclr", "resnet", 32)))
 
 
 def line(lines: Sequence[str], start: str) -> str:
@@ -122,45 +122,45 @@ def test_one_scheme_alone_is_no_comparison(tmp_path: Path) -> None:
 
 
 def test_one_seed_a_scheme_gives_no_order(tmp_path: Path) -> None:
-    shelf = stand(tmp_path, tree(first=grid("bn", "gn", seeds=[0])))
-    plant(shelf, "first", {BN: [0.6], GN: [0.4]})
-    said = advise(shelf, "simclr", "resnet", 32)
+    index = stand(tmp_path, tree(first=grid("bn", "gn", seeds=[0])))
+    plant(index, "first", {BN: [0.6], GN: [0.4]})
+    said = advise(index, "simclr", "resnet", 32)
     assert "no interval, so the order is undecided: bn 60.0, gn 40.0." in line(said, "One seed")
     assert not any(text.startswith(("Best", "Avoid")) for text in said)
 
 
 def test_the_batch_that_was_asked_for_comes_first(tmp_path: Path) -> None:
     small = grid("bn", "gn", methods=["simclr-batch-16"])
-    shelf = stand(tmp_path, tree(large=grid("bn", "gn", "ln"), small=small))
-    plant(shelf, "large", {**UNTRAINED, BN: BEST, GN: LOWER, LN: LOWER})
+    index = stand(tmp_path, tree(large=grid("bn", "gn", "ln"), small=small))
+    plant(index, "large", {**UNTRAINED, BN: BEST, GN: LOWER, LN: LOWER})
     of_small = {"simclr-batch-16-resnet-bn": LOWER, "simclr-batch-16-resnet-gn": BEST}
-    plant(shelf, "small", {**UNTRAINED, **of_small})
-    said = advise(shelf, "simclr", "resnet", 16)
+    plant(index, "small", {**UNTRAINED, **of_small})
+    said = advise(index, "simclr", "resnet", 16)
     assert line(said, "Best:").startswith("Best: gn")
     assert line(said, "Also") == "Also large (batch 32; rates not tuned): best bn; avoid gn, ln."
     assert "nearest" not in line(said, "How far:")
-    said = advise(shelf, "simclr", "resnet", 256)
+    said = advise(index, "simclr", "resnet", 256)
     assert line(said, "Best:").startswith("Best: bn")
     assert "The nearest batch is 32, not 256." in line(said, "How far:")
-    assert "batch 32" in advise(shelf, "simclr", "resnet")[0]
-    assert "batch 16" in advise(shelf, "simclr-batch-16", "resnet")[0]
+    assert "batch 32" in advise(index, "simclr", "resnet")[0]
+    assert "batch 16" in advise(index, "simclr-batch-16", "resnet")[0]
 
 
 def test_of_two_experiments_the_one_with_more_schemes(tmp_path: Path) -> None:
-    shelf = stand(tmp_path, tree(few=grid("bn", "gn"), many=grid("bn", "gn", "ln")))
-    plant(shelf, "few", {**UNTRAINED, BN: LOWER, GN: BEST})
-    plant(shelf, "many", {**UNTRAINED, BN: BEST, GN: LOWER, LN: LOWER})
-    said = advise(shelf, "simclr", "resnet", 32)
+    index = stand(tmp_path, tree(few=grid("bn", "gn"), many=grid("bn", "gn", "ln")))
+    plant(index, "few", {**UNTRAINED, BN: LOWER, GN: BEST})
+    plant(index, "many", {**UNTRAINED, BN: BEST, GN: LOWER, LN: LOWER})
+    said = advise(index, "simclr", "resnet", 32)
     assert line(said, "Best:").startswith("Best: bn")
     assert line(said, "Also") == "Also few (rates not tuned): best gn; avoid bn."
 
 
 def test_of_two_batches_the_one_at_which_schemes_were_compared(tmp_path: Path) -> None:
     small = grid("bn", methods=["simclr-batch-16"])
-    shelf = stand(tmp_path, tree(small=small, large=grid("bn", "gn")))
-    plant(shelf, "large", {**UNTRAINED, BN: BEST, GN: LOWER})
-    plant(shelf, "small", {**UNTRAINED, "simclr-batch-16-resnet-bn": LOWER})
-    said = advise(shelf, "simclr", "resnet", 16)
+    index = stand(tmp_path, tree(small=small, large=grid("bn", "gn")))
+    plant(index, "large", {**UNTRAINED, BN: BEST, GN: LOWER})
+    plant(index, "small", {**UNTRAINED, "simclr-batch-16-resnet-bn": LOWER})
+    said = advise(index, "simclr", "resnet", 16)
     assert line(said, "Best:").startswith("Best: bn 61.0")
     assert line(said, "Also") == "Also small (rates not tuned): only bn."
     far = line(said, "How far:")
@@ -169,11 +169,11 @@ def test_of_two_batches_the_one_at_which_schemes_were_compared(tmp_path: Path) -
 
 def test_of_two_recipes_the_one_that_was_asked_for(tmp_path: Path) -> None:
     cold = grid("bn", "gn", "ln", methods=["simclr-cold"])
-    shelf = stand(tmp_path, tree(cold=cold, plain=grid("bn", "gn")))
+    index = stand(tmp_path, tree(cold=cold, plain=grid("bn", "gn")))
     of_cold = {f"simclr-cold-resnet-{s}": values for s, values in (("bn", LOWER), ("gn", BEST))}
-    plant(shelf, "cold", {**UNTRAINED, **of_cold, "simclr-cold-resnet-ln": LOWER})
-    plant(shelf, "plain", {**UNTRAINED, BN: BEST, GN: LOWER})
-    said = advise(shelf, "simclr", "resnet", 32)
+    plant(index, "cold", {**UNTRAINED, **of_cold, "simclr-cold-resnet-ln": LOWER})
+    plant(index, "plain", {**UNTRAINED, BN: BEST, GN: LOWER})
+    said = advise(index, "simclr", "resnet", 32)
     assert line(said, "Best:").startswith("Best: bn")
     note = "temperature 0.05 instead of 0.2; rates not tuned"
     assert line(said, "Also") == f"Also cold ({note}): best gn; avoid bn, ln."
@@ -181,11 +181,11 @@ def test_of_two_recipes_the_one_that_was_asked_for(tmp_path: Path) -> None:
 
 def test_tuned_rates_come_before_one_rate_for_all(tmp_path: Path) -> None:
     tuned = grid("bn", "gn", learning_rates="tuned")
-    shelf = stand(tmp_path, tree(one_rate=grid("bn", "gn", "ln"), tuned=tuned))
-    tune(shelf, "tuned", edge=GN)
-    plant(shelf, "one_rate", {**UNTRAINED, BN: LOWER, GN: BEST, LN: LOWER})
-    plant(shelf, "tuned", {**UNTRAINED, BN: BEST, GN: LOWER})
-    said = advise(shelf, "simclr", "resnet", 32)
+    index = stand(tmp_path, tree(one_rate=grid("bn", "gn", "ln"), tuned=tuned))
+    tune(index, "tuned", edge=GN)
+    plant(index, "one_rate", {**UNTRAINED, BN: LOWER, GN: BEST, LN: LOWER})
+    plant(index, "tuned", {**UNTRAINED, BN: BEST, GN: LOWER})
+    said = advise(index, "simclr", "resnet", 32)
     assert line(said, "Best:").startswith("Best: bn")
     assert "experiment tuned, 3 seeds, rates tuned for each scheme" in line(said, "Evidence:")
     assert line(said, "Also") == "Also one_rate (rates not tuned): best gn; avoid bn, ln."
@@ -193,26 +193,26 @@ def test_tuned_rates_come_before_one_rate_for_all(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_is_like_the_method_counts_and_is_named(tmp_path: Path) -> None:
-    shelf = stand(tmp_path, tree(cold=grid("bn", "gn", methods=["simclr-cold"])))
+    index = stand(tmp_path, tree(cold=grid("bn", "gn", methods=["simclr-cold"])))
     rows = {"simclr-cold-resnet-bn": BEST, "simclr-cold-resnet-gn": LOWER}
-    plant(shelf, "cold", {**UNTRAINED, **rows})
-    far = line(advise(shelf, "simclr", "resnet", 32), "How far:")
+    plant(index, "cold", {**UNTRAINED, **rows})
+    far = line(advise(index, "simclr", "resnet", 32), "How far:")
     assert "Nearest recipe simclr-cold: temperature 0.05 instead of 0.2." in far
-    assert "instead of" not in line(advise(shelf, "simclr-cold", "resnet", 32), "How far:")
+    assert "instead of" not in line(advise(index, "simclr-cold", "resnet", 32), "How far:")
 
 
 def test_without_records_it_says_so(tmp_path: Path) -> None:
     said = asked(tmp_path, {})
     assert "simclr on resnet is in first, without complete records" in line(said, "The records")
     assert line(said, "Nothing near")
-    shelf = stand(tmp_path, tree(tuned=grid("bn", "gn", learning_rates="tuned")))
-    assert "is in tuned, without" in line(advise(shelf, "simclr", "resnet"), "The records")
+    index = stand(tmp_path, tree(tuned=grid("bn", "gn", learning_rates="tuned")))
+    assert "is in tuned, without" in line(advise(index, "simclr", "resnet"), "The records")
 
 
 def test_experiments_without_complete_records_are_skipped_and_named(tmp_path: Path) -> None:
-    shelf = stand(tmp_path, tree(first=grid("bn", "gn"), other=grid("bn", "ln")))
-    plant(shelf, "first", {**UNTRAINED, BN: BEST, GN: LOWER})
-    said = advise(shelf, "simclr", "resnet", 32)
+    index = stand(tmp_path, tree(first=grid("bn", "gn"), other=grid("bn", "ln")))
+    plant(index, "first", {**UNTRAINED, BN: BEST, GN: LOWER})
+    said = advise(index, "simclr", "resnet", 32)
     assert line(said, "Skipped") == "Skipped, without complete records: other."
 
 

@@ -81,3 +81,15 @@ def test_a_value_without_chance_is_its_own_interval() -> None:
     found = statistics.exact([0.5])
     assert found is not None
     assert (found.low, found.mean, found.high) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.005])
+def test_the_quantile_is_that_of_a_two_sided_test(level: float) -> None:
+    assert statistics.quantile(7, level) == pytest.approx(stats.t.ppf(1 - level / 2, 7), rel=1e-12)
+
+
+def test_interval_of_a_difference_of_two_rows_is_that_of_an_unpaired_t_test() -> None:
+    a, b = [0.61, 0.64, 0.60, 0.66], [0.52, 0.55]
+    expected = stats.ttest_ind(a, b).confidence_interval(0.95)
+    half = statistics.half_width(statistics.pool([a, b]), len(a), len(b))
+    assert half == pytest.approx((expected.high - expected.low) / 2)

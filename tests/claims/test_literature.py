@@ -14,7 +14,7 @@ from scipy import stats
 from benchmark.analysis.claims import literature, load
 from benchmark.core.errors import UserError
 from benchmark.report.claims import literature_page
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 from tests.helpers import tiny
 from tests.helpers.claimed import Planted, grid, plant, stand, tree, yaml
 
@@ -44,20 +44,20 @@ QUOTED = {
 }
 
 
-def library(root: Path, **changes: Any) -> Shelf:
+def library(root: Path, **changes: Any) -> RecordIndex:
     """A project with two entries and one experiment, the first entry with changes."""
-    shelf = stand(root, tree(first=grid("bn", "gn")))
+    index = stand(root, tree(first=grid("bn", "gn")))
     yaml(root / "literature.yaml", {"entries": {"doe": {**READ, **changes}, "roe": QUOTED}})
-    return shelf
+    return index
 
 
 def judged(root: Path, higher: Sequence[Planted], lower: Sequence[Planted]) -> literature.Judged:
-    shelf = library(root)
-    plant(shelf, "first", {BN: higher, GN: lower})
+    index = library(root)
+    plant(index, "first", {BN: higher, GN: lower})
     (ordering,) = literature.read(root).entries["doe"].compare
-    found = literature.judge(ordering, shelf)
+    found = literature.judge(ordering, index)
     assert found is not None
-    assert literature.compare(literature.read(root).entries["doe"], shelf) == found.word
+    assert literature.compare(literature.read(root).entries["doe"], index) == found.word
     return found
 
 
@@ -91,11 +91,11 @@ def test_the_interval_against_an_independent_calculation(tmp_path: Path) -> None
 def test_rows_with_other_numbers_of_seeds_are_paired_on_those_of_both(tmp_path: Path) -> None:
     found = grid("bn", also=[{"methods": ["simclr"], "backbones": ["resnet"], "schemes": ["gn"]}])
     found["also"][0]["seeds"] = [0, 1]
-    shelf = stand(tmp_path, tree(first=found))
+    index = stand(tmp_path, tree(first=found))
     yaml(tmp_path / "literature.yaml", {"entries": {"doe": READ}})
-    plant(shelf, "first", {BN: [0.60, 0.62, 0.70], GN: [0.50, 0.51]})
+    plant(index, "first", {BN: [0.60, 0.62, 0.70], GN: [0.50, 0.51]})
     (ordering,) = literature.read(tmp_path).entries["doe"].compare
-    said = literature.judge(ordering, shelf)
+    said = literature.judge(ordering, index)
     assert said is not None
     assert said.difference == pytest.approx(0.105)
     spread = math.sqrt((2 * 0.0028 + 0.00005) / 3)
@@ -103,55 +103,55 @@ def test_rows_with_other_numbers_of_seeds_are_paired_on_those_of_both(tmp_path: 
 
 
 def test_a_metric_of_its_own(tmp_path: Path) -> None:
-    shelf = library(
+    index = library(
         tmp_path, compare=[{**ORDERING, "metric": "pretext", "higher": GN, "lower": BN}]
     )
-    plant(shelf, "first", {BN: HIGH, GN: LOW}, pretext={BN: 0.3, GN: 0.4})
-    assert literature.compare(literature.read(tmp_path).entries["doe"], shelf) == "agrees"
+    plant(index, "first", {BN: HIGH, GN: LOW}, pretext={BN: 0.3, GN: 0.4})
+    assert literature.compare(literature.read(tmp_path).entries["doe"], index) == "agrees"
 
 
 def test_several_orderings_have_one_word_where_they_have_the_same(tmp_path: Path) -> None:
     other = {**ORDERING, "higher": GN, "lower": BN}
-    shelf = library(tmp_path, compare=[ORDERING, other])
-    plant(shelf, "first", {BN: HIGH, GN: LOW})
+    index = library(tmp_path, compare=[ORDERING, other])
+    plant(index, "first", {BN: HIGH, GN: LOW})
     entries = literature.read(tmp_path).entries
-    assert literature.compare(entries["doe"], shelf) == "undecided"
-    assert literature.compare(entries["roe"], shelf) == "not comparable"
+    assert literature.compare(entries["doe"], index) == "undecided"
+    assert literature.compare(entries["roe"], index) == "not comparable"
 
 
 def test_where_one_of_several_orderings_is_not_run_the_entry_is_not(tmp_path: Path) -> None:
-    shelf = stand(tmp_path, tree(first=grid("bn", "gn"), second=grid("bn", "gn")))
+    index = stand(tmp_path, tree(first=grid("bn", "gn"), second=grid("bn", "gn")))
     orderings = [ORDERING, {**ORDERING, "experiment": "second"}]
     yaml(tmp_path / "literature.yaml", {"entries": {"doe": {**READ, "compare": orderings}}})
-    plant(shelf, "first", {BN: HIGH, GN: LOW})
-    assert literature.compare(literature.read(tmp_path).entries["doe"], shelf) == "not yet run"
+    plant(index, "first", {BN: HIGH, GN: LOW})
+    assert literature.compare(literature.read(tmp_path).entries["doe"], index) == "not yet run"
 
 
 def test_a_track_without_the_experiment_is_not_compared(tmp_path: Path) -> None:
-    shelf = library(tmp_path)
+    index = library(tmp_path)
     folder = tmp_path / "tracks" / "other"
     folder.mkdir(parents=True)
     tiny.write_params(folder, {**tree(second=grid("bn")), "track": "other"})
-    plant(shelf, "first", {BN: HIGH, GN: LOW})
-    shelves = literature.shelves(tmp_path)
-    assert list(shelves) == ["mini", "other"]
+    plant(index, "first", {BN: HIGH, GN: LOW})
+    indexes = literature.indexes(tmp_path)
+    assert list(indexes) == ["mini", "other"]
     entry = literature.read(tmp_path).entries["doe"]
-    assert literature.compare(entry, shelves["other"]) == "not comparable"
-    text = literature_page.markdown(literature.read(tmp_path), shelves)
+    assert literature.compare(entry, indexes["other"]) == "not comparable"
+    text = literature_page.markdown(literature.read(tmp_path), indexes)
     assert "mini **agrees** (+20.0 ± 2.3 points)" in text
     assert "other **" not in text
-    text = literature_page.markdown(literature.read(tmp_path), {"other": shelves["other"]})
+    text = literature_page.markdown(literature.read(tmp_path), {"other": indexes["other"]})
     assert "on none of these tracks" in text
 
 
 def test_the_page_shows_every_entry_under_its_claims_and_marks_what_was_quoted(
     tmp_path: Path,
 ) -> None:
-    shelf = library(tmp_path)
-    plant(shelf, "first", {BN: HIGH, GN: LOW})
+    index = library(tmp_path)
+    plant(index, "first", {BN: HIGH, GN: LOW})
     found = literature.read(tmp_path)
-    text = literature_page.markdown(found, {"mini": shelf})
-    assert text == literature_page.markdown(found, literature.shelves(tmp_path))
+    text = literature_page.markdown(found, {"mini": index})
+    assert text == literature_page.markdown(found, literature.indexes(tmp_path))
     sections = dict(re.findall(r"^## (C\d[ab]?): [^\n]*\n(.*?)(?=^## |\Z)", text, re.S | re.M))
     assert list(sections) == list(load.read(tmp_path).claims)
     of_doe = [claim for claim, section in sections.items() if "Doe" in section]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmark.core.errors import UserError
-from benchmark.report.claims.ranking import FIGURE, ranking, section
+from benchmark.report.claims.ranking import FIGURE, ranking
+from benchmark.report.markdown import render
 
 
 def row(method: str, scheme: str, mean: float, **changes: Any) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def test_a_planted_order_is_found_whatever_controls_and_failed_rows_say(tmp_path
     assert list(found.average.values()) == [1.0, 2.0, 3.0]
     assert found.blocks == 6
     assert found.p < 0.01
-    shown = "\n".join(section(found))
+    shown = render("ranks.md.j2", ranks=found, ranks_figure=FIGURE)
     assert "decides no verdict" in shown
     assert FIGURE in shown
 

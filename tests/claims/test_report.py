@@ -19,7 +19,7 @@ from benchmark.analysis.claims import diagnostics, judge, load
 from benchmark.analysis.claims.judge import Judged
 from benchmark.config import params
 from benchmark.report.claims import write
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 from tests.helpers import planted, tiny
 from tests.helpers.claimed import yaml
 from tests.helpers.planted import APART, MINUS, PLUS, SHUFFLED, effect, ladder, record_of, stand
@@ -56,8 +56,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def judgements(root: Path) -> dict[str, Judged]:
     written = load.read(root)
-    shelf = Shelf(root, params.read(root / "params.yaml"))
-    return {entry.name: entry for entry in judge.judge(written, shelf)}
+    index = RecordIndex(root, params.read(root / "params.yaml"))
+    return {entry.name: entry for entry in judge.judge(written, index)}
 
 
 def drawn(root: Path, name: str) -> str:
@@ -174,8 +174,8 @@ def test_leakage_is_held_against_the_same_network_before_its_training(made: Path
 
 
 def test_the_advice_and_the_page_have_one_swap_excess(made: Path) -> None:
-    shelf = Shelf(made, params.read(made / "params.yaml"))
-    rows = {str(row): shelved for row, shelved in shelf.rows("leakage").items()}
+    index = RecordIndex(made, params.read(made / "params.yaml"))
+    rows = {str(row): own for row, own in index.rows("leakage").items()}
     found = diagnostics.swap_excess(rows[APART])
     entry = record_of(made, f"{APART}-s2", "leakage")
     leakage = json.loads(entry.read_text())["record"]["result"]["diagnostics"]["leakage"]

@@ -13,7 +13,7 @@ from benchmark.config import params
 from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.results import published
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 from tests.helpers import tiny
 
 Planted = float | str
@@ -41,15 +41,15 @@ def grid(*schemes: str, **changes: Any) -> dict[str, Any]:
     return found | {"seeds": [0, 1, 2], "learning_rates": "default", "also": controls} | changes
 
 
-def stand(root: Path, found: Mapping[str, Any]) -> Shelf:
-    """Writes a project's params and its claims, and opens the shelf of its records."""
+def stand(root: Path, found: Mapping[str, Any]) -> RecordIndex:
+    """Writes a project's params and its claims, and opens the index of its records."""
     tiny.write_params(root, dict(found))
     shutil.copy(tiny.PROJECT / "claims.yaml", root)
-    return Shelf(root, params.read(root / "params.yaml"))
+    return RecordIndex(root, params.read(root / "params.yaml"))
 
 
 def plant(
-    shelf: Shelf,
+    index: RecordIndex,
     experiment: str,
     rows: Mapping[str, Sequence[Planted]],
     pretext: Mapping[str, float] | None = None,
@@ -59,9 +59,9 @@ def plant(
 
     `gaps` are a row's swap gaps after training and before it; a small part differs by seed.
     """
-    rates = rate_table.settings(rate_table.load(rate_table.path(shelf.root, "mini", experiment)))
-    for row, seeds in plan.seeds(shelf.params, experiment).items():
-        cells = plan.cells_of(shelf.params, experiment, row, seeds, rates)
+    rates = rate_table.settings(rate_table.load(rate_table.path(index.root, "mini", experiment)))
+    for row, seeds in plan.seeds(index.params, experiment).items():
+        cells = plan.cells_of(index.params, experiment, row, seeds, rates)
         for cell, value in zip(cells, rows.get(str(row), ()), strict=False):
             result: dict[str, Any] = {"metrics": {}, "diagnostics": {}, "curves": {}}
             if isinstance(value, float):
@@ -74,15 +74,15 @@ def plant(
                 result["diagnostics"] = {"sections": {}, "leakage": leakage}
             status = value if isinstance(value, str) else "done"
             entry = tiny.record(cell, result, status)
-            target = published.folder(shelf.root, "mini", experiment, cell.method)
+            target = published.folder(index.root, "mini", experiment, cell.method)
             canonical_json.write(target / f"{cell.label}.json", published.document(cell, entry))
 
 
-def tune(shelf: Shelf, experiment: str, edge: str) -> None:
+def tune(index: RecordIndex, experiment: str, edge: str) -> None:
     """Writes the table of rates of an experiment, the recipes' own; one row's lies at the edge."""
     table = []
-    for row in sweep.tunable(shelf.params, experiment):
-        rate, decay = plan.default_setting(shelf.params, row)
+    for row in sweep.tunable(index.params, experiment):
+        rate, decay = plan.default_setting(index.params, row)
         names = {"method": row.method, "backbone": row.backbone, "scheme": row.scheme}
         found = {
             "learning_rate": rate,
@@ -92,7 +92,7 @@ def tune(shelf: Shelf, experiment: str, edge: str) -> None:
         }
         table.append({**names, **found})
     rate_table.write(
-        rate_table.path(shelf.root, "mini", experiment), shelf.params, experiment, table, {}
+        rate_table.path(index.root, "mini", experiment), index.params, experiment, table, {}
     )
 
 

@@ -19,7 +19,7 @@ from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell
 from benchmark.report.claims import document
 from benchmark.results import published
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 from tests.helpers import tiny
 from tests.helpers.claimed import yaml
 
@@ -347,9 +347,9 @@ def record_of(root: Path, label: str, experiment: str = "study") -> Path:
 
 def judged(root: Path, name: str = "C", track: str = "mini") -> dict[str, Any]:
     """The advice of a claim in the JSON that the project's records give."""
-    written, shelf = load.read(root), Shelf(root, params.read(params.track_file(root, track)))
+    written, index = load.read(root), RecordIndex(root, params.read(params.track_file(root, track)))
     compared = {entry: "" for claim in written.claims.values() for entry in claim.literature}
-    text = document.json(written, shelf.params, judge.judge(written, shelf), compared)
+    text = document.json(written, index.params, judge.judge(written, index), compared)
     (found,) = (entry["advice"] for entry in json.loads(text)["claims"] if entry["id"] == name)
     return dict(found)
 

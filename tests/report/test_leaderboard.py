@@ -21,7 +21,7 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import Cell
-from benchmark.report.leaderboard import tables, write
+from benchmark.report.leaderboard import write
 from benchmark.results import origins, published
 from tests.helpers.made_up import (
     ENVIRONMENT,
@@ -429,21 +429,6 @@ def test_controls_stand_in_every_table(tmp_path: Path, params: Params) -> None:
         assert methods[-7:] == ["supervised"] * 3 + ["untrained"] * 3 + ["raw-pixels"]
     assert "class token |" not in text.split("\n## ")[1]
     assert "class token |" in text.split("\n## ")[2]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a|b", "a\\|b"),
-        ("a\n b\r\nc", "a b c"),
-        ("<img src=x>&", "&lt;img src=x&gt;&amp;"),
-        ("*b* _i_ `c` [l](u)", "\\*b\\* \\_i\\_ \\`c\\` \\[l\\](u)"),
-        ("back\\slash", "back\\\\slash"),
-        ("none-skipinit", "none-skipinit"),
-    ],
-)
-def test_escaping(text: str, shown: str) -> None:
-    assert tables.escape(text) == shown
 
 
 def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmark.core import canonical_json
+from benchmark.report.markdown import cells
 from tools.speed.cases import Case
 from tools.speed.timing import Stretch
 
@@ -170,4 +171,4 @@ def _harness(found: Sequence[Mapping[str, Any]]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(map(cells, lines))

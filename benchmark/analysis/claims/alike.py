@@ -25,17 +25,8 @@ def check(claims: Claims, params: Params) -> None:
     does not name, and where it names a field in which they do not differ.
     """
     for name, claim in claims.claims.items():
-        if claim.advice is None:
-            continue
-        confirmed = claim.advice.confirmed_by
-        asked: list[tuple[str, Pair, Advice]] = [(f"{name}.advice", claim.advice, claim.advice)]
-        asked += [(f"{name}.advice.confirmed_by", confirmed, claim.advice)] if confirmed else []
-        asked += [
-            (f"{name}.beside.{place}", entry, claim.advice.beside(entry))
-            for place, entry in enumerate(claim.beside)
-        ]
-        for where, pair, advice in asked:
-            _check_pair(f"{NAME}: {where}", pair, advice, params)
+        for place, pair, advice in claim.pairs:
+            _check_pair(f"{NAME}: {name}.{place}", pair, advice, params)
 
 
 def _check_pair(where: str, pair: Pair, advice: Advice, params: Params) -> None:

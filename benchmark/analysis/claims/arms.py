@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from benchmark.analysis import gate
 from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Claims
-from benchmark.analysis.statistics import mean
+from benchmark.analysis.statistics import Measured, mean
 from benchmark.components.facts import PIXELS
 from benchmark.planning import plan
-from benchmark.results.rows import Shelf, Shelved
+from benchmark.results.rows import RecordIndex, RowRecords
 
 ACCURACY = "knn_reestimated"
 """The metric that says whether something was learnt: fair to short runs and to untrained networks."""
@@ -21,13 +24,13 @@ ACCURACY = "knn_reestimated"
 class Bar:
     """The accuracy from which on the networks of one backbone have learnt."""
 
-    least: float | None
+    least: Annotated[Measured | None, Field(serialization_alias="accuracy")]
     """The bar itself, null where there is none."""
     row: str
     """The better of the two controls, or why there is no bar."""
-    untrained: float | None = None
+    untrained: Measured | None = None
     """Mean accuracy of the best row of untrained backbones, null where it is not known."""
-    pixels: float | None = None
+    pixels: Annotated[Measured | None, Field(serialization_alias="raw_pixels")] = None
     """Accuracy of raw pixels, null where it is not known."""
 
     @property
@@ -43,7 +46,7 @@ class Arm:
 
     name: str
     metric: str
-    rows: tuple[Shelved, ...]
+    rows: tuple[RowRecords, ...]
     seeds: tuple[int, ...]
     """Those that it is compared on."""
     values: Mapping[int, float]
@@ -56,61 +59,60 @@ class Arm:
     """Whether a better value may lie beyond the rates tried."""
 
     @property
+    def rate(self) -> float | None:
+        """The tuned learning rate; null for several rates and where nothing was tuned."""
+        return self.rows[0].rate if len(self.rows) == 1 else None
+
+    @property
     def mean(self) -> float:
         """The mean value over the seeds."""
         return mean([self.values[seed] for seed in self.seeds])
 
 
-def bar(shelf: Shelf, claims: Claims, experiment: str, backbone: str) -> Bar:
+def bar(index: RecordIndex, claims: Claims, experiment: str, backbone: str) -> Bar:
     """The bar of a backbone in an experiment, from its untrained rows and from raw pixels.
 
     Without either there is none: what is better than an untrained network can be worse than the pixels.
     """
-    rows = shelf.rows(experiment)
+    rows = index.rows(experiment)
     untrained = [
-        shelved
-        for row, shelved in rows.items()
-        if row.backbone == backbone and plan.component(shelf.params, row.method) == "untrained"
+        own
+        for row, own in rows.items()
+        if row.backbone == backbone and plan.component(index.params, row.method) == "untrained"
     ]
-    pixels = [shelved for row, shelved in rows.items() if row.backbone == PIXELS]
+    pixels = [own for row, own in rows.items() if row.backbone == PIXELS]
     kinds = {f"untrained {backbone}": untrained, "raw pixels": pixels}
     if absent := [kind for kind, found in kinds.items() if not found]:
         return Bar(None, f"experiment {experiment} has no {' and no '.join(absent)}")
     if missing := [str(own.row) for own in (*untrained, *pixels) if own.missing]:
         return Bar(None, f"no record of every seed of {', '.join(missing)}")
-    best = {kind: _best(shelf, found) for kind, found in kinds.items()}
+    best = {kind: index.best(found, ACCURACY) for kind, found in kinds.items()}
     known = {kind: found for kind, found in best.items() if found is not None}
     values = [known[kind][1] if kind in known else None for kind in kinds]
     least = gate.least([v for v in values[:1] if v is not None], values[1], claims.learnt)
     if least is None:
         lacking = ", ".join(kind for kind in kinds if kind not in known)
         return Bar(None, f"no accuracy of {lacking}", *values)
-    name, _ = max(known.values(), key=lambda found: found[1])
-    return Bar(least, name, *values)
-
-
-def _best(shelf: Shelf, rows: Sequence[Shelved]) -> tuple[str, float] | None:
-    """The row of the best mean accuracy; None where no row has one."""
-    means = {}
-    for shelved in rows:
-        values = shelf.values(shelved, ACCURACY)
-        if len(values) == len(shelved.seeds):
-            means[str(shelved.row)] = mean(list(values.values()))
-    return max(means.items(), key=lambda item: item[1]) if means else None
+    better, _ = max(known.values(), key=lambda found: found[1])
+    return Bar(least, str(better.row), *values)
 
 
 def arm(
-    shelf: Shelf, claims: Claims, advice: Advice, name: str, seeds: Sequence[int] | None = None
+    index: RecordIndex,
+    claims: Claims,
+    advice: Advice,
+    name: str,
+    seeds: Sequence[int] | None = None,
 ) -> Arm:
     """The arm of that name on some seeds, by default on those that all of its rows ask for.
 
     Raises UserError where the experiment lacks one of its rows.
     """
-    rows = [shelf.row(advice.experiment, row) for row in advice.rows(name)]
+    rows = [index.row(advice.experiment, row) for row in advice.rows(name)]
     common = set(rows[0].seeds).intersection(*(row.seeds for row in rows))
     own = tuple(seed for seed in rows[0].seeds if seed in (common if seeds is None else seeds))
-    least = bar(shelf, claims, advice.experiment, rows[0].row.backbone).least
-    accuracies = [shelf.values(row, ACCURACY) for row in rows]
+    least = bar(index, claims, advice.experiment, rows[0].row.backbone).least
+    accuracies = [index.values(row, ACCURACY) for row in rows]
     best = {
         seed: max(found)
         for seed in own
@@ -120,7 +122,7 @@ def arm(
     if advice.metric == STABLE_RATE:
         values, learnt, at_edge = _stable(rows, accuracies, own, claims.stable, least)
     else:
-        known = shelf.values(rows[0], advice.metric)
+        known = index.values(rows[0], advice.metric)
         values = {seed: known[seed] for seed in own if seed in known}
         learnt = None if least is None or accuracy is None else accuracy >= least
         at_edge = rows[0].at_edge
@@ -128,7 +130,7 @@ def arm(
 
 
 def _stable(
-    rows: Sequence[Shelved],
+    rows: Sequence[RowRecords],
     accuracies: Sequence[Mapping[int, float]],
     seeds: Sequence[int],
     stable: float,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer
 
 from benchmark.analysis.claims.arms import ACCURACY
 from benchmark.analysis.claims.schema import Advice
-from benchmark.analysis.statistics import mean
+from benchmark.analysis.statistics import Measured, mean
 from benchmark.results.records import Watched
-from benchmark.results.rows import Shelf, Shelved
+from benchmark.results.rows import RecordIndex, RowRecords
 
 
 @dataclass(frozen=True)
@@ -18,17 +21,17 @@ class Leak:
     """The diagnostics of leakage of one row, each the mean over the seeds that have it, or null."""
 
     row: str
-    together: float | None
+    together: Annotated[Measured | None, Field(serialization_alias="pretext_same_group")]
     """Pretext accuracy on held-out images with both views of an image in one BN group."""
-    apart: float | None
+    apart: Annotated[Measured | None, Field(serialization_alias="pretext_regrouped")]
     """The same with groups redrawn."""
-    excess: float | None
+    excess: Annotated[Measured | None, Field(serialization_alias="swap_excess")]
     """See `swap_excess`."""
-    batch_dependence: float | None
+    batch_dependence: Measured | None
     """Of the backbone: 0 where batch-mates do not matter, 1 where nothing else does."""
-    same_group: float | None
+    same_group: Measured | None
     """Share of nearest neighbours in a sample's own BN group."""
-    same_group_chance: float | None
+    same_group_chance: Measured | None
     """The same if neighbours did not know of groups."""
 
 
@@ -37,10 +40,10 @@ class Speed:
     """How fast a scheme came half way, at its best learning rate."""
 
     scheme: str
-    rate: float
-    accuracy: float
+    rate: Annotated[float, Field(serialization_alias="learning_rate")]
+    accuracy: Measured
     """Mean kNN accuracy with re-estimated statistics at that rate."""
-    images: tuple[float, ...]
+    images: tuple[Annotated[float, PlainSerializer(round, return_type=int)], ...]
     """Images until half way, of the seeds that came there."""
     at_most: bool
     """Whether a seed was there before it was first looked at."""
@@ -51,45 +54,45 @@ class Speed:
 class Halfway:
     """How soon schemes came half way."""
 
-    target: float
+    target: Annotated[Measured, Field(serialization_alias="accuracy")]
     """The accuracy half way between the untrained networks' and the first scheme's at its end."""
-    speeds: tuple[Speed, ...]
+    speeds: Annotated[tuple[Speed, ...], Field(serialization_alias="schemes")]
 
 
-def swap_excess(shelved: Shelved) -> dict[int, float]:
+def swap_excess(own: RowRecords) -> dict[int, float]:
     """How much more a common BN group helps after the training than before it, by seed, in -1..1.
 
     The swap gap, by how much better pretext pairs are found with both views of an image in one BN group
     than in redrawn ones, minus that of the same network before its training. It rises with the
     accuracy at the task, so that it alone does not show that the training made use of the groups.
     """
-    before = diagnosed(shelved, "leakage", "swap_gap_initial")
-    after = diagnosed(shelved, "leakage", "swap_gap")
+    before = diagnosed(own, "leakage", "swap_gap_initial")
+    after = diagnosed(own, "leakage", "swap_gap")
     return {seed: gap - before[seed] for seed, gap in after.items() if seed in before}
 
 
-def leak(shelved: Shelved) -> Leak:
+def leak(own: RowRecords) -> Leak:
     """The diagnostics of leakage of a row."""
 
     def of(key: str, part: str = "leakage") -> float | None:
-        return _mean(diagnosed(shelved, part, key).values())
+        return _mean(diagnosed(own, part, key).values())
 
     return Leak(
-        row=str(shelved.row),
+        row=str(own.row),
         together=of("pretext_same_group"),
         apart=of("pretext_regrouped"),
-        excess=_mean(swap_excess(shelved).values()),
+        excess=_mean(swap_excess(own).values()),
         batch_dependence=of("batch_dependence", "backbone"),
         same_group=of("same_group"),
         same_group_chance=of("same_group_chance"),
     )
 
 
-def diagnosed(shelved: Shelved, part: str, key: str) -> dict[int, float]:
+def diagnosed(own: RowRecords, part: str, key: str) -> dict[int, float]:
     """A diagnostic by seed, of `leakage` or of a section, for the seeds that have it."""
     found = {}
-    for seed in shelved.seeds:
-        entry = shelved.records.get(seed)
+    for seed in own.seeds:
+        entry = own.records.get(seed)
         diagnostics = entry.record.result.diagnostics if entry else {}
         measures = diagnostics.get(part) or diagnostics.get("sections", {}).get(part) or {}
         if measures.get(key) is not None:
@@ -97,30 +100,24 @@ def diagnosed(shelved: Shelved, part: str, key: str) -> dict[int, float]:
     return found
 
 
-def best_rate(shelf: Shelf, advice: Advice, scheme: str) -> Shelved | None:
+def best_rate(index: RecordIndex, advice: Advice, scheme: str) -> RowRecords | None:
     """The row of a scheme with the best mean accuracy; None while a row lacks a record.
 
     A rate at which a seed failed has no mean.
     """
-    rows = [shelf.row(advice.experiment, name) for name in advice.rows(scheme)]
-    if any(row.missing for row in rows):
-        return None
-    means = {}
-    for place, row in enumerate(rows):
-        values = shelf.values(row, ACCURACY)
-        if len(values) == len(row.seeds):
-            means[place] = mean(list(values.values()))
-    return rows[max(means, key=lambda place: means[place])] if means else None
+    rows = [index.row(advice.experiment, name) for name in advice.rows(scheme)]
+    best = None if any(row.missing for row in rows) else index.best(rows, ACCURACY)
+    return best[0] if best else None
 
 
 def halfway(
-    shelf: Shelf, advice: Advice, untrained: float, schemes: Sequence[str]
+    index: RecordIndex, advice: Advice, untrained: float, schemes: Sequence[str]
 ) -> Halfway | None:
     """How soon each scheme came half way, at its best rate, by what was watched while training.
 
     None where the first scheme, whose end says what half way is, lacks a record or was not watched.
     """
-    rows = {scheme: best_rate(shelf, advice, scheme) for scheme in schemes}
+    rows = {scheme: best_rate(index, advice, scheme) for scheme in schemes}
     reference = rows[schemes[0]]
     if reference is None:
         return None
@@ -139,7 +136,7 @@ def halfway(
             Speed(
                 scheme=scheme,
                 rate=training.learning_rate,
-                accuracy=mean(list(shelf.values(row, ACCURACY).values())),
+                accuracy=mean(list(index.values(row, ACCURACY).values())),
                 images=tuple(share * training.images_seen for share in shares if share is not None),
                 at_most=any(
                     share == watched.share[0] for share, watched in zip(shares, curves, strict=True)
@@ -150,7 +147,7 @@ def halfway(
     return Halfway(target, tuple(speeds))
 
 
-def _watched(row: Shelved) -> list[Watched]:
+def _watched(row: RowRecords) -> list[Watched]:
     """The kNN accuracy watched while training, of the seeds that have it."""
     found = [row.records[seed].record.result.watched for seed in row.seeds]
     return [watched for watched in found if watched]

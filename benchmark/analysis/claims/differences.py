@@ -9,9 +9,32 @@ from benchmark.analysis import contrasts
 from benchmark.analysis.claims.arms import Arm, arm, bar
 from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Claims, Pair
 from benchmark.analysis.contrasts import Finding
-from benchmark.analysis.statistics import Spread
+from benchmark.analysis.statistics import Measured, Spread
 from benchmark.planning import plan
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The values of both arms for a seed, null where one has none."""
+
+    seed: int
+    plus: Measured | None
+    minus: Measured | None
+    difference: Measured | None
+    """Null without an estimate too: nothing is said of a part of the seeds."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of an arm and its published record."""
+
+    name: str
+    status: str
+    """`missing` without a record."""
+    sha256: str | None
+    marks: tuple[str, ...]
+    """The flaws of the record's provenance."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,31 @@ class Difference:
         return self.plus, self.minus
 
     @property
+    def pairs(self) -> tuple[Paired, ...]:
+        """The values, seed by seed."""
+        found = []
+        for seed in self.seeds:
+            plus, minus = (own.values.get(seed) for own in self.arms)
+            gap = None
+            if self.finding and plus is not None and minus is not None:
+                gap = plus - minus
+            found.append(Paired(seed, plus, minus, gap))
+        return tuple(found)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell of both arms once, those without a record too."""
+        found: dict[str, Cell] = {}
+        for row, seed in (
+            (row, seed) for own in self.arms for row in own.rows for seed in own.seeds
+        ):
+            entry, name = row.records.get(seed), f"{row.name}-s{seed}"
+            status = entry.record.status if entry else "missing"
+            marks = row.marks.get(seed, ())
+            found[name] = Cell(name, status, entry.checksum if entry else None, marks)
+        return tuple(found.values())
+
+    @property
     def higher(self) -> Arm | None:
         """The arm of the higher mean; None for equals, and without an estimate."""
         if self.finding is None or self.finding.estimate == 0:
@@ -45,7 +93,7 @@ class Difference:
 
 
 def difference(
-    shelf: Shelf, claims: Claims, advice: Advice, pair: Pair, comparisons: int = 1
+    index: RecordIndex, claims: Claims, advice: Advice, pair: Pair, comparisons: int = 1
 ) -> Difference:
     """The difference of a pair of arms on the seeds that both ask for.
 
@@ -53,15 +101,15 @@ def difference(
     experiment lacks a row of an arm.
     """
     asked = [(advice, pair.plus), (advice.of_minus, pair.minus)]
-    whole = [arm(shelf, claims, own, name) for own, name in asked]
+    whole = [arm(index, claims, own, name) for own, name in asked]
     seeds = [seed for seed in whole[0].seeds if seed in whole[1].seeds]
-    plus, minus = (arm(shelf, claims, own, name, seeds) for own, name in asked)
-    if lacking := tuple(_lacking(shelf, claims, advice, (plus, minus))):
+    plus, minus = (arm(index, claims, own, name, seeds) for own, name in asked)
+    if lacking := tuple(_lacking(index, claims, advice, (plus, minus))):
         return Difference(plus, minus, lacking, None, None)
     values = [[side.values[seed] for seed in seeds] for side in (plus, minus)]
     finding = contrasts.judge(
         contrasts.contrast(f"{pair.plus} minus {pair.minus}", values[:1], values[1:]),
-        spread(shelf, claims, advice),
+        spread(index, claims, advice),
         comparisons=comparisons,
         margin=claims.margins.get(advice.metric),
     )
@@ -74,7 +122,7 @@ def difference(
     return Difference(plus, minus, (), finding, contrasts.correlation(*values))
 
 
-def spread(shelf: Shelf, claims: Claims, advice: Advice) -> Spread:
+def spread(index: RecordIndex, claims: Claims, advice: Advice) -> Spread:
     """The spread within the arms of an experiment, by recipe and backbone, without that of the seeds.
 
     Pooled are the rows that were trained with all of the experiment's own seeds, did not fail and have
@@ -83,10 +131,10 @@ def spread(shelf: Shelf, claims: Claims, advice: Advice) -> Spread:
     """
     if advice.minus_metric:
         return Spread(None, 0)
-    seeds = shelf.params.experiments[advice.experiment].seeds
+    seeds = index.params.experiments[advice.experiment].seeds
     groups: dict[str, dict[tuple[str, ...], list[float]]] = {}
-    for group, name in _candidates(shelf, advice):
-        own = arm(shelf, claims, advice, name, seeds)
+    for group, name in _candidates(index, advice):
+        own = arm(index, claims, advice, name, seeds)
         if own.seeds != seeds or missing(own) or failed(own, advice) or not own.learnt:
             continue
         if all(seed in own.values for seed in seeds):
@@ -97,9 +145,9 @@ def spread(shelf: Shelf, claims: Claims, advice: Advice) -> Spread:
     return contrasts.pool([list(group.values()) for group in groups.values()])
 
 
-def _candidates(shelf: Shelf, advice: Advice) -> Iterator[tuple[str, str]]:
+def _candidates(index: RecordIndex, advice: Advice) -> Iterator[tuple[str, str]]:
     """The arms of an experiment that could have the metric, each with the name of its group."""
-    rows = shelf.rows(advice.experiment)
+    rows = index.rows(advice.experiment)
     if advice.metric == STABLE_RATE:
         names = {str(row) for row in rows}
         for scheme in dict.fromkeys(row.scheme for row in rows):
@@ -107,7 +155,7 @@ def _candidates(shelf: Shelf, advice: Advice) -> Iterator[tuple[str, str]]:
                 yield "rates", scheme
         return
     for row in rows:
-        if plan.is_trained(shelf.params, row.method):
+        if plan.is_trained(index.params, row.method):
             yield f"{row.method}-{row.backbone}", str(row)
 
 
@@ -131,7 +179,9 @@ def failed(own: Arm, advice: Advice) -> list[str]:
     ]
 
 
-def _lacking(shelf: Shelf, claims: Claims, advice: Advice, arms: Sequence[Arm]) -> Iterator[str]:
+def _lacking(
+    index: RecordIndex, claims: Claims, advice: Advice, arms: Sequence[Arm]
+) -> Iterator[str]:
     """Why a difference cannot be estimated: the first of records, results, controls that it lacks."""
     seeds = arms[0].seeds
     if not seeds:
@@ -150,7 +200,7 @@ def _lacking(shelf: Shelf, claims: Claims, advice: Advice, arms: Sequence[Arm]) 
         for own in arms
         for row in own.rows
         if row.rate is None
-        and shelf.params.experiments[advice.experiment].learning_rates == "tuned"
+        and index.params.experiments[advice.experiment].learning_rates == "tuned"
     ]
     if untuned:
         yield f"no learning rate was tuned for {_and(untuned)}"
@@ -165,7 +215,7 @@ def _lacking(shelf: Shelf, claims: Claims, advice: Advice, arms: Sequence[Arm]) 
     if not rates and (null := dict.fromkeys(line for own in arms for line in _null(own))):
         yield from null
         return
-    bars = [bar(shelf, claims, advice.experiment, own.rows[0].row.backbone) for own in arms]
+    bars = [bar(index, claims, advice.experiment, own.rows[0].row.backbone) for own in arms]
     if without := dict.fromkeys(found.row for found in bars if found.least is None):
         yield f"no bar from which on a row has learnt: {'; '.join(without)}"
         return

@@ -21,7 +21,7 @@ from benchmark.analysis.claims.schema import (
 )
 from benchmark.analysis.claims.sensitivity import Sensitivity, sensitivity
 from benchmark.planning import plan
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,18 @@ class Planned:
     """To show equivalence four times in five if there is no difference; null beyond `power.MOST`."""
     for_difference: int | None
     """To find a difference as large as the margin four times in five; null beyond `power.MOST`."""
+    reachable: bool
+    """Whether the experiment has the seeds that equivalence needs."""
 
-    @property
-    def reachable(self) -> bool:
-        """Whether the experiment has the seeds that equivalence needs."""
-        return self.for_equivalence is not None and self.for_equivalence <= self.seeds
+
+@dataclass(frozen=True)
+class Further:
+    """A difference that is shown beside the one that decides."""
+
+    entry: Beside
+    experiment: str
+    difference: Difference | None
+    """Null where the track lacks it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Judged:
     """On its advice; null where it gives none."""
     reasons: tuple[str, ...]
     """Why, in words."""
+    margin: float | None = None
+    """What counts as equivalent, in the metric's unit; null without an advice."""
     difference: Difference | None = None
     """The one that decides; null where the track does not ask for it."""
     bar: Bar | None = None
@@ -59,8 +68,7 @@ class Judged:
     """The same with the running statistics of the training, which decides nothing."""
     confirmation: Difference | None = None
     """The one that must have the same sign; null where none must, or the track lacks it."""
-    beside: tuple[tuple[Beside, Difference | None], ...] = ()
-    """Differences that decide nothing; null where the track lacks them."""
+    beside: tuple[Further, ...] = ()
     leaks: tuple[Leak, ...] = ()
     """What the diagnostics say of the arms, where their networks have BN groups."""
     sensitivity: Sensitivity | None = None
@@ -82,47 +90,50 @@ class Judged:
         return rates and found is not None and found.higher is not None and found.higher.at_edge
 
 
-def judge(claims: Claims, shelf: Shelf) -> tuple[Judged, ...]:
+def judge(claims: Claims, index: RecordIndex) -> tuple[Judged, ...]:
     """Every claim, judged."""
-    return tuple(_judged(name, claim, claims, shelf) for name, claim in claims.claims.items())
+    return tuple(_judged(name, claim, claims, index) for name, claim in claims.claims.items())
 
 
-def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
+def _judged(name: str, claim: Claim, claims: Claims, index: RecordIndex) -> Judged:
     advice = claim.advice
     if advice is None:
         return Judged(name, claim, None, ())
-    if absent := _absent(shelf, advice, advice):
-        return Judged(name, claim, "undetermined", (absent,))
-    found = difference(shelf, claims, advice, advice, claims.comparisons)
+    margin = claims.margins.get(advice.metric)
+    if absent := _absent(index, advice, advice):
+        return Judged(name, claim, "undetermined", (absent,), margin)
+    found = difference(index, claims, advice, advice, claims.comparisons)
     confirmation = plain = None
-    if advice.confirmed_by and not _absent(shelf, advice, advice.confirmed_by):
-        confirmation = difference(shelf, claims, advice, advice.confirmed_by)
+    if advice.confirmed_by and not _absent(index, advice, advice.confirmed_by):
+        confirmation = difference(index, claims, advice, advice.confirmed_by)
     if advice.metric == "knn_reestimated":
         running = advice.model_copy(update={"metric": "knn"})
-        plain = difference(shelf, claims, running, advice)
-    least = bar(shelf, claims, advice.experiment, found.plus.rows[0].row.backbone)
+        plain = difference(index, claims, running, advice)
+    least = bar(index, claims, advice.experiment, found.plus.rows[0].row.backbone)
     beside = []
     for entry in claim.beside:
         asked = advice.beside(entry)
-        absent = _absent(shelf, asked, entry)
-        beside.append((entry, None if absent else difference(shelf, claims, asked, entry)))
+        there = not _absent(index, asked, entry)
+        other = difference(index, claims, asked, entry) if there else None
+        beside.append(Further(entry, asked.experiment, other))
     verdict, reasons = rules.verdict(advice, found, least, confirmation)
     leaks: tuple[Leak, ...] = ()
     if advice.metric != STABLE_RATE and not any(missing(own) for own in found.arms):
         named = {own.name: leak(own.rows[0]) for own in found.arms}
         leaks = tuple(own for own in named.values() if own.excess is not None)
-    tuned = shelf.params.experiments[advice.experiment].learning_rates == "tuned"
+    tuned = index.params.experiments[advice.experiment].learning_rates == "tuned"
     rates = sensitivity(claims, advice, found, least, confirmation, tuned=tuned)
     speeds = None
     if advice.metric == STABLE_RATE and least.untrained is not None:
         schemes = [own.name for own in found.arms]
-        schemes += [arm for entry, other in beside if other for arm in (entry.plus, entry.minus)]
-        speeds = halfway(shelf, advice, least.untrained, list(dict.fromkeys(schemes)))
+        schemes += [arm for b in beside if b.difference for arm in (b.entry.plus, b.entry.minus)]
+        speeds = halfway(index, advice, least.untrained, list(dict.fromkeys(schemes)))
     return Judged(
         name,
         claim,
         verdict,
         reasons,
+        margin,
         found,
         least,
         plain,
@@ -139,19 +150,17 @@ def _judged(name: str, claim: Claim, claims: Claims, shelf: Shelf) -> Judged:
 
 def _planned(claims: Claims, advice: Advice, found: Difference) -> Planned:
     margin, sd = claims.margins[advice.metric], advice.pilot.sd
-    level = claims.level / claims.comparisons
-    return Planned(
-        len(found.seeds),
-        power.seeds_for_equivalence(margin, sd, level),
-        power.seeds_for_difference(margin, sd, level),
-    )
+    level, seeds = claims.level / claims.comparisons, len(found.seeds)
+    needed = power.seeds_for_equivalence(margin, sd, level)
+    reachable = needed is not None and needed <= seeds
+    return Planned(seeds, needed, power.seeds_for_difference(margin, sd, level), reachable)
 
 
-def _absent(shelf: Shelf, advice: Advice, pair: Pair) -> str | None:
+def _absent(index: RecordIndex, advice: Advice, pair: Pair) -> str | None:
     """What a track does not ask for, of all that a pair needs; None where it has everything."""
-    if advice.experiment not in shelf.params.experiments:
+    if advice.experiment not in index.params.experiments:
         return f"this track has no experiment {advice.experiment}"
-    rows = {str(row) for row in plan.rows(shelf.params, advice.experiment)}
+    rows = {str(row) for row in plan.rows(index.params, advice.experiment)}
     for arm in (pair.plus, pair.minus):
         if lost := [row for row in advice.rows(arm) if row not in rows]:
             return f"this track's experiment {advice.experiment} has no row {', '.join(lost)}"

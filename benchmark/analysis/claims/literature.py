@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmark.config import params, yaml_file
 from benchmark.config.schema import Model, Params
 from benchmark.core.errors import UserError, unknown
 from benchmark.planning import plan
-from benchmark.results.rows import Shelf
+from benchmark.results.rows import RecordIndex
 
 NAME = "literature.yaml"
 
@@ -92,9 +91,9 @@ def tracks(root: Path) -> dict[str, Params]:
     return {name: params.read(params.track_file(root, name)) for name in names}
 
 
-def shelves(root: Path) -> dict[str, Shelf]:
-    """A shelf for every track of the project, `mini` first."""
-    return {name: Shelf(root, found) for name, found in tracks(root).items()}
+def indexes(root: Path) -> dict[str, RecordIndex]:
+    """An index for every track of the project, `mini` first."""
+    return {name: RecordIndex(root, found) for name, found in tracks(root).items()}
 
 
 def read(root: Path) -> Library:
@@ -133,7 +132,7 @@ def _check(where: str, ordering: Ordering, known: Mapping[str, Params]) -> None:
             raise unknown(f"row of experiment {experiment} in {where}", row, rows)
 
 
-def judge(ordering: Ordering, shelf: Shelf) -> Judged | None:
+def judge(ordering: Ordering, index: RecordIndex) -> Judged | None:
     """What a track's records say of an ordering; None where the track does not have its rows.
 
     The difference is the mean over the seeds of both rows. Its interval takes the standard deviation s
@@ -141,35 +140,33 @@ def judge(ordering: Ordering, shelf: Shelf) -> Judged | None:
     rather than narrow. It describes: 95 % for each ordering, not adjusted for their number, and no
     verdict rests on it. A seed that failed leaves it undecided, since those left are a selection.
     """
-    if ordering.experiment not in shelf.params.experiments:
+    if ordering.experiment not in index.params.experiments:
         return None
-    rows = {str(row): row for row in plan.rows(shelf.params, ordering.experiment)}
+    rows = {str(row): row for row in plan.rows(index.params, ordering.experiment)}
     if ordering.higher not in rows or ordering.lower not in rows:
         return None
-    pair = [shelf.row(ordering.experiment, row) for row in (ordering.higher, ordering.lower)]
-    if any(shelved.missing for shelved in pair):
+    pair = [index.row(ordering.experiment, row) for row in (ordering.higher, ordering.lower)]
+    if any(own.missing for own in pair):
         return Judged("not yet run")
-    higher, lower = (shelf.values(shelved, ordering.metric) for shelved in pair)
+    higher, lower = (index.values(own, ordering.metric) for own in pair)
     common = sorted(higher.keys() & lower.keys())
     if len(higher) < len(pair[0].seeds) or len(lower) < len(pair[1].seeds) or not common:
         return Judged("undecided")
     difference = mean([higher[seed] - lower[seed] for seed in common])
-    half = half_width(pool([list(higher.values()), list(lower.values())]), len(common))
-    if half is None:
-        return Judged("undecided", difference)
-    half *= math.sqrt(2)
-    if abs(difference) <= half:
-        return Judged("undecided", difference, half)
-    return Judged("agrees" if difference > 0 else "disagrees", difference, half)
+    spread = pool([list(higher.values()), list(lower.values())])
+    half = half_width(spread, len(common), len(common))
+    word = "agrees" if difference > 0 else "disagrees"
+    undecided = half is None or abs(difference) <= half
+    return Judged("undecided" if undecided else word, difference, half)
 
 
-def compare(entry: Entry, shelf: Shelf) -> str:
+def compare(entry: Entry, index: RecordIndex) -> str:
     """One word for all orderings of an entry on a track.
 
     `agrees` or `disagrees` where they all do, `not yet run` where one is not, `not comparable` where
     there is none that the track has, else `undecided`; see `judge`.
     """
-    found = [judged.word for ordering in entry.compare if (judged := judge(ordering, shelf))]
+    found = [judged.word for ordering in entry.compare if (judged := judge(ordering, index))]
     if not found:
         return "not comparable"
     if "not yet run" in found:

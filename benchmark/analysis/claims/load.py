@@ -13,7 +13,6 @@ from benchmark.analysis.claims.schema import (
     Claim,
     Claims,
     GroupsFigure,
-    Pair,
     RatesFigure,
 )
 from benchmark.analysis.contrasts import LEVEL
@@ -63,7 +62,6 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
 def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:
     if advice.experiment not in params.experiments:
         raise unknown(f"experiment in {where}", advice.experiment, params.experiments)
-    pairs: list[tuple[str, Pair, Advice]] = [(where, advice, advice)]
     if advice.metric == STABLE_RATE:
         if advice.backbone is None or advice.recipes is None or advice.unit is None:
             raise UserError(f"{where}.advice: {STABLE_RATE} needs backbone, recipes and unit")
@@ -77,24 +75,15 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
         raise UserError(f"{where}.advice: backbone, recipes and unit belong to {STABLE_RATE}")
     if advice.minus_metric == STABLE_RATE:
         raise UserError(f"{where}.advice: minus_metric cannot be {STABLE_RATE}")
-    pairs += [(where, advice.confirmed_by, advice)] if advice.confirmed_by else []
-    pairs += [
-        (f"{where}.beside" if entry.experiment else where, entry, advice.beside(entry))
-        for entry in claim.beside
-    ]
     _check_figure(where, claim, advice, params)
-    for place, pair, asked in pairs:
-        names = [row for arm in (pair.plus, pair.minus) for row in asked.rows(arm)]
-        _check_rows(place, asked.experiment, names, params)
-
-
-def _check_rows(where: str, experiment: str, names: Iterable[str], params: Params) -> None:
-    if experiment not in params.experiments:
-        raise unknown(f"experiment in {where}", experiment, params.experiments)
-    rows = [str(row) for row in plan.rows(params, experiment)]
-    for name in names:
-        if name not in rows:
-            raise unknown(f"row of experiment {experiment} in {where}", name, rows)
+    for place, pair, asked in claim.pairs:
+        experiment = asked.experiment
+        if experiment not in params.experiments:
+            raise unknown(f"experiment in {where}.{place}", experiment, params.experiments)
+        rows = [str(row) for row in plan.rows(params, experiment)]
+        for name in (row for arm in (pair.plus, pair.minus) for row in asked.rows(arm)):
+            if name not in rows:
+                raise unknown(f"row of experiment {experiment} in {where}.{place}", name, rows)
 
 
 def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:

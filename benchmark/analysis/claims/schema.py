@@ -135,6 +135,18 @@ class Claim(Model):
     figure: RatesFigure | GroupsFigure | PlainFigure = Field(discriminator="kind")
     literature: tuple[str, ...]
 
+    @property
+    def pairs(self) -> list[tuple[str, Pair, Advice]]:
+        """Every difference with its place in the claim and the advice whose experiment it is of."""
+        advice = self.advice
+        if advice is None:
+            return []
+        found: list[tuple[str, Pair, Advice]] = [("advice", advice, advice)]
+        if advice.confirmed_by:
+            found.append(("advice.confirmed_by", advice.confirmed_by, advice))
+        beside = enumerate(self.beside)
+        return found + [(f"beside.{n}", entry, advice.beside(entry)) for n, entry in beside]
+
 
 class Claims(Model):
     """A whole `claims.yaml`."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from benchmark.analysis import contrasts
 from benchmark.analysis.claims import rules
 from benchmark.analysis.claims.arms import Arm, Bar
 from benchmark.analysis.claims.differences import Difference
 from benchmark.analysis.claims.schema import ACCURACIES, Advice, Claims, Verdict
+from benchmark.analysis.statistics import Measured
 
 Side = Literal["plus", "minus"]
 SIDES: tuple[Side, Side] = ("plus", "minus")
@@ -23,12 +27,12 @@ class Shifted:
     arm: str
     direction: str
     """`lower` or `higher`."""
-    rate: float | None
+    rate: Annotated[float | None, Field(serialization_alias="learning_rate")]
     """That learning rate; null where the table of rates does not say."""
-    change: float | None = None
+    change: Measured | None = None
     """Of the arm's accuracy on the validation split, as the sweep's fit expects it; null where the rate
     was not tried, or a training failed there."""
-    estimate: float | None = None
+    estimate: Measured | None = None
     """Of the difference, then; null where the change is."""
     verdict: Verdict | None = None
     """By the same rule with the same standard error; null where the change is."""
@@ -38,26 +42,9 @@ class Shifted:
 class Sensitivity:
     """All four: either arm, a step either way."""
 
-    verdict: Verdict
-    """The one that was reached."""
+    summary: str
+    """What they make of the verdict, in one line."""
     steps: tuple[Shifted, ...]
-
-    @property
-    def summary(self) -> str:
-        """In one line."""
-        other = [step for step in self.steps if step.verdict and step.verdict != self.verdict]
-        lost = [step for step in self.steps if step.verdict is None]
-        parts = []
-        if not lost and not other:
-            return "the verdict is the same for one step of the rate either way of either arm"
-        if len(lost) < len(self.steps) and not other:
-            parts.append("the verdict is the same for every step of the rate that was tried")
-        parts += [f"{_with(step)} it would be {step.verdict}" for step in other]
-        if lost:
-            steps = ", ".join(map(_with, lost))
-            one = "that rate was" if len(lost) == 1 else "those rates were"
-            parts.append(f"not known {steps}: {one} not tried, or a training failed there")
-        return "; ".join(parts)
 
 
 def sensitivity(
@@ -102,7 +89,23 @@ def sensitivity(
                 Shifted(side, own.name, direction, step.rate, step.change, moved.estimate, ruled)
             )
     reached, _ = rules.verdict(advice, found, bar, confirmation)
-    return Sensitivity(reached, tuple(steps))
+    return Sensitivity(_summary(reached, steps), tuple(steps))
+
+
+def _summary(reached: Verdict, steps: Sequence[Shifted]) -> str:
+    other = [step for step in steps if step.verdict and step.verdict != reached]
+    lost = [step for step in steps if step.verdict is None]
+    parts = []
+    if not lost and not other:
+        return "the verdict is the same for one step of the rate either way of either arm"
+    if len(lost) < len(steps) and not other:
+        parts.append("the verdict is the same for every step of the rate that was tried")
+    parts += [f"{_with(step)} it would be {step.verdict}" for step in other]
+    if lost:
+        one = "that rate was" if len(lost) == 1 else "those rates were"
+        names = ", ".join(map(_with, lost))
+        parts.append(f"not known {names}: {one} not tried, or a training failed there")
+    return "; ".join(parts)
 
 
 def _shifted(own: Arm, change: float, bar: Bar) -> Arm:

@@ -2,248 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
-from benchmark.analysis.claims.arms import Arm
+from pydantic import BeforeValidator, Field
+
+from benchmark.analysis.claims.arms import Bar
 from benchmark.analysis.claims.diagnostics import Halfway, Leak
-from benchmark.analysis.claims.differences import Difference
-from benchmark.analysis.claims.judge import Judged
-from benchmark.analysis.claims.schema import Advice, Claims
+from benchmark.analysis.claims.differences import Cell, Paired
+from benchmark.analysis.claims.judge import Further, Judged, Planned
+from benchmark.analysis.claims.schema import Claims, Description, Metric, Pilot, Rule, Verdict
 from benchmark.analysis.claims.sensitivity import Sensitivity
 from benchmark.analysis.contrasts import Finding
+from benchmark.analysis.statistics import Measured
 from benchmark.config.schema import Params
-from benchmark.core import canonical_json
 from benchmark.report.claims.formatting import scale
-from benchmark.report.leaderboard.tables import rounded
+from benchmark.report.document import Document, at, inside, text
 
 SCHEMA = 2
 """Version of the JSON layout; see docs/claims.md."""
 
 
-def json(
-    claims: Claims, params: Params, found: tuple[Judged, ...], literature: Mapping[str, str]
-) -> str:
-    """All claims; `literature` says of each published result how it compares."""
-    return canonical_json.pretty(
-        {
-            "schema": SCHEMA,
-            "version": claims.version,
-            "track": params.track,
-            "title": params.title,
-            "scale": scale(params.track),
-            "knn_k": list(params.evaluation.knn_k),
-            "level": claims.level,
-            "comparisons": claims.comparisons,
-            "margins": dict(claims.margins),
-            "stable": claims.stable,
-            "learnt": claims.learnt,
-            "claims": [_claim(judged, claims, params.track, literature) for judged in found],
-        }
+class Described(Document):
+    """A difference that decides nothing: no p, no significance."""
+
+    plus: str = at("plus", "name")
+    minus: str = at("minus", "name")
+    mean: Annotated[Measured | None, inside("estimate")] = at("finding")
+    low: Annotated[Measured | None, inside("low")] = at("finding")
+    high: Annotated[Measured | None, inside("high")] = at("finding")
+    n: Annotated[int, inside("n", default=0)] = at("finding")
+    lacking: list[str]
+
+
+class Absent(Document):
+    """A difference beside it, which the track does not have."""
+
+    text: str = at("entry", "text")
+    experiment: str
+    plus: str = at("entry", "plus")
+    minus: str = at("entry", "minus")
+    lacking: Annotated[list[str], inside("lacking", default=["not on this track"])] = at(
+        "difference"
     )
 
 
-def _claim(
-    judged: Judged, claims: Claims, track: str, literature: Mapping[str, str]
-) -> dict[str, Any]:
-    claim = judged.claim
-    return {
-        "id": judged.name,
-        "title": claim.title,
-        "sentence": claim.sentence,
-        "description": claim.description and claim.description.model_dump(mode="json"),
-        "advice": claim.advice and _advice(judged, claim.advice, claims, track),
-        "changes": claim.changes,
-        "literature": {name: literature[name] for name in claim.literature},
-    }
+class Beside(Absent):
+    """A difference beside it."""
+
+    mean: Annotated[Measured | None, inside("finding", "estimate")] = at("difference")
+    low: Annotated[Measured | None, inside("finding", "low")] = at("difference")
+    high: Annotated[Measured | None, inside("finding", "high")] = at("difference")
+    n: Annotated[int, inside("finding", "n", default=0)] = at("difference")
 
 
-def _advice(judged: Judged, advice: Advice, claims: Claims, track: str) -> dict[str, Any]:
-    found, bar = judged.difference, judged.bar
-    return {
-        "verdict": judged.verdict,
-        "reasons": list(judged.reasons),
-        **advice.model_dump(mode="json", exclude={"confirmed_by"}),
-        "margin": claims.margins.get(advice.metric),
-        "estimate": found and found.finding and _finding(found.finding),
-        "at_least": judged.at_least,
-        "correlation": found and rounded(found.correlation),
-        "seeds": _seeds(found) if found else [],
-        "arms": found and {"plus": _arm(found.plus), "minus": _arm(found.minus)},
-        "bar": bar
-        and {
-            "accuracy": rounded(bar.least),
-            "untrained": rounded(bar.untrained),
-            "raw_pixels": rounded(bar.pixels),
-            "row": bar.row,
-        },
-        "planned": judged.planned
-        and {
-            "seeds": judged.planned.seeds,
-            "for_equivalence": judged.planned.for_equivalence,
-            "for_difference": judged.planned.for_difference,
-            "reachable": judged.planned.reachable,
-        },
-        "sensitivity": judged.sensitivity and _sensitivity(judged.sensitivity),
-        "other_images": judged.images
-        and {
-            "se": rounded(judged.images.se),
-            "low": rounded(judged.images.finding.low),
-            "high": rounded(judged.images.finding.high),
-            "verdict": judged.images.verdict,
-        },
-        "running_statistics": judged.plain and _described(judged.plain),
-        "confirmed_by": judged.confirmation and _described(judged.confirmation),
-        "beside": [
-            {
-                "text": entry.text,
-                "experiment": advice.beside(entry).experiment,
-                "plus": entry.plus,
-                "minus": entry.minus,
-            }
-            | (_described(other) if other else {"lacking": ["not on this track"]})
-            for entry, other in judged.beside
-        ],
-        "leakage": [_leak(leak) for leak in judged.leaks],
-        "halfway": judged.halfway and _halfway(judged.halfway),
-        "cells": list(
-            {
-                cell["name"]: cell
-                for own in (found.arms if found else ())
-                for cell in _cells(own, track)
-            }.values()
-        ),
-    }
+class Arm(Document):
+    """One side of the difference."""
+
+    name: str
+    metric: str
+    rows: list[Annotated[str, BeforeValidator(lambda found: str(found.row))]]
+    accuracy: Measured | None
+    learnt: bool | None
+    learning_rate: float | None = at("rate")
+    at_edge: bool
 
 
-def _sensitivity(found: Sensitivity) -> dict[str, Any]:
-    return {
-        "summary": found.summary,
-        "steps": [
-            {
-                "side": step.side,
-                "arm": step.arm,
-                "direction": step.direction,
-                "learning_rate": step.rate,
-                "change": rounded(step.change),
-                "estimate": rounded(step.estimate),
-                "verdict": step.verdict,
-            }
-            for step in found.steps
-        ],
-    }
+class Arms(Document):
+    """Both sides."""
+
+    plus: Arm
+    minus: Arm
 
 
-def _finding(found: Finding) -> dict[str, Any]:
-    return {
-        "mean": rounded(found.estimate),
-        "low": rounded(found.low),
-        "high": rounded(found.high),
-        "se": rounded(found.se),
-        "df": found.df,
-        "p": _chance(found.p),
-        "p_adjusted": _chance(found.p_adjusted),
-        "significant": found.significant,
-        "p_equivalence": _chance(found.p_equivalence),
-        "equivalent": found.equivalent,
-        "detectable": rounded(found.detectable),
-        "n": found.n,
-        "own_sd": rounded(found.own_sd),
-        "pooled_sd": rounded(found.pooled_sd),
-        "pooled": found.pooled,
-    }
+class OtherImages(Document):
+    """The verdict on other test images."""
+
+    se: Measured
+    low: Measured | None = at("finding", "low")
+    high: Measured | None = at("finding", "high")
+    verdict: Verdict
 
 
-def _chance(p: float | None) -> float | None:
-    """Three significant digits: a small p is not nothing."""
-    return None if p is None else float(f"{p:.3g}")
+def _beside(found: Further) -> Absent:
+    return (Beside if found.difference else Absent).model_validate(found)
 
 
-def _described(found: Difference) -> dict[str, Any]:
-    """A difference that decides nothing: no p, no significance."""
-    finding = found.finding
-    return {
-        "plus": found.plus.name,
-        "minus": found.minus.name,
-        "mean": finding and rounded(finding.estimate),
-        "low": finding and rounded(finding.low),
-        "high": finding and rounded(finding.high),
-        "n": finding.n if finding else 0,
-        "lacking": list(found.lacking),
-    }
+class Advice(Document):
+    """The verdict on what a claim advises, and what it rests on."""
+
+    verdict: Verdict | None
+    reasons: list[str]
+    question: str = at("claim", "advice", "question")
+    experiment: str = at("claim", "advice", "experiment")
+    metric: Metric = at("claim", "advice", "metric")
+    minus_metric: Metric | None = at("claim", "advice", "minus_metric")
+    unit: str | None = at("claim", "advice", "unit")
+    backbone: str | None = at("claim", "advice", "backbone")
+    recipes: list[str] | None = at("claim", "advice", "recipes")
+    plus: str = at("claim", "advice", "plus")
+    minus: str = at("claim", "advice", "minus")
+    differs: list[str] = at("claim", "advice", "differs")
+    rule: Rule = at("claim", "advice", "rule")
+    pilot: Pilot = at("claim", "advice", "pilot")
+    margin: float | None
+    estimate: Annotated[Finding | None, inside("finding")] = at("difference")
+    at_least: bool
+    correlation: Annotated[Measured | None, inside("correlation")] = at("difference")
+    seeds: Annotated[tuple[Paired, ...], inside("pairs", default=())] = at("difference")
+    arms: Arms | None = at("difference")
+    bar: Bar | None
+    planned: Planned | None
+    sensitivity: Sensitivity | None
+    other_images: OtherImages | None = at("images")
+    running_statistics: Described | None = at("plain")
+    confirmed_by: Described | None = at("confirmation")
+    beside: list[Annotated[Beside | Absent, BeforeValidator(_beside)]]
+    leakage: list[Leak] = at("leaks")
+    halfway: Halfway | None
+    cells: Annotated[tuple[Cell, ...], inside("cells", default=())] = at("difference")
 
 
-def _seeds(found: Difference) -> list[dict[str, Any]]:
-    """The paired values, and their differences where something rests on them."""
-    rows = []
-    for seed in found.seeds:
-        plus, minus = (own.values.get(seed) for own in found.arms)
-        gap = None if found.finding is None or plus is None or minus is None else plus - minus
-        rows.append(
-            {
-                "seed": seed,
-                "plus": rounded(plus),
-                "minus": rounded(minus),
-                "difference": rounded(gap),
-            }
+class Claim(Document):
+    """One claim."""
+
+    id: str
+    title: str
+    sentence: str
+    description: Description | None
+    advice: Advice | None
+    changes: str
+    literature: dict[str, str]
+
+
+class Verdicts(Document):
+    """A whole file."""
+
+    layout: int = Field(serialization_alias="schema")
+    """Version of this layout."""
+    version: int
+    track: str
+    title: str
+    scale: str | None
+    knn_k: tuple[int, int]
+    level: float
+    comparisons: int
+    margins: dict[Metric, float]
+    stable: float
+    learnt: float
+    claims: list[Claim]
+
+
+def json(
+    claims: Claims, params: Params, found: Sequence[Judged], literature: Mapping[str, str]
+) -> str:
+    """The text of `claims.json`; `literature` says of each published result how it compares."""
+    return text(
+        Verdicts(
+            layout=SCHEMA,
+            version=claims.version,
+            track=params.track,
+            title=params.title,
+            scale=scale(params.track),
+            knn_k=params.evaluation.knn_k,
+            level=claims.level,
+            comparisons=claims.comparisons,
+            margins=claims.margins,
+            stable=claims.stable,
+            learnt=claims.learnt,
+            claims=[_claim(judged, literature) for judged in found],
         )
-    return rows
+    )
 
 
-def _arm(own: Arm) -> dict[str, Any]:
-    return {
-        "name": own.name,
-        "metric": own.metric,
-        "rows": [str(row.row) for row in own.rows],
-        "accuracy": rounded(own.accuracy),
-        "learnt": own.learnt,
-        # Exact: what was swept, not what was measured.
-        "learning_rate": own.rows[0].rate if len(own.rows) == 1 else None,
-        "at_edge": own.at_edge,
-    }
-
-
-def _leak(found: Leak) -> dict[str, Any]:
-    return {
-        "row": found.row,
-        "pretext_same_group": rounded(found.together),
-        "pretext_regrouped": rounded(found.apart),
-        "swap_excess": rounded(found.excess),
-        "batch_dependence": rounded(found.batch_dependence),
-        "same_group": rounded(found.same_group),
-        "same_group_chance": rounded(found.same_group_chance),
-    }
-
-
-def _halfway(found: Halfway) -> dict[str, Any]:
-    return {
-        "accuracy": rounded(found.target),
-        "schemes": [
-            {
-                "scheme": speed.scheme,
-                "learning_rate": speed.rate,
-                "accuracy": rounded(speed.accuracy),
-                "images": [round(count) for count in speed.images],
-                "at_most": speed.at_most,
-                "seeds": speed.seeds,
-            }
-            for speed in found.speeds
-        ],
-    }
-
-
-def _cells(own: Arm, track: str) -> list[dict[str, Any]]:
-    """Every cell of an arm, those without a record too."""
-    cells = []
-    for row in own.rows:
-        for seed in own.seeds:
-            entry = row.records.get(seed)
-            cells.append(
-                {
-                    "name": f"{track}/{row.experiment}/{row.row}-s{seed}",
-                    "status": entry.record.status if entry else "missing",
-                    "sha256": entry.checksum if entry else None,
-                    "marks": list(row.marks.get(seed, ())),
-                }
-            )
-    return cells
+def _claim(judged: Judged, literature: Mapping[str, str]) -> Claim:
+    claim = judged.claim
+    return Claim(
+        id=judged.name,
+        title=claim.title,
+        sentence=claim.sentence,
+        description=claim.description,
+        advice=Advice.model_validate(judged) if claim.advice else None,
+        changes=claim.changes,
+        literature={name: literature[name] for name in claim.literature},
+    )

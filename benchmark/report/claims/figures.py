@@ -5,10 +5,10 @@ Nothing is drawn of a row that lacks the record of a seed: the figure says so in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmark.analysis.claims.arms import ACCURACY
+from benchmark.analysis.claims.arms import ACCURACY, Bar
 from benchmark.analysis.claims.judge import Judged
 from benchmark.analysis.claims.schema import Advice, GroupsFigure, RatesFigure
 from benchmark.analysis.statistics import mean
@@ -16,8 +16,8 @@ from benchmark.planning.cell import Row
 from benchmark.report import drawing
 from benchmark.report.claims.formatting import METRICS
 from benchmark.report.claims.placement import placement
-from benchmark.report.drawing import GREY, PAPER, mark
-from benchmark.results.rows import Shelf, Shelved
+from benchmark.report.drawing import GREY, PAPER, handle, mark
+from benchmark.results.rows import RecordIndex, RowRecords
 
 HEIGHT = 3.6
 """Inches."""
@@ -30,15 +30,15 @@ EMPTY = "no records yet"
 KNN = "kNN accuracy, %, statistics re-estimated"
 
 
-def drawn(judged: Judged, shelf: Shelf) -> bytes:
+def drawn(judged: Judged, index: RecordIndex) -> bytes:
     """The figure of a claim as SVG."""
     from matplotlib.figure import Figure
 
-    kinds: dict[str, Callable[[Any, Judged, Advice, Shelf], None]] = {
+    kinds: dict[str, Callable[[Any, Judged, Advice, RecordIndex], None]] = {
         "rates": _rates,
         "groups": _groups,
         "leakage": _leakage,
-        "placement": lambda figure, _, advice, shelf: placement(figure, shelf, advice.experiment),
+        "placement": lambda figure, _, advice, index: placement(figure, index, advice.experiment),
         "arms": _arms,
     }
     advice = judged.claim.advice
@@ -48,7 +48,7 @@ def drawn(judged: Judged, shelf: Shelf) -> bytes:
             what = "; ".join(judged.reasons) or "judged by what is published alone"
             figure.text(0.5, 0.5, what, ha="center", va="center", color=GREY)
         else:
-            kinds[judged.claim.figure.kind](figure, judged, advice, shelf)
+            kinds[judged.claim.figure.kind](figure, judged, advice, index)
         return drawing.svg(figure)
 
 
@@ -88,16 +88,14 @@ def _percent(values: Iterable[float]) -> list[float]:
     return [100 * value for value in values]
 
 
-def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+def _rates(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> None:
     """Accuracy against the learning rate by scheme: mean and range over seeds, failures as crosses."""
-    from matplotlib.lines import Line2D
-
     chosen = judged.claim.figure
     schemes = chosen.schemes if isinstance(chosen, RatesFigure) else ()
     panel = _panel(figure, "learning rate", KNN)
     handles, lacking, tried, failures = [], [], set(), False
     for place, scheme in enumerate(schemes):
-        rows = [shelf.row(advice.experiment, name) for name in advice.rows(scheme)]
+        rows = [index.row(advice.experiment, name) for name in advice.rows(scheme)]
         if any(row.missing for row in rows):
             lacking.append(scheme)
             continue
@@ -109,7 +107,7 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
             own = row.records[row.seeds[0]].record.cell.recipe.learning_rate
             tried.add(own)
             rate = aside * own
-            values = _percent(shelf.values(row, ACCURACY).values())
+            values = _percent(index.values(row, ACCURACY).values())
             if values:
                 points.append((rate, mean(values)))
                 panel.plot([rate, rate], [min(values), max(values)], color=style["color"], lw=1.2)
@@ -120,62 +118,47 @@ def _rates(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
                     transform=panel.get_xaxis_transform(),
                 )  # fmt: skip
         panel.plot([x for x, _ in points], [y for _, y in points], **style)
-        handles.append(Line2D([], [], label=scheme, **style))
+        handles.append(handle(scheme, **style))
     if not handles:
         _blank(panel)
     else:
         panel.set_xscale("log")
         panel.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
         panel.minorticks_off()
-        _controls(panel, judged, handles)
+        handles += _controls(panel, judged)
     if failures:
-        handles.append(
-            Line2D([], [], color=GREY, marker="x", linestyle="none", label="a seed failed")
-        )
+        handles.append(handle("a seed failed", color=GREY, marker="x", linestyle="none"))
     _legend(figure, handles, lacking)
 
 
-def _controls(panel: Any, judged: Judged, handles: list[Any]) -> None:
-    """Lines where the controls are."""
-    from matplotlib.lines import Line2D
-
-    if judged.bar is None:
-        return
-    controls = {
-        "untrained": (judged.bar.untrained, (1, 2)),
-        "raw pixels": (judged.bar.pixels, (5, 2)),
-    }
-    for label, (accuracy, dashes) in controls.items():
+def _controls(panel: Any, judged: Judged) -> Iterator[Any]:
+    """Draws lines where the controls are, and yields their entries of the legend."""
+    bar = judged.bar or Bar(None, "")
+    for label, accuracy, dashes in (
+        ("untrained", bar.untrained, (1, 2)), ("raw pixels", bar.pixels, (5, 2)),
+    ):  # fmt: skip
         if accuracy is not None:
             style: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "dashes": dashes}
             panel.axhline(100 * accuracy, **style)
-            handles.append(Line2D([], [], label=label, **style))
+            yield handle(label, **style)
 
 
-def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+def _leakage(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> None:
     """Every network's pretext accuracy in one BN group and regrouped: how it was trained by how it is
     measured. The two of a network are joined.
     """
-    from matplotlib.lines import Line2D
-
-    shown = [entry for entry, other in judged.beside if other and not entry.experiment]
-    names = dict.fromkeys(arm for pair in (advice, *shown) for arm in (pair.minus, pair.plus))
     panel = _panel(figure, "", "pretext accuracy, held-out images, %")
     figure.subplots_adjust(left=0.075, right=0.79, top=0.96, bottom=0.19)
-    rows = [shelf.row(advice.experiment, name) for name in names]
+    rows = _rows(panel, judged, advice, index, fontsize=7)
     any_shown = False
     for place, row in enumerate(rows):
         together, apart = (
-            {} if row.missing else shelf.values(row, metric)
+            {} if row.missing else index.values(row, metric)
             for metric in ("pretext_same_group", "pretext_regrouped")
         )
         seeds = sorted(together.keys() & apart.keys())
         if not seeds:
-            note = EMPTY if row.missing else "has no BN groups"
-            panel.text(
-                place, 0.5, note, transform=panel.get_xaxis_transform(), ha="center", color=GREY,
-                fontsize=8,
-            )  # fmt: skip
+            _note(panel, place, EMPTY if row.missing else "has no BN groups")
             continue
         any_shown = True
         for number, seed in enumerate(seeds):
@@ -184,15 +167,11 @@ def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
             panel.plot([x, x], ends, color="#aaaaaa", lw=0.9, zorder=1)
             for y, face in zip(ends, ("white", "#333333"), strict=True):
                 panel.plot(x, y, "o", color="#333333", markersize=4.5, markerfacecolor=face)
-    panel.set_xlim(-0.5, len(rows) - 0.5)
-    panel.set_xticks(range(len(rows)), [_broken(row.row) for row in rows], fontsize=7)
     if not any_shown:
         panel.set_yticks([])
         return
     handles = [
-        Line2D(
-            [], [], color="#333333", marker="o", linestyle="none", label=label, markerfacecolor=face
-        )
+        handle(label, color="#333333", marker="o", linestyle="none", markerfacecolor=face)
         for label, face in (("views in one BN group", "#333333"), ("groups redrawn", "white"))
     ]
     figure.legend(
@@ -200,85 +179,84 @@ def _leakage(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
     )
 
 
-def _groups(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
-    """Accuracy against the size of BN's groups; schemes without groups as lines across."""
-    from matplotlib.lines import Line2D
+def _rows(
+    panel: Any, judged: Judged, advice: Advice, index: RecordIndex, fontsize: float
+) -> list[RowRecords]:
+    """The rows of the claim's arms, each with a place on the axis across."""
+    beside = [b.entry for b in judged.beside if b.difference and not b.entry.experiment]
+    names = dict.fromkeys(arm for pair in (advice, *beside) for arm in (pair.minus, pair.plus))
+    rows = [index.row(advice.experiment, name) for name in names]
+    labels = [f"{own.row.method}\n{own.row.backbone}\n{own.row.scheme}" for own in rows]
+    panel.set_xlim(-0.5, len(rows) - 0.5)
+    panel.set_xticks(range(len(rows)), labels, fontsize=fontsize)
+    return rows
 
+
+def _note(panel: Any, place: int, text: str) -> None:
+    edge = panel.get_xaxis_transform()
+    panel.text(place, 0.5, text, transform=edge, ha="center", color=GREY, fontsize=8)
+
+
+def _groups(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> None:
+    """Accuracy against the size of BN's groups; schemes without groups as lines across."""
     chosen = judged.claim.figure
     if not isinstance(chosen, GroupsFigure):
         return
     panel = _panel(figure, f"samples in a BN group (batch size {chosen.batch_size})", KNN)
-    handles, lacking, points = [], [], []
-
-    def values(scheme: str) -> list[float]:
-        row = shelf.row(advice.experiment, str(Row(chosen.recipe, chosen.backbone, scheme)))
-        found = _percent(shelf.values(row, ACCURACY).values())
-        if row.missing or not found:
+    sizes = dict(sorted(chosen.schemes.items(), key=lambda item: item[1]))
+    found, lacking = {}, []
+    for scheme in (*sizes, *chosen.flat):
+        row = index.row(advice.experiment, str(Row(chosen.recipe, chosen.backbone, scheme)))
+        found[scheme] = _percent(index.values(row, ACCURACY).values())
+        if row.missing or not found[scheme]:
             lacking.append(scheme)
-            return []
-        return found
-
-    style = mark(0).style | {"linestyle": "-", "linewidth": 1.4}
-    for scheme, size in sorted(chosen.schemes.items(), key=lambda item: item[1]):
-        if found := values(scheme):
-            points.append((size, mean(found)))
-            panel.plot([size] * len(found), found, "_", color=GREY, markersize=8)
-    if points:
-        panel.plot([x for x, _ in points], [y for _, y in points], **style)
-        handles.append(Line2D([], [], label="BN, by group (dashes: seeds)", **style))
+    handles = []
+    if grouped := {scheme: size for scheme, size in sizes.items() if scheme not in lacking}:
+        for scheme, size in grouped.items():
+            values = found[scheme]
+            panel.plot([size] * len(values), values, "_", color=GREY, markersize=8)
+        style = mark(0).style | {"linestyle": "-", "linewidth": 1.4}
+        panel.plot(list(grouped.values()), [mean(found[scheme]) for scheme in grouped], **style)
+        handles.append(handle("BN, by group (dashes: seeds)", **style))
     for place, scheme in enumerate(chosen.flat, 1):
-        if found := values(scheme):
-            line: dict[str, Any] = {"linestyle": LINES[place % len(LINES)], "linewidth": 1.4}
-            line["color"] = mark(place).colour
-            panel.axhline(mean(found), **line)
-            panel.axhspan(min(found), max(found), color=mark(place).colour, alpha=0.12, lw=0)
-            handles.append(Line2D([], [], label=f"{scheme} (band: seeds)", **line))
+        if scheme not in lacking:
+            values, colour = found[scheme], mark(place).colour
+            line = {"linestyle": LINES[place % len(LINES)], "linewidth": 1.4, "color": colour}
+            panel.axhline(mean(values), **line)
+            panel.axhspan(min(values), max(values), color=colour, alpha=0.12, lw=0)
+            handles.append(handle(f"{scheme} (band: seeds)", **line))
     if handles:
-        sizes = sorted(chosen.schemes.values())
+        ends = list(sizes.values())
         panel.set_xscale("log", base=2)
-        panel.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
-        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.set_xlim(ends[0] / 1.3, ends[-1] * 1.3)
+        panel.set_xticks(ends, [str(size) for size in ends])
         panel.minorticks_off()
-        _controls(panel, judged, handles)
+        handles += _controls(panel, judged)
     else:
         _blank(panel)
     _legend(figure, handles, lacking)
 
 
-def _arms(figure: Any, judged: Judged, advice: Advice, shelf: Shelf) -> None:
+def _arms(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> None:
     """Every arm of the claim: its seeds, joined from arm to arm, and its mean."""
-    shown = [entry for entry, other in judged.beside if other and not entry.experiment]
-    pairs = [advice, *shown]
-    names = list(dict.fromkeys(arm for pair in pairs for arm in (pair.minus, pair.plus)))
-    rows = [shelf.row(advice.experiment, name) for name in names]
     panel = _panel(figure, "", f"{METRICS[advice.metric]}, %")
     figure.subplots_adjust(left=0.075, right=0.985, top=0.96, bottom=0.19)
-    known: list[tuple[Shelved, dict[int, float]]] = []
-    for place, row in enumerate(rows):
-        found = {} if row.missing else shelf.values(row, advice.metric)
+    known: list[tuple[RowRecords, dict[int, float]]] = []
+    for place, row in enumerate(_rows(panel, judged, advice, index, fontsize=8)):
+        found = {} if row.missing else index.values(row, advice.metric)
         known.append((row, {seed: 100 * value for seed, value in found.items()}))
-        edge = panel.get_xaxis_transform()
-        if row.missing or not found:
-            note = EMPTY if row.missing else ", ".join(sorted(set(row.failed.values())))
-            panel.text(place, 0.5, note, transform=edge, ha="center", color=GREY, fontsize=8)
-        elif len(found) == len(row.seeds):
-            panel.plot(
-                [place - 0.18, place + 0.18], [mean(_percent(found.values()))] * 2, "k-", lw=2
+        if not found:
+            _note(
+                panel, place, EMPTY if row.missing else ", ".join(sorted(set(row.failed.values())))
             )
+        elif len(found) == len(row.seeds):
+            centre = mean(_percent(found.values()))
+            panel.plot([place - 0.18, place + 0.18], [centre] * 2, "k-", lw=2)
     for place, (row, values) in enumerate(known):
         before, earlier = known[place - 1] if place else (row, {})
-        joined = (
-            values.keys() & earlier.keys() if before.row.backbone == row.row.backbone else set()
-        )
-        for seed in sorted(joined):
+        joined = values.keys() & earlier.keys()
+        for seed in sorted(joined) if before.row.backbone == row.row.backbone else ():
             panel.plot([place - 1, place], [earlier[seed], values[seed]], color="#bbbbbb", lw=0.8)
         panel.plot([place] * len(values), list(values.values()), "o", color="#333333", markersize=4)
-    panel.set_xlim(-0.5, len(rows) - 0.5)
-    panel.set_xticks(range(len(rows)), [_broken(row.row) for row in rows], fontsize=8)
     if not any(values for _, values in known):
         panel.set_yticks([])
-
-
-def _broken(row: Row) -> str:
-    """A row's name in three lines."""
-    return f"{row.method}\n{row.backbone}\n{row.scheme}"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from benchmark.analysis.claims.schema import STABLE_RATE, Advice
 from benchmark.analysis.contrasts import Finding
-
-NONE = "—"
+from benchmark.report.markdown import NONE
 
 METRICS = {
     "knn_reestimated": "kNN accuracy, statistics re-estimated",
@@ -45,6 +42,11 @@ def amount(value: float, metric: str, *, signed: bool = True, digits: int = 2) -
     return shown if float(shown) else shown.lstrip("+-")
 
 
+def size(value: float | None, metric: str) -> str:
+    """An amount without a sign."""
+    return NONE if value is None else amount(value, metric, signed=False)
+
+
 def whole(value: float, metric: str) -> str:
     """An amount without digits that say nothing, e.g. `2` for .02."""
     return f"{value if metric == STABLE_RATE else 100 * value:.3g}"
@@ -63,14 +65,3 @@ def chance(p: float) -> str:
     if p < 1e-4:
         return "< .0001"
     return f"= {f'{p:.4f}'.lstrip('0')}" if p < 0.99995 else "= 1"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; its cells are Markdown already."""
-    lines = [head, [":--"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def bullets(lines: Iterable[str]) -> str:
-    """A Markdown list."""
-    return "\n".join(f"- {line}" for line in lines)

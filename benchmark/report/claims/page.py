@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from benchmark.analysis import power
+from benchmark.analysis.claims.arms import Arm
+from benchmark.analysis.claims.diagnostics import Speed
+from benchmark.analysis.claims.differences import Difference, seed_list
 from benchmark.analysis.claims.judge import Judged
 from benchmark.analysis.claims.literature import Library
-from benchmark.analysis.claims.schema import Claims
+from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Claims
 from benchmark.analysis.ranks import Ranks
 from benchmark.config.schema import Params
-from benchmark.report.claims import formatting, ranking
-from benchmark.report.claims.formatting import NONE, bullets, table
-from benchmark.report.claims.section import advised
-from benchmark.report.leaderboard.tables import escape
+from benchmark.report.claims import formatting
+from benchmark.report.claims.formatting import METRICS, amount, interval, size
+from benchmark.report.claims.ranking import FIGURE
+from benchmark.report.markdown import NONE, escape, points, render
+from benchmark.results.origins import MARKS
+
+Cells = list[str]
+"""A line of a table, in Markdown."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the page shows of the difference that decides a claim."""
+
+    pairs: list[Cells]
+    """The values by seed, and their differences; empty without an estimate."""
+    arms: list[Cells]
+    steps: list[Cells]
+    """The verdicts at other learning rates."""
+    beside: list[Cells]
+    """Differences that decide nothing."""
+    apart: float | None
+    """The widest step between the rates tried, in decades; null unless rates are compared."""
+    cells: list[str]
+    marks: int
+    """The number of records."""
+    flaws: list[str]
+    """Those of the records' provenance."""
 
 
 def markdown(
@@ -24,129 +55,147 @@ def markdown(
     ranks: Ranks | None = None,
 ) -> str:
     """The page; `compared` says of each published result how it compares with this track's records."""
-    parts = [
-        f"# Claims about normalization, judged {formatting.on_track(params.track)}",
-        f"{escape(params.title)}. Judged by version {claims.version} of `claims.yaml`, as described in "
-        "[docs/claims.md](../../docs/claims.md).",
-        _summary(found, params.track),
-        "## How to read this",
-        bullets(_reading(claims)),
+    return render(
+        "claims.md.j2",
+        where=formatting.on_track(params.track),
+        track=params.track,
+        title=params.title,
+        claims=claims,
+        summary=[_summary(judged) for judged in found],
+        found=[(judged, _evidence(judged)) for judged in found],
+        entries=library.entries,
+        compared=compared,
+        ranks=ranks,
+        ranks_figure=FIGURE,
+        METRICS=METRICS,
+        chance=formatting.chance,
+        interval=interval,
+        needed=lambda seeds: f"more than {power.MOST}" if seeds is None else seeds,
+        reached=_reached,
+        size=size,
+        unit_of=lambda advice: escape(formatting.unit(advice)),
+        whole=formatting.whole,
+    )
+
+
+def _summary(judged: Judged) -> Cells:
+    claim, finding = judged.claim, judged.difference and judged.difference.finding
+    shown = [NONE] * 3
+    if claim.advice and finding:
+        metric, unit = claim.advice.metric, escape(formatting.unit(claim.advice))
+        least = "at least " if judged.at_least else ""
+        shown[:2] = f"{least}{interval(finding, metric)} {unit}", str(finding.n)
+        if finding.detectable:
+            shown[2] = f"{size(finding.detectable, metric)} {unit}"
+    return [
+        f"[{escape(judged.name)}](#{judged.name.lower()}) {escape(claim.title)}",
+        claim.description.verdict if claim.description else NONE,
+        f"**{judged.verdict}**" if judged.verdict else NONE,
+        *shown,
     ]
-    for judged in found:
-        parts += _section(judged, claims, params.track, library, compared)
-    if ranks:
-        parts += ranking.section(ranks)
-    return "\n\n".join(parts) + "\n"
 
 
-def _summary(found: Sequence[Judged], track: str) -> str:
-    rows = []
-    for judged in found:
-        claim, finding = judged.claim, judged.difference and judged.difference.finding
-        advice = claim.advice
-        estimate, n, seen = NONE, NONE, NONE
-        if advice and finding:
-            least = "at least " if judged.at_least else ""
-            unit = escape(formatting.unit(advice))
-            estimate = f"{least}{formatting.interval(finding, advice.metric)} {unit}"
-            n = str(finding.n)
-            if finding.detectable:
-                seen = (
-                    f"{formatting.amount(finding.detectable, advice.metric, signed=False)} {unit}"
-                )
-        anchor = f"#{judged.name.lower()}"
-        rows.append(
-            [
-                f"[{escape(judged.name)}]({anchor}) {escape(claim.title)}",
-                claim.description.verdict if claim.description else NONE,
-                f"**{judged.verdict}**" if judged.verdict else NONE,
-                estimate,
-                n,
-                seen,
-            ]
-        )
-    head = ["claim", "what the method does", f"what helps, on `{track}`", "estimate (interval)"]
-    return table([*head, "seeds", "smallest effect it could see"], rows)
+def _evidence(judged: Judged) -> Evidence | None:
+    advice, found = judged.claim.advice, judged.difference
+    if advice is None or found is None:
+        return None
+    arms = list({own.name: own for own in found.arms}.values())
+    marks = [marks for own in arms for row in own.rows for marks in row.marks.values()]
+    counts = {mark: sum(mark in one for one in marks) for mark in MARKS}
+    rates = found.finding and advice.metric == STABLE_RATE
+    return Evidence(
+        pairs=list(_pairs(found, advice)),
+        arms=[*map(_arm, arms), *_bar(judged)],
+        steps=list(_steps(judged, advice)),
+        beside=list(_beside(judged, advice)),
+        apart=_apart(found.plus) if rates else None,
+        cells=[line for own in arms for line in _cells(own)],
+        marks=len(marks),
+        flaws=[f"{count} **{mark}** ({MARKS[mark]})" for mark, count in counts.items() if count],
+    )
 
 
-def _reading(claims: Claims) -> Iterator[str]:
-    each = 1 - claims.level / claims.comparisons
-    yield (
-        "**what the method does** is decided by published code and papers alone, and no accuracy can "
-        "change it. **what helps** is decided by one difference of two arms over paired seeds."
-    )
-    yield (
-        f"The **interval** has {100 * each:.2f} %, so that all {claims.comparisons} hold together with "
-        f"{100 * (1 - claims.level):g} %; **p adjusted** is {claims.comparisons} times p. The spread is "
-        "the larger of the differences' own and the one pooled over the experiment's rows, each with "
-        "its own degrees of freedom."
-    )
-    yield (
-        "**Undetermined** means that the records do not say: some are missing, a training failed, "
-        "neither arm has learnt, a better rate may lie beyond those tried, or the spread is too wide. "
-        "No estimate is given from a part of the seeds."
-    )
-    yield (
-        f"**Learnt** means at least {100 * claims.learnt:g} points above the better of two controls in "
-        "the same experiment: the best untrained backbone of that kind, and raw pixels."
-    )
-    yield (
-        "**Another learning rate**: by the sweep's fit on the validation split, what the verdict would "
-        "be if one arm had been trained one step lower or higher. It shows how far a verdict depends on "
-        "the rates, and decides nothing."
-    )
-    yield (
-        "**Other test images**: the intervals are over seeds, on the track's test images. This is what "
-        "the verdict would be with the variance over images added, of which more seeds show nothing. It "
-        "decides nothing either."
-    )
-    yield (
-        "**Equivalent** means shown to lie within the margin ("
-        + ", ".join(
-            f"{formatting.amount(margin, metric, signed=False)} for {formatting.METRICS[metric]}"
-            for metric, margin in claims.margins.items()
-        )
-        + "), at the same level. It is not the absence of significance."
-    )
-    yield (
-        "The **smallest effect it could see** is the true difference that such a design finds four "
-        "times in five."
-    )
-    yield "Accuracies are in % on the test split, differences of accuracies in points."
+def _pairs(found: Difference, advice: Advice) -> Iterator[Cells]:
+    if found.finding is None:
+        return
+    for own in found.arms:
+        values = [*(own.values[seed] for seed in found.seeds), own.mean]
+        of = f", {METRICS[own.metric]}" if advice.minus_metric else ""
+        yield [f"`{own.name}`{of}", *(size(value, advice.metric) for value in values)]
+    gaps = [pair.difference for pair in found.pairs if pair.difference is not None]
+    shown = (amount(gap, advice.metric) for gap in (*gaps, found.finding.estimate))
+    yield ["difference", *shown]
 
 
-def _section(
-    judged: Judged, claims: Claims, track: str, library: Library, compared: Mapping[str, str]
-) -> Iterator[str]:
-    claim = judged.claim
-    # An anchor of our own: what becomes of a heading's text differs from renderer to renderer.
-    yield f'<a id="{judged.name.lower()}"></a>\n\n## {escape(judged.name)}: {escape(claim.title)}'
-    yield f"> {escape(claim.sentence)}"
-    if claim.description:
-        sources = "; ".join(escape(library.entries[s].source) for s in claim.description.sources)
-        yield (
-            f"**What the method does: {claim.description.verdict}.** {escape(claim.description.why)} "
-            f"Sources: {sources}."
-        )
-    if claim.advice:
-        yield from advised(judged, claim.advice, claims, track)
-    yield f"**What would change it.** {escape(claim.changes)}"
-    if claim.literature:
-        yield "**Published beside it** (more in [literature.md](../literature.md)):"
-        yield _literature(claim.literature, library, compared)
+def _arm(own: Arm) -> Cells:
+    learnt = {True: "yes", False: "**no**", None: NONE}[own.learnt]
+    return [f"`{own.name}`", points(own.accuracy), learnt, _rate(own)]
 
 
-def _literature(names: Sequence[str], library: Library, compared: Mapping[str, str]) -> str:
-    rows = []
-    for name in names:
-        entry = library.entries[name]
-        seen = "" if entry.status == "A" else " (**quoted by others, not read**)"
-        rows.append(
-            [
-                escape(entry.source) + seen,
-                escape(entry.setting),
-                escape(entry.result),
-                escape(compared[name]),
-            ]
-        )
-    return table(["source", "setting", "result", "records here"], rows)
+def _rate(own: Arm) -> str:
+    if not own.values:
+        return NONE
+    if own.metric == STABLE_RATE:
+        return "the highest tried is stable for a seed" if own.at_edge else "within those tried"
+    if own.rate is None:
+        return "of the recipe"
+    return f"{own.rate:g}" + (", at the edge of those tried" if own.at_edge else "")
+
+
+def _bar(judged: Judged) -> Iterator[Cells]:
+    bar = judged.bar
+    if bar and bar.least is not None and bar.better is not None:
+        yield [f"`{bar.row}`", points(bar.better), f"from {points(bar.least)} on", NONE]
+
+
+def _steps(judged: Judged, advice: Advice) -> Iterator[Cells]:
+    for step in judged.sensitivity.steps if judged.sensitivity else ():
+        rate = NONE if step.rate is None else f"{step.rate:g}"
+        shown = [NONE, NONE, "not known"]
+        if step.change is not None and step.estimate is not None:
+            moved = (amount(value, advice.metric) for value in (step.change, step.estimate))
+            shown = [*moved, str(step.verdict)]
+        yield [f"`{step.arm}`", step.direction, rate, *shown]
+
+
+def _beside(judged: Judged, advice: Advice) -> Iterator[Cells]:
+    others: list[tuple[str, Difference | None, str]] = []
+    if judged.plain:
+        others.append(("The same with running statistics", judged.plain, "knn"))
+    if judged.confirmation:
+        others.append(("What must have the same sign", judged.confirmation, advice.metric))
+    others += [(b.entry.text, b.difference, advice.metric) for b in judged.beside]
+    for text, other, metric in others:
+        if other is None:
+            yield [escape(text), NONE, NONE, "not on this track", NONE]
+            continue
+        shown, n = "; ".join(map(escape, other.lacking[:1])), NONE
+        if other.finding:
+            shown = f"{interval(other.finding, metric)} {escape(formatting.unit(advice))}"
+            n = str(other.finding.n)
+        yield [escape(text), f"`{other.plus.name}`", f"`{other.minus.name}`", shown, n]
+
+
+def _apart(own: Arm) -> float:
+    """The widest step between the rates of an arm that has every record, in decades."""
+    first = own.seeds[0]
+    rates = sorted(row.records[first].record.cell.recipe.learning_rate for row in own.rows)
+    return max(math.log10(b / a) for a, b in itertools.pairwise(rates))
+
+
+def _cells(own: Arm) -> Iterator[str]:
+    for row in own.rows:
+        known = [f"s{s} `{row.records[s].checksum[:12]}`" for s in own.seeds if s in row.records]
+        lost = [seed for seed in own.seeds if seed not in row.records]
+        parts = [", ".join(known)] if known else []
+        parts += [f"no record of {seed_list(lost)}"] if lost else []
+        yield f"`{row.name}`: {'; '.join(parts)}"
+
+
+def _reached(speed: Speed) -> str:
+    """The images until half way, over the seeds."""
+    if not speed.images:
+        return NONE
+    low, high = min(speed.images), max(speed.images)
+    least = "at most " if speed.at_most else ""
+    return f"{least}{low:.0f}" + (f" to {high:.0f}" if high > low else "")

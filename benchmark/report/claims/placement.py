@@ -5,30 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from benchmark.analysis.claims.arms import ACCURACY
-from benchmark.analysis.statistics import mean
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
 from benchmark.report.drawing import GREY, PAPER
-from benchmark.results.rows import Shelf, Shelved
+from benchmark.results.rows import RecordIndex, RowRecords
 
 LIGHT, DARK = 0.96, 0.55
 """Greys of the lowest and the highest accuracy; on both, black letters can be read."""
 
 
-def placement(figure: Any, shelf: Shelf, experiment: str) -> None:
+def placement(figure: Any, index: RecordIndex, experiment: str) -> None:
     """Draws a heat map for each trained recipe: rows are encoder norms, columns head norms.
 
     Hatched cells have no accuracy: no such row was asked for, records are missing, or seeds failed.
     """
     rows = {
-        row: shelved
-        for row, shelved in shelf.rows(experiment).items()
-        if plan.is_trained(shelf.params, row.method)
+        row: own
+        for row, own in index.rows(experiment).items()
+        if plan.is_trained(index.params, row.method)
     }
-    norms = {row: _norms(shelf, row) for row in rows}
-    means = {
-        row: value for row, found in rows.items() if (value := _mean(shelf, found)) is not None
-    }
+    norms = {row: _norms(index, row) for row in rows}
+    known = {row: index.mean(found, ACCURACY) for row, found in rows.items()}
+    means = {row: 100 * value for row, value in known.items() if value is not None}
     recipes = list(dict.fromkeys((row.method, row.backbone) for row in rows))
     panels = figure.subplots(1, len(recipes), squeeze=False)[0]
     figure.subplots_adjust(left=0.1, right=0.985, top=0.88, bottom=0.17, wspace=0.45)
@@ -60,25 +58,19 @@ def placement(figure: Any, shelf: Shelf, experiment: str) -> None:
                 )  # fmt: skip
 
 
-def _norms(shelf: Shelf, row: Row) -> tuple[str, str]:
+def _norms(index: RecordIndex, row: Row) -> tuple[str, str]:
     """The names of the encoder's norm and of the heads', which may be several or none."""
-    found = plan.section_norms(shelf.params, row)
+    found = plan.section_norms(index.params, row)
     heads = dict.fromkeys(spec["norm"] for section, spec in found.items() if section != "backbone")
     return str(found["backbone"]["norm"]), ", ".join(heads) or "no head"
 
 
-def _mean(shelf: Shelf, shelved: Shelved) -> float | None:
-    """Mean accuracy in %, None where a seed has none."""
-    values = list(shelf.values(shelved, ACCURACY).values())
-    return 100 * mean(values) if values and len(values) == len(shelved.seeds) else None
-
-
-def _note(shelved: Shelved, accuracy: float | None) -> str:
-    if shelved.missing:
+def _note(own: RowRecords, accuracy: float | None) -> str:
+    if own.missing:
         return "no records\nyet"
     if accuracy is None:
-        return ", ".join(sorted(set(shelved.failed.values()))) or "no finite\nembedding"
-    return f"{accuracy:.1f} %\n{len(shelved.seeds)} seeds"
+        return ", ".join(sorted(set(own.failed.values()))) or "no finite\nembedding"
+    return f"{accuracy:.1f} %\n{len(own.seeds)} seeds"
 
 
 def _tile(panel: Any, x: int, y: int, grey: str | None) -> None:

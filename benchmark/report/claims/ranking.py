@@ -1,4 +1,4 @@
-"""The leaderboard's schemes by their ranks over method × backbone: a picture, never a verdict."""
+"""The leaderboard's schemes by their ranks over method × backbone: descriptive, never a verdict."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 from benchmark.analysis.ranks import Ranks, critical_difference
 from benchmark.core.errors import UserError
-from benchmark.report.claims.formatting import table
-from benchmark.report.leaderboard.tables import escape
 
 FIGURE = "figures/claims/ranks.svg"
 
@@ -31,19 +29,3 @@ def ranking(folder: Path) -> Ranks | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a leaderboard ({error})") from None
     return critical_difference(list(blocks.values()))
-
-
-def section(ranks: Ranks) -> list[str]:
-    """What the page says of them."""
-    groups = "; ".join(", ".join(group) for group in ranks.groups)
-    return [
-        "## Ranks of the leaderboard's schemes",
-        f"Average ranks (1 is the best) over {ranks.blocks} pairs of method and backbone. Friedman's "
-        f"test gives p = {ranks.p:.3f}; ranks further apart than {ranks.critical:.2f} differ by "
-        f"Nemenyi's. Not told apart: {escape(groups)}. This is descriptive and decides no verdict.",
-        table(
-            ["scheme", "average rank"],
-            [[escape(name), f"{rank:.2f}"] for name, rank in ranks.average.items()],
-        ),
-        f"![Average ranks of the schemes]({FIGURE})",
-    ]

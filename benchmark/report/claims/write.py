@@ -20,27 +20,27 @@ def write(root: Path, track: str) -> list[Path]:
     from benchmark.report.claims.rank_diagram import diagram
 
     claims, library = load.read(root), literature.read(root)
-    shelves = literature.shelves(root)
+    indexes = literature.indexes(root)
     # The claims are written for the params that stand beside them; other tracks may have less.
-    load.check(claims, shelves["mini"].params, library.entries)
-    shelf = shelves[track]
-    alike.check(claims, shelf.params)
-    found = judge.judge(claims, shelf)
+    load.check(claims, indexes["mini"].params, library.entries)
+    index = indexes[track]
+    alike.check(claims, index.params)
+    found = judge.judge(claims, index)
     wanted = {name for claim in claims.claims.values() for name in claim.literature}
-    compared = {name: literature.compare(library.entries[name], shelf) for name in sorted(wanted)}
+    compared = {name: literature.compare(library.entries[name], index) for name in sorted(wanted)}
     folder = root / "results" / track
     ranks = ranking.ranking(folder)
-    text = page.markdown(claims, shelf.params, found, library, compared, ranks)
+    text = page.markdown(claims, index.params, found, library, compared, ranks)
     contents: dict[Path, str | bytes] = {
         folder / "claims.md": text,
-        folder / "claims.json": document.json(claims, shelf.params, found, compared),
+        folder / "claims.json": document.json(claims, index.params, found, compared),
     }
     for judged in found:
-        drawn = figures.drawn(judged, shelf)
+        drawn = figures.drawn(judged, index)
         contents[folder / "figures" / "claims" / f"{judged.name}.svg"] = drawn
     if ranks:
         contents[folder / ranking.FIGURE] = diagram(ranks)
-    contents[root / "results" / "literature.md"] = literature_page.markdown(library, shelves)
+    contents[root / "results" / "literature.md"] = literature_page.markdown(library, indexes)
     # All at the end: what is refused above leaves the files as they were.
     for path, content in contents.items():
         canonical_json.write(path, content)

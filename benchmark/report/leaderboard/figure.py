@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.analysis.leaderboard import CONTROLS, Entry, Table, is_fixed
 from benchmark.report import drawing
-from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, Mark, mark
+from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, Mark, handle, mark
 from benchmark.results.metrics import RANKING
 
 RIGHT = 0.985
@@ -21,6 +21,9 @@ ROW = 0.155
 """Inches between two schemes of a method."""
 
 LEGEND_COLUMNS = 6
+
+PIXELS: dict[str, Any] = {"color": "#111111", "linewidth": 1.1, "dashes": (3, 2.2)}
+"""The line of raw pixels."""
 
 
 def accuracy(table: Table) -> bytes:
@@ -112,7 +115,7 @@ def _panel(panel: Any, table: Table, backbone: str, lines: dict[str, dict[str, i
 
 def _reference(panel: Any, entry: Entry) -> None:
     if found := entry.estimates[RANKING]:
-        panel.axvline(100 * found.mean, color="#111111", linewidth=1.1, dashes=(3, 2.2), zorder=2)
+        panel.axvline(100 * found.mean, zorder=2, **PIXELS)
 
 
 def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
@@ -157,16 +160,12 @@ def _scale(panel: Any, table: Table) -> None:
 
 
 def _legend(figure: Any, panel: Any, table: Table) -> None:
-    from matplotlib.lines import Line2D
-
     handles = [
-        Line2D([], [], linewidth=1.4, label=scheme, **mark(place).style)
+        handle(scheme, linewidth=1.4, **mark(place).style)
         for place, scheme in enumerate(table.schemes)
     ]
     if any(is_fixed(entry.row) and entry.estimates[RANKING] for entry in table.entries):
-        handles.append(
-            Line2D([], [], color="#111111", linewidth=1.1, dashes=(3, 2.2), label="raw pixels")
-        )
+        handles.append(handle("raw pixels", **PIXELS))
     figure.legend(
         handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.995),
         ncols=min(len(handles), LEGEND_COLUMNS), frameon=False, fontsize=9,

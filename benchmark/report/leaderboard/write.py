@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.analysis.leaderboard import (
-    build,
-)
+from benchmark.analysis.leaderboard import build
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
-from benchmark.planning import rate_table
-from benchmark.results import origins
-from benchmark.results import published as collect
 
 
 def write(root: Path, params: Params, experiment: str) -> list[Path]:
@@ -19,23 +14,15 @@ def write(root: Path, params: Params, experiment: str) -> list[Path]:
 
     Returns their paths. Raises UserError where a cell that the params ask for has no record.
     """
-    # Both read this module's table.
-    from benchmark.report.leaderboard import figure, tables
+    # The figure brings matplotlib.
+    from benchmark.report.leaderboard import csv, document, figure, page
 
-    published = collect.read(collect.folder(root, params.track, experiment))
-    collect.checked(root, params.track, published, tables=False)
-    table = build(
-        params,
-        experiment,
-        published,
-        rate_table.load(rate_table.path(root, params.track, experiment)),
-        origins.read(root, params.track, experiment),
-    )
+    table = build(root, params, experiment)
     folder = root / "results" / params.track
     contents: dict[Path, str | bytes] = {
-        folder / f"{experiment}.md": tables.markdown(table, f"figures/{experiment}.svg"),
-        folder / f"{experiment}.csv": tables.csv(table),
-        folder / f"{experiment}.json": tables.json(table),
+        folder / f"{experiment}.md": page.markdown(table, f"figures/{experiment}.svg"),
+        folder / f"{experiment}.csv": csv.csv(table),
+        folder / f"{experiment}.json": document.json(table),
         folder / "figures" / f"{experiment}.svg": figure.accuracy(table),
     }
     for path, content in contents.items():

@@ -1,0 +1,125 @@
+"""The leaderboard for programs, as documented in docs/leaderboard-json.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from benchmark.analysis.leaderboard import Cost, Entry, Pool, Rates, Table
+from benchmark.analysis.statistics import LEVEL, Estimate, Measured
+from benchmark.report.document import Document, at, inside, text
+from benchmark.results.metrics import RANKING
+
+SCHEMA = 2
+"""Version of the JSON layout; see docs/leaderboard-json.md."""
+
+RULE = (
+    "mean ± t(.975, df) · s / √n over the n seeds of a row, cut to 0..1; s is the standard "
+    "deviation within rows, pooled over the rows of the same backbone whose every seed finished, per "
+    "metric and apart for trained and untrained rows; df = Σ (nᵢ − 1) over the pooled rows. Raw "
+    "pixels do not depend on a seed: low = high = mean"
+)
+
+
+class Interval(Document):
+    """How intervals are calculated."""
+
+    level: float
+    rule: str
+    pools: list[Pool]
+
+
+def _image(image: Mapping[str, Any] | None) -> str | None:
+    return str(image.get("id") or f"{image['base']}@{image['base_digest']}") if image else None
+
+
+class Provenance(Document):
+    """The program that made a record."""
+
+    commit: Annotated[str | None, inside("commit")] = at("program")
+    lock_sha256: Annotated[str | None, inside("lock_sha256")] = at("program")
+    image: Annotated[str | None, BeforeValidator(_image), inside("image")] = at("program")
+
+
+class Record(Document):
+    """The record of one seed."""
+
+    label: str = at("published", "label")
+    seed: int = at("published", "seed")
+    status: str
+    knn_reestimated: Measured | None = at("accuracy")
+    sha256: str = at("published", "checksum")
+    provenance: Provenance | None = at("origin")
+    marks: list[str]
+
+
+class Row(Document):
+    """A row. The key of the metric with more neighbours names their number, e.g. `knn200`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Estimate | None]
+
+    method: str = at("row", "method")
+    backbone: str = at("row", "backbone")
+    scheme: str = at("row", "scheme")
+    control: bool
+    rank: int | None
+    learnt: bool | None
+    best_scheme: bool = at("best")
+    tied_for_best: bool = at("tied")
+    seeds: list[int]
+    status: str
+    statuses: dict[str, int] = at("counts")
+    complete: bool
+    knn_reestimated: Estimate | None = at("estimates", RANKING)
+    knn: Estimate | None = at("estimates", "knn")
+    linear: Estimate | None = at("estimates", "linear")
+    class_token: Estimate | None = at("estimates", "class_token")
+    learning_rate: Rates | None = at("rates")
+    linear_penalty_at_edge: bool = at("penalty_at_edge")
+    embedding_spread: dict[str, Measured | None] = at("collapse")
+    relative_update: dict[str, Measured | None] = at("updates")
+    cost: Cost
+    environments: list[int]
+    records: list[Record]
+
+
+class Leaderboard(Document):
+    """A whole file."""
+
+    layout: int = Field(serialization_alias="schema")
+    """Version of this layout."""
+    track: str
+    title: str
+    experiment: str
+    dataset: str
+    knn_k: tuple[int, int]
+    interval: Interval
+    environments: list[dict[str, Any]]
+    rows: list[Row]
+
+
+def json(table: Table) -> str:
+    """The text of `<experiment>.json`."""
+    pools = [pool for pool in table.pools if pool.df]
+    return text(
+        Leaderboard(
+            layout=SCHEMA,
+            track=table.track,
+            title=table.title,
+            experiment=table.experiment,
+            dataset=table.dataset,
+            knn_k=table.neighbours,
+            interval=Interval(level=LEVEL, rule=RULE, pools=pools),
+            environments=[dict(environment) for environment in table.environments],
+            rows=[_row(entry) for entry in table.entries],
+        )
+    )
+
+
+def _row(entry: Entry) -> Row:
+    other = {name for name in entry.estimates if name not in Row.model_fields}
+    row = Row.model_validate(entry)
+    return row.model_copy(update={name: entry.estimates[name] for name in other})

@@ -1,0 +1,20 @@
+"""How the page and the CSV file put a row's seeds and environments into words."""
+
+from __future__ import annotations
+
+from benchmark.analysis.leaderboard import Entry
+
+
+def counts(entry: Entry) -> str:
+    """The seeds by status, e.g. `1 done, 1 diverged`."""
+    return ", ".join(f"{count} {status}" for status, count in entry.counts.items())
+
+
+def environments(entry: Entry) -> str:
+    """The names of a row's environments, e.g. `A B`."""
+    return " ".join(environment_name(place) for place in entry.environments)
+
+
+def environment_name(place: int) -> str:
+    """A, B, … for the places of a table's environments."""
+    return chr(ord("A") + place) if place < 26 else f"A{place}"

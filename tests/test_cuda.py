@@ -15,7 +15,9 @@ from benchmark.results.records import Store
 from benchmark.training.loop import Interrupted
 from tests.helpers import small, tiny
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+if not torch.cuda.is_available():
+    # As a whole: hundreds of tests that are skipped one by one take seconds.
+    pytest.skip("needs a CUDA GPU", allow_module_level=True)
 GPU = torch.device("cuda")
 
 

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -25,6 +26,13 @@ from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
 from benchmark.results.records import Record, Store
+
+if TYPE_CHECKING:  # Windows has no fork server
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+LOADED = ["timm", "scipy.stats"]
+"""Modules that take seconds to import, torch among them. sklearn is left out: its import starts a
+thread, and a process with threads cannot be forked safely."""
 
 PATIENCE = 30.0
 """Seconds that workers get to save their checkpoints before they are killed."""
@@ -129,8 +137,8 @@ def train_missing(
     if not missing:
         return Summary(found=len(wanted))
     determinism.prepare()
-    context = multiprocessing.get_context("spawn")
     with _Signals() as signals:
+        context = _context(signals)
         with starting():
             environment = _check(context, signals, missing, data, device)
         for entry in published(missing):
@@ -147,8 +155,47 @@ def train_missing(
     return summary
 
 
+def _context(signals: _Signals) -> SpawnContext | ForkServerContext:
+    """How workers start: on Linux forked from one process that has imported `LOADED`.
+
+    Elsewhere each imports them itself: macOS's libraries do not survive a fork, and Windows has no fork.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    with signals.held_back():
+        forkserver.ensure_running()
+    return context
+
+
+def _started(
+    context: SpawnContext | ForkServerContext,
+    signals: _Signals,
+    target: Callable[..., None],
+    *arguments: Any,
+) -> tuple[BaseProcess, Connection]:
+    """A process that runs `target` with a pipe and the arguments, and this end of the pipe."""
+    ours, theirs = context.Pipe()
+    given = (dict(os.environ), target, theirs, *arguments)
+    process = context.Process(target=worker.begin, args=given)
+    # A forked process inherits from the fork server that Ctrl-C is ignored. The first start waits for
+    # the imports of the server: Ctrl-C must reach this process meanwhile.
+    forked = context.get_start_method() == "forkserver"
+    try:
+        with contextlib.nullcontext() if forked else signals.held_back():
+            process.start()
+    except (EOFError, OSError):
+        # A termination of the whole process group ends the fork server.
+        if signals.asked:
+            raise Stopped from None
+        raise
+    theirs.close()
+    return process, ours
+
+
 def _check(
-    context: multiprocessing.context.SpawnContext,
+    context: SpawnContext | ForkServerContext,
     signals: _Signals,
     tasks: Sequence[Task],
     data: Path,
@@ -164,13 +211,7 @@ def _check(
         training = config.training
         shape = (training.batch_size, training.view_batching, training.teacher) if training else ()
         distinct[str((shape, config.method, config.backbone, config.norms))] = task.cell
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=worker.check, args=(theirs, list(distinct.values()), data, device)
-    )
-    with signals.held_back():
-        process.start()
-    theirs.close()
+    process, ours = _started(context, signals, worker.check, list(distinct.values()), data, device)
     try:
         while not ours.poll(0.2):
             if signals.asked:
@@ -178,6 +219,8 @@ def _check(
                 raise Stopped
         environment, refusal = ours.recv()
     except EOFError:
+        if signals.asked:
+            raise Stopped from None
         raise RuntimeError("the check of the networks died; its error stands above") from None
     finally:
         process.join()
@@ -191,7 +234,7 @@ class _Pool:
 
     def __init__(
         self,
-        context: multiprocessing.context.SpawnContext,
+        context: SpawnContext | ForkServerContext,
         signals: _Signals,
         store: Store,
         data: Path,
@@ -204,14 +247,8 @@ class _Pool:
         self.slots = [self._start() for _ in range(max(1, jobs))]
 
     def _start(self) -> _Slot:
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(
-            target=worker.main, args=(theirs, self.store.folder, self.data, self.device)
-        )
-        with self.signals.held_back():
-            process.start()
-        theirs.close()
-        return _Slot(process, ours)
+        given = (self.store.folder, self.data, self.device)
+        return _Slot(*_started(self.context, self.signals, worker.main, *given))
 
     def run(self, queue: Sequence[Task], bars: Bars, summary: Summary) -> None:
         """Hands out the cells and listens until all are done."""
@@ -307,6 +344,10 @@ class _Pool:
                 slot.process.terminate()
         deadline = time.monotonic() + PATIENCE
         for slot in self.slots:
+            # A dead fork server tells nothing of its children; their ends of the pipes close with them.
+            with contextlib.suppress(EOFError, OSError):
+                while slot.pipe.poll(max(0.0, deadline - time.monotonic())):
+                    slot.pipe.recv()
             slot.process.join(max(0.1, deadline - time.monotonic()))
             if slot.process.is_alive():
                 slot.process.kill()

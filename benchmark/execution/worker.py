@@ -7,11 +7,12 @@ step, steps, loss), ("done", status), ("stopped",), ("refused", line), ("crashed
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -33,7 +34,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self.parent = os.getppid()
+        self.parent = multiprocessing.parent_process()
         # A terminal's Ctrl-C reaches every process of the group; the parent passes it on as TERM.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._ask)
@@ -42,7 +43,18 @@ class _Stop:
         self.asked = True
 
     def __bool__(self) -> bool:
-        return self.asked or os.getppid() != self.parent
+        # Not os.getppid: the parent of a forked worker is the fork server, which outlives the command.
+        return self.asked or (self.parent is not None and not self.parent.is_alive())
+
+
+def begin(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    """Calls `target` in the environment of who started this process.
+
+    The fork server's own is that of its start.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
 
 
 def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:

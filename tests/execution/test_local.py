@@ -188,8 +188,10 @@ def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
         assert process.poll() is None, process.communicate()
         return process, tiny.steps_saved(checkpoint)
 
-    # Ctrl-C in a terminal reaches every process of the group, a termination only the first.
-    for number, whole_group in [(signal.SIGINT, True), (signal.SIGTERM, False)]:
+    # Ctrl-C in a terminal reaches every process of the group. So does a batch system's termination,
+    # which ends the fork server too. A user's termination reaches only the first.
+    ways = [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+    for number, whole_group in ways:
         process, saved = train()
         leader, asked = process.pid, time.monotonic()
         (os.killpg if whole_group else os.kill)(leader, number)
@@ -319,7 +321,7 @@ def test_a_lack_of_memory_is_trained_again_when_asked(root: Path) -> None:
     assert states() == ["out-of-memory"]
     shown = tiny.run(root, "plan", "--experiment", "long").stdout
     assert "1 cell, 0 to train" in shown
-    assert "1 ran out of memory: `benchmark train --retry` trains them again" in shown
+    assert "1 ran out of memory: `uv run benchmark train --retry` trains them again" in shown
     assert train("--retry") == "1 trained, 0 found done, 0 crashed"
     assert states() == ["done"]
     assert train("--retry") == "0 trained, 1 found done, 0 crashed"

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from benchmark.cli import parser
-from tests.helpers import forked, tiny
+from tests.helpers import forked, slow, tiny
 from tests.helpers.forked import Runs
 
-REFUSALS = 20
+REFUSALS = slow.counts(5, 20)
 """Runs that are refused a change to a folder, each at another one."""
 
 
@@ -44,14 +44,15 @@ def parts(root: Path) -> list[Path]:
     return [path for path in root.rglob(".*") if path.name != ".benchmark"]
 
 
+@pytest.mark.parametrize("refusals", REFUSALS)
 def test_refused_at_random_changes_it_leaves_nothing_half_written(
-    server: Runs, whole: tuple[Path, int], tmp_path: Path
+    server: Runs, whole: tuple[Path, int], tmp_path: Path, refusals: int
 ) -> None:
     """From some moment on the disk is full; then there is room again, and the run goes on."""
     (done, changes), dice = whole, random.Random(0)
     expected = forked.left(done)
     root, ended = forked.fresh(tmp_path / "0" / "project"), 0
-    for number in range(REFUSALS):
+    for number in range(refusals):
         code, _ = server.go(root, change=dice.randrange(changes // 3), error=errno.ENOSPC)
         assert code in (0, 1, 3), forked.said(root)
         assert parts(root) == []
@@ -60,7 +61,7 @@ def test_refused_at_random_changes_it_leaves_nothing_half_written(
         if code == 0:
             ended += 1
             root = forked.fresh(tmp_path / str(number + 1) / "project")
-    assert ended < REFUSALS / 2
+    assert ended < refusals / 2
     code, _ = server.go(root)
     assert code == 0, forked.said(root)
     assert forked.left(root) == expected

@@ -31,7 +31,7 @@ from benchmark.results.records import Record, Result, Status, Store
 PROJECT = Path(__file__).parents[2]
 BATCH, SIDE = 32, 16
 COUNTS = {"train": 160, "validation": 40, "test": 56}
-LONG = 1200
+LONG = 1600
 """Steps of the cell that tests interrupt: many times the 200 between two checkpoints."""
 
 
@@ -225,30 +225,29 @@ def end(process: subprocess.Popen[str]) -> None:
         process.stderr.close()
 
 
-def group(leader: int) -> list[int]:
-    """The living processes of a process group."""
-    found = []
+def group(leader: int) -> dict[int, int]:
+    """The living processes of a process group, and the parent of each."""
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
         if int(fields[2]) == leader and fields[0] not in "ZX":
-            found.append(int(stat.parent.name))
+            found[int(stat.parent.name)] = int(fields[1])
     return found
 
 
 def workers(leader: int) -> list[int]:
-    """The worker processes that a started command has now."""
-    found = []
-    for pid in group(leader):
+    """The worker processes that a started command has now: the children of its fork server."""
+
+    def serves(pid: int) -> bool:
         try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
-            continue
-        if b"multiprocessing-fork" in line:
-            found.append(pid)
-    return found
+            return False
+
+    return [pid for pid, parent in group(leader).items() if serves(parent)]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 300.0) -> None:

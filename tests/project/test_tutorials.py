@@ -92,7 +92,7 @@ class Reader:
         # The project's tests, on a file that lies elsewhere.
         variables[plugins.VARIABLE] = str(self.root / variables[plugins.VARIABLE])
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments],
             cwd=tiny.PROJECT, env=tiny.environment() | variables,
             capture_output=True, text=True, check=False,
         )  # fmt: skip

@@ -8,45 +8,22 @@ need when they run, so that `--help` and errors are quick.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from benchmark.cli import (
-    advise,
-    claims,
-    components,
-    data,
-    doctor,
-    leaderboard,
-    plan,
-    provenance,
-    sweep,
-    sync,
-    train,
-    verify,
-)
 from benchmark.components import plugins, registry
 from benchmark.core.errors import REFUSALS, CheckFailed, UserError, refused, unknown
 
-VERBS = {
-    "plan": plan,
-    "data": data,
-    "train": train,
-    "sweep": sweep,
-    "leaderboard": leaderboard,
-    "claims": claims,
-    "advise": advise,
-    "sync": sync,
-    "verify": verify,
-    "provenance": provenance,
-    "components": components,
-    "doctor": doctor,
-}
-"""Each verb and its file, in the order of `--help`."""
+VERBS = (
+    "plan", "data", "train", "sweep", "leaderboard", "claims", "advise", "sync", "verify",
+    "provenance", "components", "doctor",
+)  # fmt: skip
+"""In the order of `--help`. Each has a file of its name here, with HELP, `add_arguments` and `run`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +69,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"benchmark: {message} (see `uv run {self.prog} --help`)\n")
 
 
+class _VerbParser(Parser):
+    """The grammar of one verb, whose file is imported if the command names it."""
+
+    verb: str
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse."""
+        module = importlib.import_module(f"benchmark.cli.{self.verb}")
+        module.add_arguments(self)
+        self.set_defaults(run=module.run)
+        return super().parse_known_args(args, namespace)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = Parser(
@@ -99,13 +89,13 @@ def parser() -> argparse.ArgumentParser:
         description="Normalization schemes in self-supervised learning, compared reproducibly.",
     )
     _plugin(top, "plugins")
-    verbs = top.add_subparsers(required=True, metavar="VERB")
-    for name, module in VERBS.items():
-        text = module.HELP
+    verbs = top.add_subparsers(required=True, metavar="VERB", parser_class=_VerbParser)
+    for name in VERBS:
+        text = str(registry.constant(Path(__file__).with_name(f"{name}.py"), "HELP"))
         verb = verbs.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
-        verb.set_defaults(run=module.run, root=Path.cwd())
+        verb.verb = name
+        verb.set_defaults(root=Path.cwd())
         _plugin(verb, "more_plugins")
-        module.add_arguments(verb)
     return top
 
 

@@ -14,6 +14,7 @@ from benchmark.components import registry
 from benchmark.components.facts import PIXELS
 from benchmark.config.schema import MethodParams, Params
 from benchmark.core.errors import UserError, unknown
+from benchmark.core.wording import counted
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
 from benchmark.results.rows import RecordIndex
@@ -86,7 +87,7 @@ def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> list[str
         n = len(rows[scheme].seeds)
         half = half_width(evidence.accuracy, n)
         text = f"{scheme} {100 * centre:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
-        shown.append(text if alike else f"{text} ({_seeds(n)})")
+        shown.append(text if alike else f"{text} ({counted(n, 'seed')})")
     best = ", ".join(shown)
     if not best:
         said = "Best: none of the schemes measured."
@@ -105,7 +106,7 @@ def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> list[str
 
 def _provenance(params: Params, evidence: Evidence) -> str:
     counts = sorted({len(own.seeds) for own in evidence.complete})
-    seeds = " or ".join([*map(str, counts[:-1]), _seeds(counts[-1])])
+    seeds = " or ".join([*map(str, counts[:-1]), counted(counts[-1], "seed")])
     parts = [f"Evidence: experiment {evidence.experiment}, {seeds}, {_rates(params, evidence)}"]
     parts.append("kNN in %, BN statistics re-estimated")
     if evidence.accuracy.sd is not None:
@@ -113,10 +114,6 @@ def _provenance(params: Params, evidence: Evidence) -> str:
     if evidence.missing:
         parts.append(f"not yet run: {', '.join(evidence.missing)}")
     return f"{'; '.join(parts)}."
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _rates(params: Params, evidence: Evidence) -> str:

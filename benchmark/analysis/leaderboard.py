@@ -20,7 +20,8 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning import plan
-from benchmark.planning.cell import Row
+from benchmark.planning.cell import FINAL, Row
+from benchmark.planning.configuration import ranking_key
 from benchmark.results import origins as provenance
 from benchmark.results.metrics import RANKING
 from benchmark.results.origins import Origin
@@ -31,7 +32,7 @@ CONTROLS = ("supervised", "untrained", "raw-pixels")
 """What the methods are held against, in the order in which they stand below them."""
 
 
-STATUSES = ("done", "diverged", "out-of-memory", "crashed")
+STATUSES = (*FINAL, "crashed")
 """From best to worst."""
 
 
@@ -199,7 +200,7 @@ def metrics(params: Params) -> tuple[Metric, ...]:
     """The table's columns of accuracies; the first one ranks."""
     near, far = params.evaluation.knn_k
     return (
-        Metric(RANKING, f"pooled_reestimated.knn{near}", "kNN"),
+        Metric(RANKING, ranking_key(params.evaluation.knn_k), "kNN"),
         Metric("knn", f"pooled.knn{near}", "kNN, running"),
         Metric(f"knn{far}", f"pooled_reestimated.knn{far}", f"kNN-{far}"),
         Metric("linear", "pooled_reestimated.linear", "linear"),

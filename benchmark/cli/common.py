@@ -94,11 +94,6 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
     return list(found.values())
 
 
-def counted(count: int, noun: str) -> str:
-    """E.g. `1 cell`, `2 cells`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def jobs(text: str) -> int | None:
     """The number of workers that `--jobs` asks for, None for `auto`."""
     return count(text, "--jobs")

@@ -12,7 +12,7 @@ import importlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,18 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
-    try:
+
+    def run() -> None:
         with plugins.added(arguments.plugins + arguments.more_plugins):
             registry.check_plugins()
             arguments.run(arguments)
+
+    return exit_code("benchmark", run)
+
+
+def exit_code(program: str, run: Callable[[], None]) -> int:
+    """Runs the program of this name; its exit code, see above. What the user must know is one line."""
+    try:
+        run()
     except UserError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except CheckFailed as error:
-        print(f"benchmark: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("benchmark: interrupted; run the same command again to finish", file=sys.stderr)
+        print(f"{program}: interrupted; run the same command again to finish", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output (a pager, head) went away: not an error.
@@ -53,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
-        print(f"benchmark: {UserError(refused(error))}", file=sys.stderr)
+        print(f"{program}: {UserError(refused(error))}", file=sys.stderr)
         return 2
     return 0
 

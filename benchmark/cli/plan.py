@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from benchmark.cli.common import add_experiment, add_track, chosen, counted, read_params
+from benchmark.cli.common import add_experiment, add_track, chosen, read_params
 from benchmark.core.errors import UserError
+from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import OUT_OF_MEMORY
 from benchmark.planning.images import dataset_checksum

@@ -69,8 +69,7 @@ def _rows(tasks: Sequence[Task], kept: Store, metric: str) -> list[str]:
     """A line for each row: the mean kNN accuracy over its seeds, or the statuses if a seed has none."""
     rows: dict[Row, list[Task]] = {}
     for task in tasks:
-        cell = task.cell
-        rows.setdefault(Row(cell.method, cell.backbone, cell.scheme), []).append(task)
+        rows.setdefault(task.cell.row, []).append(task)
     lines = []
     for row, seeds in rows.items():
         entries = [kept.record(task.fingerprint) for task in seeds]

@@ -115,9 +115,9 @@ def _result(
         "diagnostics": {},
         "cause": None,
     }
-    if cell.config.training:
+    if recipe := cell.config.training:
         begun = time.perf_counter()
-        watch, final, recipe = None, None, cell.config.training
+        watch, final = None, None
         if judged:
             watch = watcher(
                 method.evaluated, on_device["train"], on_device["validation"],
@@ -127,11 +127,11 @@ def _result(
             )  # fmt: skip
             final = store.trained(key), key
         trained = train(
-            method, cell.config.training, cell.config.seed, *on_device["train"], standardise, device,
+            method, recipe, cell.config.seed, *on_device["train"], standardise, device,
             store.checkpoint(task.fingerprint), task.fingerprint, progress, checkpoint_steps,
             watch, final, trace,
         )  # fmt: skip
-        log = _training_log(cell.config.training, trained, time.perf_counter() - begun)
+        log = _training_log(recipe, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
         result |= {
             "steps": trained.steps,

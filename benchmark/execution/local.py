@@ -368,8 +368,7 @@ class _Pool:
             return f"{name}: its training is saved; its evaluation starts again"
         saved = _saved_steps(self.store.checkpoint(task.fingerprint))
         lost = f"; {slot.step - saved} more are lost" if slot.step > saved else ""
-        steps = recipe.images_seen // recipe.batch_size
-        return f"{name}: {saved} of {steps} steps are saved{lost}"
+        return f"{name}: {saved} of {recipe.steps} steps are saved{lost}"
 
 
 def _saved_steps(checkpoint: Path) -> int:

@@ -14,7 +14,8 @@ from benchmark.analysis.statistics import quantile
 from benchmark.config.schema import Params
 from benchmark.core.errors import CheckFailed, UserError
 from benchmark.execution.local import Stopped, train_missing
-from benchmark.planning.cell import Cell, tasks
+from benchmark.planning.cell import Cell, Row, tasks
+from benchmark.planning.configuration import ranking_key
 from benchmark.planning.images import data_folder, dataset_checksum
 from benchmark.provenance.machine import processor
 from benchmark.provenance.trace import first_difference
@@ -93,9 +94,9 @@ def sample(cells: Sequence[Cell], count: int, draw: str) -> list[Cell]:
     shuffled = sorted(
         cells, key=lambda cell: hashlib.sha256(f"{draw}/{cell.label}".encode()).digest()
     )
-    first_of_row: dict[tuple[str, str, str], Cell] = {}
+    first_of_row: dict[Row, Cell] = {}
     for cell in shuffled:
-        first_of_row.setdefault((cell.method, cell.backbone, cell.scheme), cell)
+        first_of_row.setdefault(cell.row, cell)
     chosen = list(first_of_row.values())
     rest = [cell for cell in shuffled if cell not in chosen]
     return (chosen + rest)[:count]
@@ -153,8 +154,7 @@ def _record(root: Path, cell: Cell, checksum: str) -> Record | None:
 
 def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Published) -> Verdict:
     found = hashlib.sha256(collect.document(cell, entry).encode()).hexdigest()
-    nearest = cell.config.evaluation.knn_k[0]
-    knn = entry.result.metrics.get(f"pooled_reestimated.knn{nearest}")
+    knn = entry.result.metrics.get(ranking_key(cell.config.evaluation.knn_k))
     if found == published.sha256:
         if _same(knn, published.knn):
             return Verdict(cell, "identical", found[:12])

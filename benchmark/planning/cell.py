@@ -16,6 +16,18 @@ FINAL = ("done", "diverged", OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
+class Row:
+    """One line of a table: what its seeds have in common."""
+
+    method: str
+    backbone: str
+    scheme: str
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.backbone}-{self.scheme}"
+
+
+@dataclass(frozen=True)
 class Names:
     """What a cell is called in the experiment that asks for it."""
 
@@ -32,6 +44,11 @@ class Names:
     def name(self) -> str:
         """E.g. `mini/leaderboard/simclr-resnet-bn-s0`."""
         return f"{self.track}/{self.experiment}/{self.label}"
+
+    @property
+    def row(self) -> Row:
+        """The row of the table that it is a seed of."""
+        return Row(self.method, self.backbone, self.scheme)
 
 
 def fingerprint_of(config: Any, components: Any, dataset: Any) -> str:
@@ -83,15 +100,3 @@ class Task:
 def tasks(cells: Iterable[Cell], dataset: str) -> list[Task]:
     """The cells on the images of this checksum."""
     return [cell.on(dataset) for cell in cells]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: what its seeds have in common."""
-
-    method: str
-    backbone: str
-    scheme: str
-
-    def __str__(self) -> str:
-        return f"{self.method}-{self.backbone}-{self.scheme}"

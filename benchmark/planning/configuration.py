@@ -6,6 +6,7 @@ out when it is written again, so that a later option changes no fingerprint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -81,6 +82,19 @@ class TrainingConfig(Value):
     """The random changes of each view, see `data.augment`."""
     teacher: TeacherConfig | None = None
     """None where the method has no momentum encoder."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in the whole run; images that do not fill the last one are left out."""
+        return self.images_seen // self.batch_size
+
+
+def ranking_key(knn_k: Sequence[int]) -> str:
+    """The metric of a record that tunes learning rates, ranks rows and decides claims.
+
+    kNN accuracy of the pooled embedding with the first number of neighbours, BN statistics re-estimated.
+    """
+    return f"pooled_reestimated.knn{knn_k[0]}"
 
 
 class EvaluationConfig(Value):

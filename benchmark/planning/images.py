@@ -1,4 +1,4 @@
-"""Where things stand in a project folder."""
+"""A track's built images: where they are, and whether they are those that the params ask for."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import FINAL, Row
+from benchmark.planning.configuration import ranking_key
 
 Setting = tuple[float, float]
 """Learning rate and weight decay."""
@@ -28,7 +29,7 @@ class Result:
 
 def metric(params: Params) -> str:
     """The metric that judges a trial: the one that judges claims, with re-estimated statistics."""
-    return f"pooled_reestimated.knn{params.evaluation.knn_k[0]}"
+    return ranking_key(params.evaluation.knn_k)
 
 
 def path(root: Path, track: str, experiment: str) -> Path:

@@ -170,12 +170,11 @@ def checked(
         if file != file_of(entry, root):
             raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
         own = kept.record(record.fingerprint)
-        again = f"run `{train_command(track, entry.experiment, record.components)}`"
         if own is not None and own.environment == record.environment:
             if own != record:
                 raise UserError(
                     f"{file}: damaged, or made on another machine: it is not the record in "
-                    f"{kept.of(record.fingerprint)}; {again} to publish that one"
+                    f"{kept.of(record.fingerprint)}; {_again(entry)} to publish that one"
                 )
             continue
         if tables and entry.experiment not in sums:
@@ -184,9 +183,14 @@ def checked(
         if expected not in (None, entry.checksum):
             raise UserError(
                 f"{file}: damaged, or newer than its table, which has sha256 {expected}, found "
-                f"{entry.checksum}; {again}"
+                f"{entry.checksum}; {_again(entry)}"
             )
     return entries
+
+
+def _again(entry: Published) -> str:
+    command = train_command(entry.track, entry.experiment, entry.record.components)
+    return f"run `{command}`"
 
 
 def listed(root: Path, track: str, experiment: str) -> dict[str, str]:

@@ -12,8 +12,10 @@ from benchmark.config.schema import Params
 from benchmark.core.errors import UserError, unknown
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Row
+from benchmark.planning.configuration import ranking_key
 from benchmark.results import origins as provenance
 from benchmark.results import published as collect
+from benchmark.results.metrics import RANKING
 from benchmark.results.origins import Origin
 from benchmark.results.published import Published
 
@@ -157,8 +159,8 @@ class RecordIndex:
             measured = result.diagnostics.get("leakage") or {}
             found = measured.get(metric)
             return None if found is None else float(found)
-        near = self.params.evaluation.knn_k[0]
-        keys = {"knn": f"pooled.knn{near}", "knn_reestimated": f"pooled_reestimated.knn{near}"}
+        numbers = self.params.evaluation.knn_k
+        keys = {"knn": f"pooled.knn{numbers[0]}", RANKING: ranking_key(numbers)}
         if metric not in keys:
             raise unknown("metric", metric, (*keys, "pretext", *LEAKAGE))
         value = result.metrics.get(keys[metric])

@@ -32,7 +32,7 @@ def table(
     for cell in cells:
         print_ = cell.on(dataset).fingerprint if dataset else None
         state, seconds = "unknown", None
-        if Row(cell.method, cell.backbone, cell.scheme) in untuned:
+        if cell.row in untuned:
             state, print_ = "untuned", None
         elif print_ is not None:
             state = _state(cell, print_, store, root)

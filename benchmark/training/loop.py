@@ -110,7 +110,7 @@ def train(
     nothing is trained. `trace` is shown the `views` of the first step and the state after it
     (`first_step`).
     """
-    batch, steps = recipe.batch_size, recipe.images_seen // recipe.batch_size
+    batch, steps = recipe.batch_size, recipe.steps
     groups = parameter_groups(method, recipe.weight_decay, recipe.weight_decay_on)
     chosen = recipe.optimizer
     optimizer: torch.optim.Optimizer = registry.build(
@@ -131,15 +131,17 @@ def train(
     if start == steps:
         return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
     start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
-    marks = torch.tensor([max(1, round(share * steps)) for share in MARKS])
+    marks = [max(1, round(share * steps)) for share in MARKS]
 
     def stop(done: int) -> NoReturn:
         save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
         raise Interrupted
 
     def judge(done: int) -> None:
-        here = (marks == done) & watched.isnan()
-        if watch is None or not here.any():
+        if watch is None or done not in marks:
+            return
+        here = (torch.tensor(marks) == done) & watched.isnan()
+        if not here.any():
             return
         said = watch(lambda: progress(done, steps, curves["loss"][done - 1]))
         method.train()

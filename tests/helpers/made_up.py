@@ -18,7 +18,7 @@ from benchmark.results import published
 from benchmark.results.origins import Origin
 from tests.helpers import tiny
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = tiny.PROJECT
 MAKER = {
     "commit": "c0ffee" * 6 + "c0ff",
     "dirty": False,

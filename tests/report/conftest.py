@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from benchmark.config.schema import Params
-from tests.helpers.made_up import PROJECT, params_of
+from tests.helpers import tiny
+from tests.helpers.made_up import params_of
 
 
 @pytest.fixture(scope="session")
 def raw() -> dict[str, Any]:
     """The project's params.yaml."""
-    loaded = YAML(typ="safe", pure=True).load((PROJECT / "params.yaml").read_text("utf-8"))
-    return dict(loaded)
+    return tiny.real()
 
 
 @pytest.fixture

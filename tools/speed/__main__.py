@@ -5,18 +5,19 @@ python -m tools.speed --part training --seconds 5
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from benchmark.cli.common import count
-from benchmark.cli.parser import Parser
+from benchmark.cli.parser import Parser, exit_code
 from benchmark.core.errors import UserError, unknown
 from benchmark.execution.local import cores
 from tools.speed.measure import PARTS, speed
 
 
 def main() -> int:
-    """Writes the page of times and prints its path."""
+    """Writes the page of times and prints its path; returns the exit code."""
     parser = Parser(prog="python -m tools.speed", description=__doc__)
     parser.add_argument("--part", action="append", help="training, jobs or harness (repeatable)")
     parser.add_argument("--case", action="append", help="only this training (repeatable)")
@@ -25,23 +26,22 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each turn")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args()
+    return exit_code("speed", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     parts = arguments.part or PARTS
-    try:
-        for part in parts:
-            if part not in PARTS:
-                raise unknown("part", part, PARTS)
-        threads = [count(text, "--threads") for text in arguments.threads.split(",")]
-        if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:
-            raise UserError("--rounds starts at 1, --seconds is more than 0 and less than 3600")
-        page = speed(
-            Path.cwd(), arguments.device, parts, arguments.case or (),
-            [number or cores() for number in threads], arguments.rounds, arguments.seconds,
-        )  # fmt: skip
-    except UserError as error:
-        print(f"speed: {error}", file=sys.stderr)
-        return 2
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    threads = [count(text, "--threads") for text in arguments.threads.split(",")]
+    if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:
+        raise UserError("--rounds starts at 1, --seconds is more than 0 and less than 3600")
+    page = speed(
+        Path.cwd(), arguments.device, parts, arguments.case or (),
+        [number or cores() for number in threads], arguments.rounds, arguments.seconds,
+    )  # fmt: skip
     print(page)
-    return 0
 
 
 if __name__ == "__main__":

@@ -134,8 +134,8 @@ def _checked(options: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     settings = check_options("source folder", options, COMPONENT["options"], COMPONENT["defaults"])
     path = settings.pop("path")
     # A path with an unknown user, or too long for the system, leads to no folder either.
-    root = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
-    if not path or not os.path.isdir(root):  # noqa: PTH112
+    root = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser raises
+    if not path or not os.path.isdir(root):  # noqa: PTH112  # Path.is_dir raises
         found = f", found none at {root}" if path else ""
         raise UserError(
             f"data.options.path is {path!r}: expected the folder with the class folders{found}"

@@ -18,7 +18,7 @@ def diagram(ranks: Ranks) -> bytes:
     """The critical-difference diagram as SVG: bars join the treatments that do not differ."""
     import scikit_posthocs
     from matplotlib.figure import Figure
-    from pandas import DataFrame  # type: ignore[import-untyped]
+    from pandas import DataFrame
 
     names = list(ranks.average)
     together = [[any({a, b} <= set(g) for g in ranks.groups) for b in names] for a in names]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from benchmark.analysis.gate import LEARNT
 from benchmark.analysis.leaderboard import Cost, Entry, Metric, Setting, Table
 from benchmark.analysis.statistics import LEVEL
+from benchmark.core.wording import counted
 from benchmark.report.drawing import NAMES
 from benchmark.report.leaderboard.document import RULE
 from benchmark.report.leaderboard.formatting import counts, environment_name, environments
@@ -37,7 +38,7 @@ def markdown(table: Table, figure: str) -> str:
         "leaderboard.md.j2",
         table=table,
         figure=figure,
-        seeds=_seeds(min(numbers, default=0)) if len(numbers) == 1 else "the seeds",
+        seeds=counted(min(numbers, default=0), "seed") if len(numbers) == 1 else "the seeds",
         backbones=[_backbone(table, backbone) for backbone in table.backbones],
         near=near,
         far=far,
@@ -54,10 +55,6 @@ def markdown(table: Table, figure: str) -> str:
         penalty_edge=PENALTY_EDGE,
         not_learnt=NOT_LEARNT,
     )
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _backbone(table: Table, backbone: str) -> Backbone:

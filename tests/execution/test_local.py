@@ -24,6 +24,7 @@ from benchmark.results import published as collect
 from benchmark.results.records import Record, Result
 from benchmark.training.checkpoint import save_checkpoint
 from tests.helpers import tiny
+from tests.helpers.warm import Ended
 
 ORDER = [
     "simclr-resnet-bn-s0",
@@ -41,9 +42,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    fresh: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def trained(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """A project whose leaderboard was trained by one worker, and how that went."""
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(fresh, root, dirs_exist_ok=True)
@@ -57,7 +56,7 @@ def root(fresh: Path, tmp_path: Path) -> Path:
 
 
 def test_train_trains_and_publishes_every_cell(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     root, done = trained
     assert done.returncode == 0, done.stderr
@@ -83,7 +82,7 @@ def test_train_trains_and_publishes_every_cell(
 
 
 def test_a_training_that_diverges_is_a_result(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     root, done = trained
     name = "supervised/supervised-resnet-none-plain-s0.json"
@@ -98,7 +97,7 @@ def test_a_training_that_diverges_is_a_result(
 
 
 def test_cells_that_finish_have_finite_metrics_and_curves(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     root, _ = trained
     record = json.loads(tiny.published(root)["simclr/simclr-resnet-bn-s0.json"])["record"]
@@ -111,7 +110,7 @@ def test_cells_that_finish_have_finite_metrics_and_curves(
 
 
 def test_a_second_run_trains_nothing_and_changes_nothing(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     root, _ = trained
     before = tiny.published(root)
@@ -122,7 +121,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(
 
 
 def test_a_fresh_clone_trains_only_what_is_not_published(
-    root: Path, trained: tuple[Path, subprocess.CompletedProcess[str]]
+    root: Path, trained: tuple[Path, Ended]
 ) -> None:
     """Published records count as found where their environment is this one and they are whole."""
     shutil.copytree(trained[0] / "results", root / "results")
@@ -139,16 +138,12 @@ def test_a_fresh_clone_trains_only_what_is_not_published(
     assert tiny.published(root) == tiny.published(trained[0])
 
 
-def test_two_workers_give_the_bytes_of_one(
-    root: Path, trained: tuple[Path, subprocess.CompletedProcess[str]]
-) -> None:
+def test_two_workers_give_the_bytes_of_one(root: Path, trained: tuple[Path, Ended]) -> None:
     assert tiny.run(root, "train", "--jobs", "2").returncode == 0
     assert tiny.published(root) == tiny.published(trained[0])
 
 
-def test_one_cell_is_trained_but_not_published(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_one_cell_is_trained_but_not_published(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(trained[0], root)
     shutil.rmtree(root / "results")
@@ -382,7 +377,7 @@ def test_other_images_than_the_built_ones_are_refused(fresh: Path, tmp_path: Pat
 
 
 def test_the_bytes_of_a_record_do_not_depend_on_the_process(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    trained: tuple[Path, Ended], tmp_path: Path
 ) -> None:
     root, _ = trained
     task = tiny.cell("simclr-resnet-bn-s0").on(tiny.dataset(root))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from benchmark.components import plugins
 from tests.helpers import tiny
+from tests.helpers.warm import Ended
 
 FIRST_NAN = 7
 METHOD = """
@@ -64,7 +64,7 @@ def tree() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+) -> tuple[Path, Ended]:
     """A project in which all but two of the cells fail, and what `benchmark train` said."""
     root = tmp_path_factory.mktemp("project")
     files = []
@@ -95,7 +95,7 @@ def row(root: Path, method: str) -> dict[str, str]:
         return next(line for line in csv.DictReader(file) if line["method"] == method)
 
 
-def test_the_other_cells_go_on(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_other_cells_go_on(trained: tuple[Path, Ended]) -> None:
     root, done = trained
     assert "7 trained, 0 found done, 1 crashed" in done.stderr
     for method in ("simclr", "raw-pixels"):
@@ -105,7 +105,7 @@ def test_the_other_cells_go_on(trained: tuple[Path, subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("method", ["planted-nan", "planted-infinity"])
 def test_a_planted_nan_is_a_divergence_at_its_step(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], method: str
+    trained: tuple[Path, Ended], method: str
 ) -> None:
     found = record(trained[0], method)
     assert found["status"] == "diverged"
@@ -114,16 +114,14 @@ def test_a_planted_nan_is_a_divergence_at_its_step(
 
 
 @pytest.mark.parametrize("method", OUT)
-def test_a_lack_of_memory_is_a_result(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], method: str
-) -> None:
+def test_a_lack_of_memory_is_a_result(trained: tuple[Path, Ended], method: str) -> None:
     found = record(trained[0], method)
     assert found["status"] == "out-of-memory"
     assert found["result"]["metrics"] == {}
 
 
 def test_a_bug_is_a_crash_with_its_cause(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     found = record(trained[0], "broken")
     assert found["status"] == "crashed"
@@ -131,7 +129,7 @@ def test_a_bug_is_a_crash_with_its_cause(
 
 
 def test_a_crash_fails_the_command_after_all_else_is_published(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     root, done = trained
     assert done.returncode == 1
@@ -140,9 +138,7 @@ def test_a_crash_fails_the_command_after_all_else_is_published(
 
 
 @pytest.mark.parametrize("method", FAULTS)
-def test_the_table_has_the_cell_and_no_number(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], method: str
-) -> None:
+def test_the_table_has_the_cell_and_no_number(trained: tuple[Path, Ended], method: str) -> None:
     root, _ = trained
     assert row(root, method)["knn_percent"] == ""
     table = json.loads((root / "results" / "mini" / "leaderboard.json").read_text("utf-8"))

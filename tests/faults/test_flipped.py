@@ -25,6 +25,7 @@ from benchmark.results import published as collect
 from benchmark.results.records import Store
 from benchmark.training.checkpoint import load_checkpoint
 from benchmark.training.loop import Interrupted, Progress
+from tests.faults.conftest import Undisturbed
 from tests.helpers import forked, tiny
 
 FLIPS = 200
@@ -58,12 +59,10 @@ def digit(file: Path, after: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with every record and its table; tests change it and put it back."""
-    root = tiny.project(tmp_path_factory.mktemp("project"), forked.tree())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        forked.work(root)
+    root = tmp_path_factory.mktemp("made") / "project"
+    shutil.copytree(undisturbed.root, root)
     return root
 
 

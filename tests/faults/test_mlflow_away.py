@@ -14,19 +14,20 @@ import pytest
 
 from benchmark.results import published
 from benchmark.tracking import sync
+from tests.faults.conftest import Undisturbed
 from tests.helpers import forked, tiny
 
 ADDRESS = "http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with every record and table, and an MLflow database of its own with none."""
-    root = tiny.project(tmp_path_factory.mktemp("project"), forked.tree())
+    root = tmp_path_factory.mktemp("made") / "project"
+    shutil.copytree(undisturbed.root, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        forked.work(root)
         (root / "results" / "empty").mkdir()
         sync.sync(root, "empty")
         (root / "results" / "empty").rmdir()

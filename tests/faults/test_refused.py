@@ -9,34 +9,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.cli import parser
+from tests.faults.conftest import Undisturbed
 from tests.helpers import forked, slow, tiny
-from tests.helpers.forked import Runs
 
 REFUSALS = slow.counts(5, 20)
 """Runs that are refused a change to a folder, each at another one."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Runs]:
-    with forked.runs() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def whole(server: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A project after an undisturbed run, and how many changes that made to folders."""
-    root = forked.fresh(tmp_path_factory.mktemp("undisturbed") / "project")
-    code, _ = server.go(root, watched=True)
-    assert code == 0, forked.said(root)
-    changes = root.with_name("said.changes").read_text(encoding="utf-8").splitlines()
-    return root, len(changes)
 
 
 def parts(root: Path) -> list[Path]:
@@ -46,25 +30,25 @@ def parts(root: Path) -> list[Path]:
 
 @pytest.mark.parametrize("refusals", REFUSALS)
 def test_refused_at_random_changes_it_leaves_nothing_half_written(
-    server: Runs, whole: tuple[Path, int], tmp_path: Path, refusals: int
+    undisturbed: Undisturbed, tmp_path: Path, refusals: int
 ) -> None:
     """From some moment on the disk is full; then there is room again, and the run goes on."""
-    (done, changes), dice = whole, random.Random(0)
-    expected = forked.left(done)
-    root, ended = forked.fresh(tmp_path / "0" / "project"), 0
+    dice, whole_runs = random.Random(0), 0
+    root = forked.fresh(tmp_path / "0" / "project")
     for number in range(refusals):
-        code, _ = server.go(root, change=dice.randrange(changes // 3), error=errno.ENOSPC)
-        assert code in (0, 1, 3), forked.said(root)
+        change = dice.randrange(undisturbed.changes // 3)
+        ended = forked.go(root, change=change, error=errno.ENOSPC)
+        assert ended.returncode in (0, 1, 3), ended
         assert parts(root) == []
         for name, content in forked.left(root).items():
-            assert content == expected[name], name
-        if code == 0:
-            ended += 1
+            assert content == undisturbed.files[name], name
+        if ended.returncode == 0:
+            whole_runs += 1
             root = forked.fresh(tmp_path / str(number + 1) / "project")
-    assert ended < refusals / 2
-    code, _ = server.go(root)
-    assert code == 0, forked.said(root)
-    assert forked.left(root) == expected
+    assert whole_runs < refusals / 2
+    ended = forked.go(root)
+    assert ended.returncode == 0, ended
+    assert forked.left(root) == undisturbed.files
 
 
 def limited(root: Path, size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,9 +74,9 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_the_real_command_on_a_full_disk(
-    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, root = forked.left(whole[0]), forked.fresh(tmp_path / "project")
+    root = forked.fresh(tmp_path / "project")
     assert refusal(limited(root, 1000, "data"))
     assert not any((root / "data").rglob("*.*"))
     assert tiny.run(root, "data").returncode == 0
@@ -109,7 +93,7 @@ def test_the_real_command_on_a_full_disk(
     assert not (root / "results" / "mini" / "leaderboard.md").exists()
     monkeypatch.chdir(root)
     assert parser.main(["leaderboard"]) == 0
-    assert forked.left(root) == expected
+    assert forked.left(root) == undisturbed.files
 
 
 @pytest.fixture
@@ -132,12 +116,12 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize(("verb", "folder"), [("train", "results"), ("leaderboard", "results")])
 def test_results_that_may_not_be_written(
-    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], forbidden: Callable[[Path], None], verb: str, folder: str,
 ) -> None:  # fmt: skip
     """One line; what is published stays, and the store has every record."""
     root = tmp_path / "project"
-    shutil.copytree(whole[0], root)
+    shutil.copytree(undisturbed.root, root)
     before = forked.left(root)
     monkeypatch.chdir(root)
     with monkeypatch.context():

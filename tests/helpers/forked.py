@@ -1,24 +1,14 @@
-"""Runs of a small project in processes that can be killed at any moment.
-
-Importing torch and others takes seconds, so one process imports them and forks a child for every run. It
-is a process of its own since a child of pytest's would inherit pytest's threads.
-"""
+"""Runs of a small project in forked processes that can be killed at any moment."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import tiny
+from tests.helpers import tiny, warm
 
 WRITING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "tempfile.mkstemp")
 """What Python announces (`sys.addaudithook`) before it changes something in a folder."""
@@ -26,10 +16,6 @@ WRITING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "tempfi
 REMOVING = ("os.remove", "os.rmdir")
 
 CHECKPOINT_STEPS = 6
-
-IMPORTED = ("timm", "matplotlib.backends.backend_svg", "benchmark.cli.leaderboard",
-            "benchmark.execution.cell", "benchmark.report.leaderboard.write")  # fmt: skip
-"""What a run imports and what takes seconds, so that no run is killed while it only imports."""
 
 
 def tree() -> dict[str, Any]:
@@ -97,10 +83,6 @@ def left(root: Path) -> dict[str, bytes]:
     return found
 
 
-def said(root: Path) -> str:
-    return root.with_name("said").read_text(encoding="utf-8")
-
-
 def _watched(last: int | None, error: int | None, report: Path) -> None:
     """Counts the changes to folders; the process is killed before the one numbered `last`.
 
@@ -124,92 +106,26 @@ def _watched(last: int | None, error: int | None, report: Path) -> None:
     sys.addaudithook(hook)
 
 
-def serve() -> None:
-    """Forks a child for every line of stdin and says how each ended."""
-    from benchmark.core import determinism
-
-    determinism.start("cpu")
-    for module in IMPORTED:
-        importlib.import_module(module)
-
-    print("ready", flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            out = os.open(asked["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            code = 1
-            with contextlib.suppress(BaseException):
-                if asked["watched"]:
-                    _watched(asked["change"], asked["error"], Path(asked["said"] + ".changes"))
-                try:
-                    work(Path(asked["root"]))
-                    code = 0
-                except BaseException:
-                    import traceback
-
-                    traceback.print_exc()
-                    raise
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(child, child)
-        begun = time.monotonic()
-        if asked["seconds"] is not None:
-            # Not a wait for something: the moment is what is tried.
-            while time.monotonic() - begun < asked["seconds"]:
-                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    break
-                time.sleep(0.002)
-            else:
-                os.killpg(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        print(json.dumps([code, time.monotonic() - begun]), flush=True)
+def work_watched(
+    root: str, watched: bool, change: int | None, error: int | None, report: str
+) -> int:
+    """The exit code of `work` in a forked process, see `go`."""
+    if watched:
+        _watched(change, error, Path(report))
+    work(Path(root))
+    return 0
 
 
-class Runs:
-    """Asks the forking process for runs."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def go(
-        self, root: Path, seconds: float | None = None, change: int | None = None,
-        watched: bool = False, error: int | None = None,
-    ) -> tuple[int, float]:  # fmt: skip
-        """One run in `root`, killed after some seconds or before a change to a folder, or refused it.
-
-        Returns its exit code, -9 where it was killed, and how long it took.
-        """
-        asked = {
-            "root": str(root), "seconds": seconds, "change": change, "error": error,
-            "watched": watched or change is not None, "said": str(root.with_name("said")),
-        }  # fmt: skip
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        code, took = json.loads(self.process.stdout.readline())
-        return code, took
+def go(
+    root: Path, seconds: float | None = None, change: int | None = None, watched: bool = False,
+    error: int | None = None,
+) -> warm.Ended:  # fmt: skip
+    """One run in `root`, killed after some seconds or before a change to a folder, or refused it."""
+    asked = (str(root), watched or change is not None, change, error, str(changes(root)))
+    target = "tests.helpers.forked:work_watched"
+    return warm.call(target, asked, root, tiny.environment(), seconds)
 
 
-@contextlib.contextmanager
-def runs() -> Iterator[Runs]:
-    """The forking process, torch loaded."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from tests.helpers import forked; forked.serve()"],
-        cwd=tiny.PROJECT, env=tiny.environment(), text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        yield Runs(process)
-    finally:
-        process.kill()
-        process.communicate()
+def changes(root: Path) -> Path:
+    """Where a watched run lists its changes to folders."""
+    return root.with_name("changes")

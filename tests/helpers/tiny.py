@@ -27,6 +27,7 @@ from benchmark.data.manifest import dataset_checksum
 from benchmark.planning.cell import Cell
 from benchmark.planning.plan import cells
 from benchmark.results.records import Record, Result, Status, Store
+from tests.helpers import warm
 
 PROJECT = Path(__file__).parents[2]
 BATCH, SIDE = 32, 16
@@ -197,14 +198,9 @@ def environment() -> dict[str, str]:
     return ours | fixed | {"PATH": path}
 
 
-def run(
-    root: Path, *arguments: str, program: str = "benchmark"
-) -> subprocess.CompletedProcess[str]:
-    """Runs `benchmark`, or another program, in a project and waits for it."""
-    return subprocess.run(
-        [sys.executable, "-m", program, *arguments],
-        cwd=root, env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+def run(root: Path, *arguments: str) -> warm.Ended:
+    """Runs `benchmark` in a project and waits for it: in a process forked from one with torch loaded."""
+    return warm.call("benchmark.cli.parser:main", [arguments], root, environment(), 300)
 
 
 def begin(root: Path, *arguments: str) -> subprocess.Popen[str]:

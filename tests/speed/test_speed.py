@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import tiny
+from tests.helpers import tiny, warm
+from tests.helpers.warm import Ended
 from tools.speed import report, timing
 from tools.speed.cases import MINI_RESNET
 from tools.speed.timing import Stretch
@@ -21,10 +22,15 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def speed(project: Path, *arguments: str) -> Ended:
+    return warm.call("tools.speed.__main__:main", [arguments], project, tiny.environment(), 300)
+
+
+@pytest.mark.slow
 def test_a_turn_of_each_is_timed_and_written_down(project: Path) -> None:
-    done = tiny.run(
+    done = speed(
         project, "--part", "training", "--case", "mini-resnet", "--rounds", "2",
-        "--seconds", "0.2", "--threads", "1", "--device", "cpu", program="tools.speed",
+        "--seconds", "0.2", "--threads", "1", "--device", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     page = project / done.stdout.strip()
@@ -56,7 +62,7 @@ def test_a_turn_of_each_is_timed_and_written_down(project: Path) -> None:
 def test_what_cannot_be_measured_is_refused_in_one_line(
     project: Path, arguments: list[str], named: str
 ) -> None:
-    done = tiny.run(project, *arguments, program="tools.speed")
+    done = speed(project, *arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert named in line

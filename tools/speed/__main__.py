@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cli.common import count
@@ -16,7 +17,7 @@ from benchmark.execution.local import cores
 from tools.speed.measure import PARTS, speed
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page of times and prints its path; returns the exit code."""
     parser = Parser(prog="python -m tools.speed", description=__doc__)
     parser.add_argument("--part", action="append", help="training, jobs or harness (repeatable)")
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, metavar="N")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each turn")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     return exit_code("speed", lambda: _run(arguments))
 
 

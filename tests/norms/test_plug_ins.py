@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from benchmark.components import plugins
-from tests.helpers import tiny
+from tests.helpers import tiny, warm
 
 FILE = """
 import torch
@@ -68,10 +66,8 @@ class Buffered(nn.Module):
 def test_a_correct_plug_in_passes_the_tests_of_all_norms(tmp_path: Path) -> None:
     file = tmp_path / "norms.py"
     file.write_text(FILE, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
-         "tests/norms/test_catalogue.py", "-k", "maps-alone or with-vector or with-buffer"],
-        cwd=tiny.PROJECT, env=tiny.environment() | {plugins.VARIABLE: str(file)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    nested = ["-q", "-n", "0", "-p", "no:cacheprovider", "tests/norms/test_catalogue.py",
+              "-k", "maps-alone or with-vector or with-buffer"]  # fmt: skip
+    environment = tiny.environment() | {plugins.VARIABLE: str(file)}
+    done = warm.call("pytest:main", [nested], tiny.PROJECT, environment, 300)
     assert done.returncode == 0, done.stdout

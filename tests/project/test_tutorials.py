@@ -11,8 +11,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from ruamel.yaml import YAML
 from benchmark.cli import parser
 from benchmark.components import plugins, registry
 from benchmark.execution import local
-from tests.helpers import tiny
+from tests.helpers import tiny, warm
 
 PAGES = tiny.PROJECT / "docs" / "tutorials"
 STEPS = 12
@@ -91,11 +89,9 @@ class Reader:
         assert program == "pytest"
         # The project's tests, on a file that lies elsewhere.
         variables[plugins.VARIABLE] = str(self.root / variables[plugins.VARIABLE])
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments],
-            cwd=tiny.PROJECT, env=tiny.environment() | variables,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        nested = ["-q", "-n", "0", "-p", "no:cacheprovider", *arguments]
+        environment = tiny.environment() | variables
+        done = warm.call("pytest:main", [nested], tiny.PROJECT, environment, 300)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmark.analysis.claims.arms import ACCURACY, bar
 from benchmark.analysis.claims.diagnostics import swap_excess
 from benchmark.analysis.claims.schema import Claims
-from benchmark.analysis.statistics import Spread, half_width, mean, pool
+from benchmark.analysis.statistics import Spread, half_width, mean, pooled_spread
 from benchmark.config.schema import MethodParams, Params
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
@@ -166,7 +166,7 @@ def _spreads(
     accuracies = [(s, list(index.values(s, ACCURACY).values())) for s in trained]
     excesses = [(s, list(swap_excess(s).values())) for s in trained]
     accuracy, excess = (
-        pool(values for own, values in found if len(values) == len(own.seeds))
+        pooled_spread(values for own, values in found if len(values) == len(own.seeds))
         for found in (accuracies, excesses)
     )
     return accuracy, excess

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 from pydantic import Field, PlainSerializer
@@ -65,7 +66,7 @@ def deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(_squares(values) / (len(values) - 1)) if len(values) > 1 else None
 
 
-def pool(rows: Iterable[Sequence[float]]) -> Spread:
+def pooled_spread(rows: Iterable[Sequence[float]]) -> Spread:
     """The pooled standard deviation within rows: √(Σᵢ Σⱼ (xᵢⱼ − x̄ᵢ)² / Σᵢ (nᵢ − 1)).
 
     Rows of fewer than two values say nothing about the spread and add no degrees of freedom.
@@ -75,6 +76,7 @@ def pool(rows: Iterable[Sequence[float]]) -> Spread:
     return Spread(math.sqrt(math.fsum(map(_squares, kept)) / df) if df else None, df)
 
 
+@cache
 def quantile(df: int, level: float = 1 - LEVEL) -> float:
     """The t quantile of a two-sided test at a level: half of an interval, in standard errors."""
     # What scipy.stats.t.isf calls; all of scipy.stats takes a second to import.
@@ -101,11 +103,3 @@ def estimate(values: Sequence[float], spread: Spread) -> Estimate | None:
     low = None if half is None else max(0.0, centre - half)
     high = None if half is None else min(1.0, centre + half)
     return Estimate(centre, low, high, deviation(values), half, len(values))
-
-
-def exact(values: Sequence[float]) -> Estimate | None:
-    """The estimate of something that does not depend on the seed: low = high = mean."""
-    if not values:
-        return None
-    centre = mean(values)
-    return Estimate(centre, centre, centre, deviation(values), 0.0, len(values))

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from benchmark.analysis.claims import load
-from benchmark.analysis.statistics import half_width, mean, pool
+from benchmark.analysis.statistics import half_width, mean, pooled_spread
 from benchmark.config import params, yaml_file
 from benchmark.config.schema import Model, Params
 from benchmark.core.errors import UserError, unknown
@@ -153,7 +153,7 @@ def judge(ordering: Ordering, index: RecordIndex) -> Judged | None:
     if len(higher) < len(pair[0].seeds) or len(lower) < len(pair[1].seeds) or not common:
         return Judged("undecided")
     difference = mean([higher[seed] - lower[seed] for seed in common])
-    spread = pool([list(higher.values()), list(lower.values())])
+    spread = pooled_spread([list(higher.values()), list(lower.values())])
     half = half_width(spread, len(common), len(common))
     word = "agrees" if difference > 0 else "disagrees"
     undecided = half is None or abs(difference) <= half

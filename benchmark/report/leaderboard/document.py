@@ -48,7 +48,7 @@ class Record(Document):
 
     label: str = at("published", "label")
     seed: int = at("published", "seed")
-    status: str
+    status: str = at("published", "record", "status")
     knn_reestimated: Measured | None = at("accuracy")
     sha256: str = at("published", "checksum")
     provenance: Provenance | None = at("origin")

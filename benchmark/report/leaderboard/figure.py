@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.analysis.leaderboard import CONTROLS, Entry, Table, is_fixed
+from benchmark.analysis.leaderboard import CONTROLS, Entry, Table
+from benchmark.components.facts import PIXELS
 from benchmark.report import drawing
 from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, Mark, handle, mark
 from benchmark.results.metrics import RANKING
@@ -22,7 +23,7 @@ ROW = 0.155
 
 LEGEND_COLUMNS = 6
 
-PIXELS: dict[str, Any] = {"color": "#111111", "linewidth": 1.1, "dashes": (3, 2.2)}
+PIXEL_LINE: dict[str, Any] = {"color": "#111111", "linewidth": 1.1, "dashes": (3, 2.2)}
 """The line of raw pixels."""
 
 
@@ -62,7 +63,7 @@ def _methods(table: Table) -> list[str]:
     best: dict[str, float] = {}
     controls: dict[str, int] = {}
     for entry in table.entries:
-        if is_fixed(entry.row):
+        if entry.row.backbone == PIXELS:
             continue
         if entry.control:
             controls[entry.row.method] = CONTROLS.index(entry.method)
@@ -106,7 +107,7 @@ def _panel(panel: Any, table: Table, backbone: str, lines: dict[str, dict[str, i
         if first:
             panel.axhline(first - 1, color="#cccccc", linewidth=0.6, zorder=1)
     for entry in table.of(backbone):
-        if is_fixed(entry.row):
+        if entry.row.backbone == PIXELS:
             _reference(panel, entry)
         else:
             style = mark(table.schemes.index(entry.row.scheme))
@@ -115,7 +116,7 @@ def _panel(panel: Any, table: Table, backbone: str, lines: dict[str, dict[str, i
 
 def _reference(panel: Any, entry: Entry) -> None:
     if found := entry.estimates[RANKING]:
-        panel.axvline(100 * found.mean, zorder=2, **PIXELS)
+        panel.axvline(100 * found.mean, zorder=2, **PIXEL_LINE)
 
 
 def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
@@ -164,8 +165,8 @@ def _legend(figure: Any, panel: Any, table: Table) -> None:
         handle(scheme, linewidth=1.4, **mark(place).style)
         for place, scheme in enumerate(table.schemes)
     ]
-    if any(is_fixed(entry.row) and entry.estimates[RANKING] for entry in table.entries):
-        handles.append(handle("raw pixels", **PIXELS))
+    if any(entry.row.backbone == PIXELS and entry.estimates[RANKING] for entry in table.entries):
+        handles.append(handle("raw pixels", **PIXEL_LINE))
     figure.legend(
         handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.995),
         ncols=min(len(handles), LEGEND_COLUMNS), frameon=False, fontsize=9,

@@ -18,12 +18,12 @@ DIGITS = 6
 
 
 def rounded(value: float) -> float:
-    """A measured number as the documents have it; minus zero is zero."""
+    """A measured number as it is published; minus zero is zero."""
     return round(value, DIGITS) + 0.0
 
 
 Measured = Annotated[float, PlainSerializer(rounded, return_type=float)]
-"""A measured number; settings, as learning rates, are floats and published exactly."""
+"""A measured number. Settings such as learning rates are plain floats and published exactly."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Spread:
     """A standard deviation within rows, pooled over rows, and its degrees of freedom."""
 
     sd: Measured | None
-    """Null where no row has two values."""
+    """Null if no row has two values."""
     df: int
 
 
@@ -41,7 +41,7 @@ class Estimate:
 
     mean: Measured
     low: Measured | None
-    """Lower end of the interval, null where no spread could be estimated; so for `high`."""
+    """Lower end of the interval, null if no spread could be estimated; `high` likewise."""
     high: Measured | None
     sd: Measured | None
     """Standard deviation of these values alone (n − 1), null for a single one."""
@@ -69,7 +69,7 @@ def deviation(values: Sequence[float]) -> float | None:
 def pooled_spread(rows: Iterable[Sequence[float]]) -> Spread:
     """The pooled standard deviation within rows: √(Σᵢ Σⱼ (xᵢⱼ − x̄ᵢ)² / Σᵢ (nᵢ − 1)).
 
-    Rows of fewer than two values say nothing about the spread and add no degrees of freedom.
+    Rows of fewer than two values do not show a spread and add no degrees of freedom.
     """
     kept = [row for row in rows if len(row) > 1]
     df = sum(len(row) - 1 for row in kept)

@@ -1,4 +1,4 @@
-"""Arms that are compared are alike in everything but the fields that their contrast names."""
+"""Checks that two arms differ in the fields that `differs` names, and in no other."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from benchmark.planning import plan
 from benchmark.planning.cell import Row
 
 TUNED = ("training.learning_rate", "training.weight_decay")
-"""What may differ beside them where every row has a setting of its own, tuned alike."""
+"""Fields that may differ too if every row has a setting of its own, tuned in the same way."""
 
 MADE_UP = (1.0, 0.0)
-"""A learning rate and weight decay for arms that are tuned, whatever is found for them later."""
+"""The same learning rate and weight decay for all arms that are tuned."""
 
 
 def check(claims: Claims, params: Params) -> None:
-    """Checks every contrast whose rows these params have.
+    """Checks every difference whose rows these params have.
 
-    Raises UserError, naming the claim and the field, where two arms differ in a field that `differs`
-    does not name, and where it names a field in which they do not differ.
+    Raises UserError, naming the claim and the field, if two arms differ in a field that `differs` does
+    not name, and if it names a field in which they do not differ.
     """
     for name, claim in claims.claims.items():
         for place, pair, advice in claim.pairs:
@@ -37,46 +37,38 @@ def _check_pair(where: str, pair: Pair, advice: Advice, params: Params) -> None:
     if not all(name in rows for names in both for name in names):
         return
     tuned = params.experiments[advice.experiment].learning_rates == "tuned"
+
+    def config(row: Row) -> Mapping[str, Any]:
+        setting = None
+        if plan.is_trained(params, row.method):
+            setting = MADE_UP if tuned else plan.default_setting(params, row)
+        cell = plan.resolve(params, advice.experiment, row, 0, setting, "test", str(row))
+        return cell.config.as_json()
+
     arms = f"{pair.plus} and {pair.minus}"
-    found = {
-        field
-        for plus, minus in both
-        for field in differing(
-            _config(params, advice.experiment, rows[plus], tuned=tuned),
-            _config(params, advice.experiment, rows[minus], tuned=tuned),
-        )
-    }
-    for field in sorted(found):
+    fields = {field for a, b in both for field in differing(config(rows[a]), config(rows[b]))}
+    for field in sorted(fields):
         if not any(_covers(named, field) for named in pair.differs):
             raise UserError(f"{where}: {arms} differ in {field} too, which `differs` does not name")
     for named in pair.differs:
         if tuned and named in TUNED:
             raise UserError(f"{where}: `differs` names {named}, which {advice.experiment} tunes")
-        if not any(_covers(named, field) for field in found):
+        if not any(_covers(named, field) for field in fields):
             raise UserError(f"{where}: `differs` names {named}, in which {arms} are alike")
 
 
-def _config(params: Params, experiment: str, row: Row, *, tuned: bool) -> Mapping[str, Any]:
-    """The configuration of a row's cells, whatever the seed."""
-    setting = None
-    if plan.is_trained(params, row.method):
-        setting = MADE_UP if tuned else plan.default_setting(params, row)
-    return plan.resolve(params, experiment, row, 0, setting, "test", str(row)).config.as_json()
-
-
-def differing(plus: Mapping[str, Any], minus: Mapping[str, Any]) -> set[str]:
-    """The fields that two configurations do not have in common, e.g. `norms.backbone.norm`."""
-    left, right = dict(_fields(plus)), dict(_fields(minus))
-    lacks = object()
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> set[str]:
+    """The fields in which two configurations differ, e.g. `norms.backbone.norm`."""
+    left, right = dict(_fields(first)), dict(_fields(second))
     return {
         field
         for field in left.keys() | right.keys()
-        if left.get(field, lacks) != right.get(field, lacks)
+        if field not in left or field not in right or left[field] != right[field]
     }
 
 
 def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that holds no others, with its path; entries of a list count from 0."""
+    """Every innermost value with its path; entries of a list count from 0."""
     inner: Any = ()
     if isinstance(value, Mapping):
         inner = value.items()

@@ -79,10 +79,9 @@ class Advice(Pair):
     confirmed_by: Pair | None = None
     """A difference that must have the same sign."""
 
-    def beside(self, entry: Beside) -> Advice:
-        """The same question asked of what a difference beside it is about."""
-        other = entry.experiment or self.experiment
-        return self.model_copy(update={"experiment": other})
+    def of(self, entry: Beside) -> Advice:
+        """The same question about a secondary difference, which may be of another experiment."""
+        return self.model_copy(update={"experiment": entry.experiment or self.experiment})
 
     @property
     def of_minus(self) -> Advice:
@@ -145,7 +144,7 @@ class Claim(Model):
         if advice.confirmed_by:
             found.append(("advice.confirmed_by", advice.confirmed_by, advice))
         beside = enumerate(self.beside)
-        return found + [(f"beside.{n}", entry, advice.beside(entry)) for n, entry in beside]
+        return found + [(f"beside.{n}", entry, advice.of(entry)) for n, entry in beside]
 
 
 class Claims(Model):

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from benchmark.analysis.claims.arms import Bar
 from benchmark.analysis.claims.diagnostics import Halfway, Leak
 from benchmark.analysis.claims.differences import Cell, Paired
-from benchmark.analysis.claims.judge import Further, Judged, Planned
+from benchmark.analysis.claims.judge import Judged, Planned, Secondary
 from benchmark.analysis.claims.schema import Claims, Description, Metric, Pilot, Rule, Verdict
 from benchmark.analysis.claims.sensitivity import Sensitivity
 from benchmark.analysis.contrasts import Finding
@@ -84,7 +84,7 @@ class OtherImages(Document):
     verdict: Verdict
 
 
-def _beside(found: Further) -> Absent:
+def _beside(found: Secondary) -> Absent:
     return (Beside if found.difference else Absent).model_validate(found)
 
 
@@ -117,7 +117,7 @@ class Advice(Document):
     other_images: OtherImages | None = at("images")
     running_statistics: Described | None = at("plain")
     confirmed_by: Described | None = at("confirmation")
-    beside: list[Annotated[Beside | Absent, BeforeValidator(_beside)]]
+    beside: list[Annotated[Beside | Absent, BeforeValidator(_beside)]] = at("secondary")
     leakage: list[Leak] = at("leaks")
     halfway: Halfway | None
     cells: Annotated[tuple[Cell, ...], inside("cells", default=())] = at("difference")

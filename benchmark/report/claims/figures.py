@@ -183,8 +183,8 @@ def _rows(
     panel: Any, judged: Judged, advice: Advice, index: RecordIndex, fontsize: float
 ) -> list[RowRecords]:
     """The rows of the claim's arms, each with a place on the axis across."""
-    beside = [b.entry for b in judged.beside if b.difference and not b.entry.experiment]
-    names = dict.fromkeys(arm for pair in (advice, *beside) for arm in (pair.minus, pair.plus))
+    others = [s.entry for s in judged.secondary if s.difference and not s.entry.experiment]
+    names = dict.fromkeys(arm for pair in (advice, *others) for arm in (pair.minus, pair.plus))
     rows = [index.row(advice.experiment, name) for name in names]
     labels = [f"{own.row.method}\n{own.row.backbone}\n{own.row.scheme}" for own in rows]
     panel.set_xlim(-0.5, len(rows) - 0.5)

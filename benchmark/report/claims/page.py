@@ -164,7 +164,7 @@ def _beside(judged: Judged, advice: Advice) -> Iterator[Cells]:
         others.append(("The same with running statistics", judged.plain, "knn"))
     if judged.confirmation:
         others.append(("What must have the same sign", judged.confirmation, advice.metric))
-    others += [(b.entry.text, b.difference, advice.metric) for b in judged.beside]
+    others += [(b.entry.text, b.difference, advice.metric) for b in judged.secondary]
     for text, other, metric in others:
         if other is None:
             yield [escape(text), NONE, NONE, "not on this track", NONE]

@@ -1,4 +1,4 @@
-"""The published results that bear on the claims, and whether our records order the same rows alike."""
+"""Published results that bear on the claims, compared with the order of the same rows here."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ METRICS = {
     "knn_reestimated": "kNN, statistics re-estimated",
     "pretext": "pretext accuracy",
 }
-"""What two rows can be compared by, and its name for people."""
+"""The metrics that two rows can be compared by, with the names that pages show."""
 
 
 class Ordering(Model):
-    """Two rows of ours that ask what a source answers, in the order that it states."""
+    """Two rows of ours with the question of a source, in the order that it states."""
 
     experiment: str
     metric: Literal["knn", "knn_reestimated", "pretext"]
@@ -40,23 +40,23 @@ class Entry(Model):
     """One published result."""
 
     claims: tuple[str, ...] = Field(min_length=1)
-    """The claims it bears on."""
+    """The claims that it bears on."""
     source: str
     """Authors and title."""
     at: str
-    """Its arXiv number or its address."""
+    """Its arXiv number or URL."""
     place: str | None = None
     """Table, section or file, where known."""
     year: int | None = Field(ge=1900)
-    """Null where the source has no date."""
+    """Null if the source has no date."""
     setting: str
     result: str
     """In our own words, with the source's figures."""
     status: Literal["A", "B"]
-    """A: read in the paper, its code or its README; B: seen only as others quote it."""
+    """A: read in the paper, its code or its README. B: seen only as others quote it."""
     compare: tuple[Ordering, ...] = ()
     not_comparable: str | None = None
-    """Why no rows of ours ask the same; given where `compare` is not."""
+    """Why no rows of ours ask the same; given if `compare` is not."""
 
 
 class Contents(Model):
@@ -67,22 +67,22 @@ class Contents(Model):
 
 @dataclass(frozen=True)
 class Library:
-    """What was published, and the titles of the claims it bears on."""
+    """The published results, and the titles of the claims that they bear on."""
 
     entries: Mapping[str, Entry]
     titles: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the records of one track say of an ordering."""
+class Comparison:
+    """What the records of one track show of an ordering."""
 
     word: str
     """`agrees`, `disagrees`, `undecided` or `not yet run`."""
     difference: float | None = None
     """The row that should be higher minus the other, in 0..1; the mean over the seeds of both."""
     half: float | None = None
-    """Half of the interval of the difference, null without a spread."""
+    """Half of the interval of the difference, null if there is no spread."""
 
 
 def tracks(root: Path) -> dict[str, Params]:
@@ -99,7 +99,7 @@ def indexes(root: Path) -> dict[str, RecordIndex]:
 def read(root: Path) -> Library:
     """The library of the project in `root`, checked against its claims and its tracks' params.
 
-    Raises UserError, of one line, for a key, a claim, an experiment or a row that does not exist.
+    Raises UserError for a key, a claim, an experiment or a row that does not exist.
     """
     path = root / NAME
     if not path.is_file():
@@ -132,43 +132,43 @@ def _check(where: str, ordering: Ordering, known: Mapping[str, Params]) -> None:
             raise unknown(f"row of experiment {experiment} in {where}", row, rows)
 
 
-def judge(ordering: Ordering, index: RecordIndex) -> Judged | None:
-    """What a track's records say of an ordering; None where the track does not have its rows.
+def compare_rows(ordering: Ordering, index: RecordIndex) -> Comparison | None:
+    """The two rows of an ordering in a track's records; None if the track does not have them.
 
     The difference is the mean over the seeds of both rows. Its interval takes the standard deviation s
-    within rows, pooled over these two: ± t(.975, df) · s · √(2 / n). As seeds are paired this is wide
-    rather than narrow. It describes: 95 % for each ordering, not adjusted for their number, and no
-    verdict rests on it. A seed that failed leaves it undecided, since those left are a selection.
+    within rows, pooled over these two: ± t(.975, df) · s · √(2 / n). As seeds are paired this is rather
+    too wide. It is descriptive: 95 % for each ordering, not adjusted for their number, and no verdict
+    rests on it. A seed that failed leaves the order undecided, as the others are a selection.
     """
     if ordering.experiment not in index.params.experiments:
         return None
-    rows = {str(row): row for row in plan.rows(index.params, ordering.experiment)}
-    if ordering.higher not in rows or ordering.lower not in rows:
+    rows = {str(row) for row in plan.rows(index.params, ordering.experiment)}
+    if not rows.issuperset((ordering.higher, ordering.lower)):
         return None
     pair = [index.row(ordering.experiment, row) for row in (ordering.higher, ordering.lower)]
     if any(own.missing for own in pair):
-        return Judged("not yet run")
+        return Comparison("not yet run")
     higher, lower = (index.values(own, ordering.metric) for own in pair)
     common = sorted(higher.keys() & lower.keys())
     if len(higher) < len(pair[0].seeds) or len(lower) < len(pair[1].seeds) or not common:
-        return Judged("undecided")
+        return Comparison("undecided")
     difference = mean([higher[seed] - lower[seed] for seed in common])
     spread = pooled_spread([list(higher.values()), list(lower.values())])
     half = half_width(spread, len(common), len(common))
-    word = "agrees" if difference > 0 else "disagrees"
-    undecided = half is None or abs(difference) <= half
-    return Judged("undecided" if undecided else word, difference, half)
+    if half is None or abs(difference) <= half:
+        return Comparison("undecided", difference, half)
+    return Comparison("agrees" if difference > 0 else "disagrees", difference, half)
 
 
 def compare(entry: Entry, index: RecordIndex) -> str:
     """One word for all orderings of an entry on a track.
 
-    `agrees` or `disagrees` where they all do, `not yet run` where one is not, `not comparable` where
-    there is none that the track has, else `undecided`; see `judge`.
+    `agrees` or `disagrees` if they all do, `not yet run` if one has not been run, `not comparable` if
+    the track has none of them, else `undecided`; see `compare_rows`.
     """
-    found = [judged.word for ordering in entry.compare if (judged := judge(ordering, index))]
-    if not found:
+    words = {found.word for order in entry.compare if (found := compare_rows(order, index))}
+    if not words:
         return "not comparable"
-    if "not yet run" in found:
+    if "not yet run" in words:
         return "not yet run"
-    return found[0] if len(set(found)) == 1 else "undecided"
+    return words.pop() if len(words) == 1 else "undecided"

@@ -15,7 +15,6 @@ from benchmark.analysis.claims.differences import Difference
 from benchmark.analysis.claims.schema import ACCURACIES, Advice, Claims, Verdict
 from benchmark.analysis.statistics import Measured
 
-
 Side = Literal["plus", "minus"]
 SIDES: tuple[Side, Side] = ("plus", "minus")
 

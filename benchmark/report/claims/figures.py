@@ -99,7 +99,7 @@ def _rates(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> N
         if any(row.missing for row in rows):
             lacking.append(scheme)
             continue
-        style = mark(place).style | {"linestyle": LINES[place % len(LINES)], "linewidth": 1.3}
+        style = mark(place) | {"linestyle": LINES[place % len(LINES)], "linewidth": 1.3}
         # A little aside, so that ranges do not hide each other.
         aside = 1.025 ** (place - (len(schemes) - 1) / 2)
         points = []
@@ -215,12 +215,12 @@ def _groups(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> 
         for scheme, size in grouped.items():
             values = found[scheme]
             panel.plot([size] * len(values), values, "_", color=GREY, markersize=8)
-        style = mark(0).style | {"linestyle": "-", "linewidth": 1.4}
+        style = mark(0) | {"linestyle": "-", "linewidth": 1.4}
         panel.plot(list(grouped.values()), [mean(found[scheme]) for scheme in grouped], **style)
         handles.append(handle("BN, by group (dashes: seeds)", **style))
     for place, scheme in enumerate(chosen.flat, 1):
         if scheme not in lacking:
-            values, colour = found[scheme], mark(place).colour
+            values, colour = found[scheme], mark(place)["color"]
             line = {"linestyle": LINES[place % len(LINES)], "linewidth": 1.4, "color": colour}
             panel.axhline(mean(values), **line)
             panel.axhspan(min(values), max(values), color=colour, alpha=0.12, lw=0)

@@ -242,7 +242,8 @@ def build(root: Path, params: Params, experiment: str) -> Table:
                     sorted({environments.index(p.record.environment) for p in records})
                 ),
                 updates=_by_section(
-                    records, lambda found: found.get("stability", {}).get("relative_update", {})
+                    records,
+                    lambda measured: measured.get("stability", {}).get("relative_update", {}),
                 ),
                 collapse=_by_section(records, _collapse),
                 records=tuple(

@@ -165,7 +165,7 @@ def test_the_page_shows_every_entry_under_its_claims_and_marks_what_was_quoted(
     assert "| read | " in doe
     assert "quoted" not in doe
     assert r"A norm \| of her own (2020), [1234.56789](https://arxiv.org/abs/1234.56789)" in doe
-    assert "Nothing that we know of." in sections["C2"]
+    assert "No published result is known to us." in sections["C2"]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_the_page_sums_up_and_says_where_a_verdict_holds(made: Path) -> None:
     assert "They &lt;say&gt; so." in section(made, "C2")
     assert "He et al., MoCo" in section(made, "C2")
     assert "not comparable" in section(made, "C2")
-    assert "What must have the same sign" in section(made, "C5")
+    assert "The difference that must have the same sign" in section(made, "C5")
 
 
 def test_without_records_everything_is_undetermined_and_written(bare: Path) -> None:
@@ -215,7 +215,7 @@ def test_diagnostics_that_are_absent_decide_nothing(made: Path, tmp_path: Path) 
 
 def test_the_page_says_in_what_the_arms_differ_and_how_many_seeds_it_takes(made: Path) -> None:
     said = section(made, "C2")
-    assert "The arms differ in `norms` and in nothing else; each has a learning rate" in said
+    assert "The arms differ in `norms` and in nothing else; each has its own learning rate" in said
     assert "a standard deviation over seeds of 1 points (earlier records)" in said
     document = json.loads((made / FILES[1]).read_text(encoding="utf-8"))
     planned = {claim["id"]: claim["advice"]["planned"] for claim in document["claims"]}

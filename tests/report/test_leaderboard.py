@@ -23,6 +23,7 @@ from benchmark.core.errors import UserError
 from benchmark.planning.cell import Cell
 from benchmark.report.leaderboard import write
 from benchmark.results import origins, published
+from tests.helpers import tiny
 from tests.helpers.made_up import (
     ENVIRONMENT,
     GRID,
@@ -285,6 +286,30 @@ def test_embeddings_that_are_not_finite_have_no_accuracy(tmp_path: Path, params:
     row = row_of(written(tmp_path, params, change), "simclr-vit-bn")
     assert (row["status"], row["complete"], row["knn"], row["rank"]) == ("done", False, None, None)
     assert row["learnt"] is False
+
+
+@pytest.mark.parametrize(("images", "shown"), [(199, False), (200, True)])
+def test_more_neighbours_than_training_images_have_no_accuracy(
+    tmp_path: Path, raw: dict[str, Any], images: int, shown: bool
+) -> None:
+    """kNN takes all the images then, so the column would be named after a number it did not use."""
+    raw = tiny.changed(raw, "data/splits/train", images)
+    written(tmp_path, params_of(raw, methods=["rotation"], learning_rates="default"))
+    text = (tmp_path / "results/mini/leaderboard.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in text.splitlines() if "| rotation |" in line]
+    assert len(cells) == 6
+    assert all((row[5] != "—") == shown for row in cells)
+    assert all("—" not in row[3:5] for row in cells)
+    assert ("it is — because there are only 199 training images" in text) != shown
+
+
+def test_a_share_of_the_images_says_nothing_of_their_number(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    raw = tiny.changed(raw, "data/splits", {"train": 0.7, "validation": 0.15, "test": 0.15})
+    written(tmp_path, params_of(raw, methods=["rotation"], learning_rates="default"))
+    text = (tmp_path / "results/mini/leaderboard.md").read_text(encoding="utf-8")
+    assert "because there are only" not in text
 
 
 def test_everything_failed(tmp_path: Path, params: Params) -> None:

@@ -114,9 +114,9 @@ def halfway(
     best: dict[str, tuple[RowRecords, float]] = {}
     for scheme in schemes:
         rows = [index.row(advice.experiment, name) for name in advice.rows(scheme)]
-        found = None if any(row.missing for row in rows) else index.best(rows, ACCURACY)
-        if found:
-            best[scheme] = found
+        missing = any(row.missing for row in rows)
+        if not missing and (top := index.best(rows, ACCURACY)):
+            best[scheme] = top
     if schemes[0] not in best:
         return None
     reference, _ = best[schemes[0]]

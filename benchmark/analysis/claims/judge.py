@@ -118,7 +118,7 @@ def _judged(name: str, claim: Claim, claims: Claims, index: RecordIndex) -> Judg
         leaks = {own.name: leak(own.rows[0]) for own in primary.arms}
     speeds = None
     if advice.metric == STABLE_RATE and least.untrained is not None:
-        pairs = [advice, *(found.entry for found in secondary if found.difference)]
+        pairs = [advice, *(shown.entry for shown in secondary if shown.difference)]
         schemes = dict.fromkeys(arm for pair in pairs for arm in (pair.plus, pair.minus))
         speeds = halfway(index, advice, least.untrained, list(schemes))
     return Judged(

@@ -93,7 +93,7 @@ def tracks(root: Path) -> dict[str, Params]:
 
 def indexes(root: Path) -> dict[str, RecordIndex]:
     """An index for every track of the project, `mini` first."""
-    return {name: RecordIndex(root, found) for name, found in tracks(root).items()}
+    return {name: RecordIndex(root, own) for name, own in tracks(root).items()}
 
 
 def read(root: Path) -> Library:
@@ -122,11 +122,11 @@ def read(root: Path) -> Library:
 def _check(where: str, ordering: Ordering, known: Mapping[str, Params]) -> None:
     """Raises UserError unless some track has an experiment with both rows."""
     experiment = ordering.experiment
-    having = [found for found in known.values() if experiment in found.experiments]
+    having = [track for track in known.values() if experiment in track.experiments]
     if not having:
-        experiments = {name for found in known.values() for name in found.experiments}
+        experiments = {name for track in known.values() for name in track.experiments}
         raise unknown(f"experiment in {where}", experiment, experiments)
-    rows = {str(row) for found in having for row in plan.rows(found, experiment)}
+    rows = {str(row) for track in having for row in plan.rows(track, experiment)}
     for row in (ordering.higher, ordering.lower):
         if row not in rows:
             raise unknown(f"row of experiment {experiment} in {where}", row, rows)
@@ -166,7 +166,8 @@ def compare(entry: Entry, index: RecordIndex) -> str:
     `agrees` or `disagrees` if they all do, `not yet run` if one has not been run, `not comparable` if
     the track has none of them, else `undecided`; see `compare_rows`.
     """
-    words = {found.word for order in entry.compare if (found := compare_rows(order, index))}
+    compared = (compare_rows(ordering, index) for ordering in entry.compare)
+    words = {comparison.word for comparison in compared if comparison}
     if not words:
         return "not comparable"
     if "not yet run" in words:

@@ -38,7 +38,7 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
     literature that does not exist; for an advice that lacks a key that its metric needs; and for arms
     that differ in a field that `differs` does not name.
     """
-    from benchmark.analysis.claims import alike
+    from benchmark.analysis.claims import matched
 
     known = set(literature)
     if claims.level != LEVEL:
@@ -58,7 +58,7 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
             _check_advice(where, claim, claim.advice, params)
         elif claim.beside:
             raise UserError(f"{where}: beside needs an advice, whose experiment it uses")
-    alike.check(claims, params)
+    matched.check(claims, params)
 
 
 def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:

@@ -33,7 +33,7 @@ class Pair(Model):
     plus: str
     minus: str
     differs: tuple[str, ...]
-    """All fields of the cells' configuration in which the two differ, see `alike`."""
+    """All fields of the cells' configuration in which the two differ, see `matched`."""
 
 
 class Beside(Pair):

@@ -1,4 +1,4 @@
-"""The published results as a page."""
+"""The page of published results."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.analysis.claims import alike, judge, literature, load
+from benchmark.analysis.claims import judge, literature, load, matched
 from benchmark.core import canonical_json
 from benchmark.report.claims import literature_page
 
@@ -23,7 +23,7 @@ def write(root: Path, track: str) -> list[Path]:
     # The claims are written for the main params; other tracks may lack rows.
     load.check(claims, indexes["mini"].params, library.entries)
     index = indexes[track]
-    alike.check(claims, index.params)
+    matched.check(claims, index.params)
     verdicts = judge.judge(claims, index)
     wanted = {name for claim in claims.claims.values() for name in claim.literature}
     compared = {name: literature.compare(library.entries[name], index) for name in sorted(wanted)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.analysis.claims import alike, load
+from benchmark.analysis.claims import load, matched
 from benchmark.analysis.claims.schema import Claims
 from benchmark.config import params, yaml_file
 from benchmark.core.errors import UserError
@@ -16,7 +16,7 @@ from tests.helpers.planted import LONG, PLUS, advice, one, shortcut, speed
 
 def check(asked: dict[str, Any], tree: dict[str, Any] | None = None, **changes: Any) -> None:
     claims = yaml_file.parse(Claims, one(asked, **changes), "claims.yaml")
-    alike.check(claims, params.parse(tree or planted.experiments(), "params.yaml"))
+    matched.check(claims, params.parse(tree or planted.experiments(), "params.yaml"))
 
 
 def refused(asked: dict[str, Any], tree: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -94,4 +94,4 @@ def test_what_a_track_does_not_have_is_not_checked() -> None:
 
 def test_the_projects_own_claims_are_alike_but_for_what_they_name() -> None:
     found = params.read(tiny.PROJECT / "params.yaml")
-    alike.check(load.read(tiny.PROJECT), found)
+    matched.check(load.read(tiny.PROJECT), found)

@@ -88,10 +88,10 @@ def _answer(
 
 
 def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> Iterator[str]:
-    schemes = standing(index, claims, evidence)
+    tied, avoid = standing(index, claims, evidence)
     seeds = {own.row.scheme: len(own.seeds) for own in evidence.complete}
     shown = []
-    for scheme, centre in schemes.tied.items():
+    for scheme, centre in tied.items():
         half = half_width(evidence.accuracy, seeds[scheme])
         text = f"{scheme} {100 * centre:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
         if len(set(seeds.values())) > 1:
@@ -106,8 +106,8 @@ def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> Iterator
         yield f"One seed a scheme gives no interval, so the order is undecided: {best}."
     else:
         yield f"Best: {best}; {'tied' if len(shown) > 1 else 'no other is tied with it'}."
-    if schemes.avoid:
-        reasons = (f"{scheme} ({reason})" for scheme, reason in schemes.avoid.items())
+    if avoid:
+        reasons = (f"{scheme} ({reason})" for scheme, reason in avoid.items())
         yield f"Avoid: {', '.join(reasons)}."
 
 
@@ -135,10 +135,10 @@ def _summary(index: RecordIndex, claims: Claims, asked: Question, evidence: Evid
     where = evidence.experiment + (f" ({'; '.join(notes)})" if notes else "")
     if len(evidence.complete) == 1:
         return f"{where}: only {evidence.complete[0].row.scheme}"
-    schemes = standing(index, claims, evidence)
+    tied, avoid = standing(index, claims, evidence)
     order = "undecided" if evidence.accuracy.sd is None else "best"
-    avoid = f"; avoid {', '.join(schemes.avoid)}" if schemes.avoid else ""
-    return f"{where}: {order} {', '.join(schemes.tied) or 'none'}{avoid}"
+    others = f"; avoid {', '.join(avoid)}" if avoid else ""
+    return f"{where}: {order} {', '.join(tied) or 'none'}{others}"
 
 
 def _limits(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import Field, PlainSerializer
@@ -113,7 +114,7 @@ def assess(
     sd = shared if larger else own
     return _tested(
         Finding(
-            estimate=statistics.mean(differences),
+            estimate=fmean(differences),
             low=None,
             high=None,
             se=None if sd is None else sd / math.sqrt(n),

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from benchmark.analysis.claims.arms import ACCURACY, bar
 from benchmark.analysis.claims.diagnostics import swap_excess
 from benchmark.analysis.claims.schema import Claims
-from benchmark.analysis.statistics import Spread, half_width, mean, pooled_spread
+from benchmark.analysis.statistics import Spread, half_width, pooled_spread
 from benchmark.config.schema import MethodParams, Params
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
@@ -49,16 +50,6 @@ class Evidence:
     """Of accuracies within rows, pooled over the backbone's trained rows in the experiment."""
     excess: Spread
     """The same for the swap excess."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How the schemes of an evidence compare."""
-
-    tied: dict[str, float]
-    """Mean accuracies in 0..1 of the best and of those not significantly below it, best first."""
-    avoid: dict[str, str]
-    """The reason against each other scheme, the most accurate first."""
 
 
 def batch_of(params: Params, recipe: str) -> int:
@@ -158,8 +149,10 @@ def _spread(rows: Sequence[RowRecords], of: Callable[[RowRecords], Mapping[int, 
     return pooled_spread(list(v.values()) for own, v in values if len(v) == len(own.seeds))
 
 
-def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing:
-    """The schemes that are tied for best, and the reason to avoid each of the others.
+def standing(
+    index: RecordIndex, claims: Claims, evidence: Evidence
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The mean accuracies, in 0..1, of the schemes tied for best, and the reasons to avoid the others.
 
     A scheme is lower if its difference from the best exceeds t(.975, df) · s · √(1/n + 1/m), with the
     pooled spread s: 95 % each, unadjusted. The best is one of those that finished on every seed,
@@ -171,7 +164,7 @@ def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing
     means: dict[str, float] = {}
     for own in evidence.complete:
         scheme, values = own.row.scheme, list(index.values(own, ACCURACY).values())
-        means[scheme] = mean(values) if values else -1.0
+        means[scheme] = fmean(values) if values else -1.0
         excess = list(swap_excess(own).values())
         half = half_width(evidence.excess, len(excess)) if excess else None
         if len(values) < len(own.seeds):
@@ -181,8 +174,8 @@ def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing
         elif least.least is not None and means[scheme] < least.least:
             shown = f"{_percent(means[scheme])}, {least.row} {_percent(least.better or 0.0)}"
             why[scheme] = f"did not learn: {shown}"
-        elif half is not None and mean(excess) > half and not _shuffles(own):
-            gained = f"{_percent(mean(excess))} ± {_percent(half)} points"
+        elif half is not None and fmean(excess) > half and not _shuffles(own):
+            gained = f"{_percent(fmean(excess))} ± {_percent(half)} points"
             why[scheme] = f"leaks: training raised its swap gap by {gained}"
     ordered = sorted(means, key=lambda scheme: (-means[scheme], scheme))
     good = [scheme for scheme in ordered if scheme not in why]
@@ -192,10 +185,8 @@ def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing
         half = half_width(evidence.accuracy, seeds[good[0]], seeds[scheme])
         if half is not None and gap > half:
             why[scheme] = f"{_percent(gap)} ± {_percent(half)} points lower"
-    return Standing(
-        {scheme: means[scheme] for scheme in ordered if scheme not in why},
-        {scheme: why[scheme] for scheme in ordered if scheme in why},
-    )
+    tied = {scheme: means[scheme] for scheme in ordered if scheme not in why}
+    return tied, {scheme: why[scheme] for scheme in ordered if scheme in why}
 
 
 def _shuffles(own: RowRecords) -> bool:

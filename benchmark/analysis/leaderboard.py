@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -366,7 +367,7 @@ def _by_section(
     for entry in records:
         for section, value in measured(entry.record.result.diagnostics).items():
             values.setdefault(section, []).extend([] if value is None else [value])
-    return {name: statistics.mean(known) if known else None for name, known in values.items()}
+    return {name: fmean(known) if known else None for name, known in values.items()}
 
 
 def _mean(entry: Entry) -> float:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import Field, PlainSerializer
@@ -51,13 +52,8 @@ class Estimate:
     """How many values."""
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean of at least one value, independent of their order."""
-    return math.fsum(values) / len(values)
-
-
 def _squares(values: Sequence[float]) -> float:
-    centre = mean(values)
+    centre = fmean(values)
     return math.fsum((value - centre) ** 2 for value in values)
 
 
@@ -99,7 +95,7 @@ def estimate(values: Sequence[float], spread: Spread) -> Estimate | None:
     """Mean and interval of accuracies in 0..1, the interval cut to 0..1; None without values."""
     if not values:
         return None
-    centre, half = mean(values), half_width(spread, len(values))
+    centre, half = fmean(values), half_width(spread, len(values))
     low = None if half is None else max(0.0, centre - half)
     high = None if half is None else min(1.0, centre + half)
     return Estimate(centre, low, high, deviation(values), half, len(values))

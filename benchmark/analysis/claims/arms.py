@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import Field
 
 from benchmark.analysis import gate
 from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Claims
-from benchmark.analysis.statistics import Measured, mean
+from benchmark.analysis.statistics import Measured
 from benchmark.components.facts import PIXELS
 from benchmark.planning import plan
 from benchmark.results.rows import RecordIndex, RowRecords
@@ -64,11 +65,6 @@ class Arm:
         """The tuned learning rate; null for several rates, and if nothing was tuned."""
         return self.rows[0].rate if len(self.rows) == 1 else None
 
-    @property
-    def mean(self) -> float:
-        """The mean value over the seeds."""
-        return mean([self.values[seed] for seed in self.seeds])
-
 
 def bar(index: RecordIndex, claims: Claims, experiment: str, backbone: str) -> Bar:
     """The bar of a backbone in an experiment, from its untrained rows and from raw pixels.
@@ -120,7 +116,7 @@ def arm(
         for seed in own
         if any(seed in values for values in accuracies)
     ]
-    accuracy = mean(best) if own and len(best) == len(own) else None
+    accuracy = fmean(best) if own and len(best) == len(own) else None
     learnt, at_edge = None, False
     if advice.metric != STABLE_RATE:
         known = index.values(rows[0], advice.metric)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import Field, PlainSerializer
 
 from benchmark.analysis.claims.arms import ACCURACY
 from benchmark.analysis.claims.schema import Advice
-from benchmark.analysis.statistics import Measured, mean
+from benchmark.analysis.statistics import Measured
 from benchmark.results.records import Watched
 from benchmark.results.rows import RecordIndex, RowRecords
 
@@ -75,7 +76,7 @@ def leak(own: RowRecords) -> Leak:
     """The leakage diagnostics of a row."""
 
     def average(values: Mapping[int, float]) -> float | None:
-        return mean(list(values.values())) if values else None
+        return fmean(values.values()) if values else None
 
     def of(key: str, part: str = "leakage") -> float | None:
         return average(diagnosed(own, part, key))
@@ -123,7 +124,7 @@ def halfway(
     ends = [end for watched in _watched(reference) if (end := watched.knn[-1]) is not None]
     if len(ends) < len(reference.seeds):
         return None
-    target = (untrained + mean(ends)) / 2
+    target = (untrained + fmean(ends)) / 2
     speeds = []
     for scheme, (row, accuracy) in best.items():
         training = row.records[row.seeds[0]].record.cell.recipe

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from pydantic import Field
 
 from benchmark.analysis.claims import load
-from benchmark.analysis.statistics import half_width, mean, pooled_spread
+from benchmark.analysis.statistics import half_width, pooled_spread
 from benchmark.config import params, yaml_file
 from benchmark.config.schema import Model, Params
 from benchmark.core.errors import UserError, unknown
@@ -85,15 +86,10 @@ class Comparison:
     """Half of the interval of the difference, null if there is no spread."""
 
 
-def tracks(root: Path) -> dict[str, Params]:
-    """The params of every track of the project by name, `mini` first."""
-    names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
-    return {name: params.read(params.track_file(root, name)) for name in names}
-
-
 def indexes(root: Path) -> dict[str, RecordIndex]:
-    """An index for every track of the project, `mini` first."""
-    return {name: RecordIndex(root, own) for name, own in tracks(root).items()}
+    """An index of the records of every track of the project by name, `mini` first."""
+    names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
+    return {name: RecordIndex(root, params.read(params.track_file(root, name))) for name in names}
 
 
 def read(root: Path) -> Library:
@@ -106,7 +102,7 @@ def read(root: Path) -> Library:
         raise UserError(f"no {NAME} in {root}: run this at the top of the project")
     entries = yaml_file.parse(Contents, yaml_file.load(path), path.name).entries
     titles = {name: claim.title for name, claim in load.read(root).claims.items()}
-    known = tracks(root)
+    tracks = [index.params for index in indexes(root).values()]
     for name, entry in entries.items():
         where = f"{NAME}: {name}"
         for claim in entry.claims:
@@ -115,16 +111,16 @@ def read(root: Path) -> Library:
         if bool(entry.compare) == (entry.not_comparable is not None):
             raise UserError(f"{where}: needs either compare or not_comparable, and not both")
         for ordering in entry.compare:
-            _check(where, ordering, known)
+            _check(where, ordering, tracks)
     return Library(entries, titles)
 
 
-def _check(where: str, ordering: Ordering, known: Mapping[str, Params]) -> None:
+def _check(where: str, ordering: Ordering, tracks: Sequence[Params]) -> None:
     """Raises UserError unless some track has an experiment with both rows."""
     experiment = ordering.experiment
-    having = [track for track in known.values() if experiment in track.experiments]
+    having = [track for track in tracks if experiment in track.experiments]
     if not having:
-        experiments = {name for track in known.values() for name in track.experiments}
+        experiments = {name for track in tracks for name in track.experiments}
         raise unknown(f"experiment in {where}", experiment, experiments)
     rows = {str(row) for track in having for row in plan.rows(track, experiment)}
     for row in (ordering.higher, ordering.lower):
@@ -152,7 +148,7 @@ def compare_rows(ordering: Ordering, index: RecordIndex) -> Comparison | None:
     common = sorted(higher.keys() & lower.keys())
     if len(higher) < len(pair[0].seeds) or len(lower) < len(pair[1].seeds) or not common:
         return Comparison("undecided")
-    difference = mean([higher[seed] - lower[seed] for seed in common])
+    difference = fmean(higher[seed] - lower[seed] for seed in common)
     spread = pooled_spread([list(higher.values()), list(lower.values())])
     half = half_width(spread, len(common), len(common))
     if half is None or abs(difference) <= half:

@@ -6,12 +6,12 @@ A row that lacks the record of a seed is not drawn: the figure has a note instea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmark.analysis.claims.arms import ACCURACY, Bar
 from benchmark.analysis.claims.judge import Judged
 from benchmark.analysis.claims.schema import Advice, GroupsFigure, RatesFigure
-from benchmark.analysis.statistics import mean
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
 from benchmark.report import drawing
@@ -112,7 +112,7 @@ def _rates(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> N
             rate = aside * own
             values = _percent(index.values(row, ACCURACY).values())
             if values:
-                points.append((rate, mean(values)))
+                points.append((rate, fmean(values)))
                 panel.plot([rate, rate], [min(values), max(values)], color=style["color"], lw=1.2)
             if len(values) < len(row.seeds):
                 failures = True
@@ -218,13 +218,13 @@ def _groups(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> 
         for size, values in grouped:
             panel.plot([size] * len(values), values, "_", color=GREY, markersize=8)
         style = mark(0) | {"linestyle": "-", "linewidth": 1.4}
-        panel.plot([size for size, _ in grouped], [mean(values) for _, values in grouped], **style)
+        panel.plot([size for size, _ in grouped], [fmean(values) for _, values in grouped], **style)
         handles.append(handle("BN, by group (dashes: seeds)", **style))
     for place, scheme in enumerate(chosen.flat, 1):
         if scheme in accuracies:
             values, colour = accuracies[scheme], mark(place)["color"]
             line = {"linestyle": LINES[place % len(LINES)], "linewidth": 1.4, "color": colour}
-            panel.axhline(mean(values), **line)
+            panel.axhline(fmean(values), **line)
             panel.axhspan(min(values), max(values), color=colour, alpha=0.12, lw=0)
             handles.append(handle(f"{scheme} (band: seeds)", **line))
     if handles:
@@ -252,7 +252,7 @@ def _arms(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> No
             failed = ", ".join(sorted(set(row.failed.values())))
             _note(panel, place, EMPTY if row.missing else failed)
         elif len(values) == len(row.seeds):
-            panel.plot([place - 0.18, place + 0.18], [mean(list(values.values()))] * 2, "k-", lw=2)
+            panel.plot([place - 0.18, place + 0.18], [fmean(values.values())] * 2, "k-", lw=2)
     for place, (row, values) in enumerate(known):
         before, earlier = known[place - 1] if place else (row, {})
         joined = values.keys() & earlier.keys()

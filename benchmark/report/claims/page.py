@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmark.analysis import power
@@ -101,9 +102,12 @@ def _pairs(primary: Difference, advice: Advice) -> Iterator[Cells]:
     if primary.finding is None:
         return
     for own in primary.arms:
-        values = [*(own.values[seed] for seed in primary.seeds), own.mean]
+        values = [own.values[seed] for seed in primary.seeds]
         of = f", {METRICS[own.metric]}" if advice.minus_metric else ""
-        yield [f"`{own.name}`{of}", *(size(value, advice.metric) for value in values)]
+        yield [
+            f"`{own.name}`{of}",
+            *(size(value, advice.metric) for value in (*values, fmean(values))),
+        ]
     gaps = [pair.difference for pair in primary.pairs if pair.difference is not None]
     shown = (amount(gap, advice.metric) for gap in (*gaps, primary.finding.estimate))
     yield ["difference", *shown]

@@ -92,17 +92,18 @@ def indexes(root: Path) -> dict[str, RecordIndex]:
     return {name: RecordIndex(root, params.read(params.track_file(root, name))) for name in names}
 
 
-def read(root: Path) -> Library:
+def read(root: Path, known: Mapping[str, RecordIndex] | None = None) -> Library:
     """The library of the project in `root`, checked against its claims and its tracks' params.
 
-    Raises UserError for a key, a claim, an experiment or a row that does not exist.
+    `known` are the `indexes` of the project, if already made. Raises UserError for a key, a claim, an
+    experiment or a row that does not exist.
     """
     path = root / NAME
     if not path.is_file():
         raise UserError(f"no {NAME} in {root}: run this at the top of the project")
     entries = yaml_file.parse(Contents, yaml_file.load(path), path.name).entries
     titles = {name: claim.title for name, claim in load.read(root).claims.items()}
-    tracks = [index.params for index in indexes(root).values()]
+    tracks = [index.params for index in (known or indexes(root)).values()]
     for name, entry in entries.items():
         where = f"{NAME}: {name}"
         for claim in entry.claims:

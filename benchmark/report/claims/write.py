@@ -18,8 +18,8 @@ def write(root: Path, track: str) -> list[Path]:
     # These import matplotlib.
     from benchmark.report.claims import document, figures, page, ranking
 
-    claims, library = load.read(root), literature.read(root)
     indexes = literature.indexes(root)
+    claims, library = load.read(root), literature.read(root, indexes)
     # The claims are written for the main params; other tracks may lack rows.
     load.check(claims, indexes["mini"].params, library.entries)
     index = indexes[track]

@@ -470,7 +470,7 @@ def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, 
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len([line for line in lines if "&lt;b&gt;x\\|\\$y\\$" in line]) == 4
     assert "<b>" not in text
-    assert "does not have the controls: supervised, raw-pixels" in text
+    assert "lacks these controls: supervised, raw-pixels" in text
     with (tmp_path / "results/mini/leaderboard.csv").open(newline="") as file:
         assert {row["scheme"] for row in csv.DictReader(file)} == {"ln", name}
 
@@ -487,7 +487,7 @@ def test_a_control_under_another_name_is_a_control(tmp_path: Path, raw: dict[str
         assert row["control"] == (row["method"] != "simclr")
         assert (row["rank"] is None) == row["control"]
     text = (tmp_path / "results/mini/leaderboard.md").read_text()
-    assert "does not have the controls: raw-pixels" in text
+    assert "lacks these controls: raw-pixels" in text
 
 
 def test_the_very_same_trainings_are_pooled_once(tmp_path: Path, raw: dict[str, Any]) -> None:

@@ -67,7 +67,11 @@ def _answer(
     index: RecordIndex, asked: Question, gathered: Sequence[Evidence], skipped: Sequence[str]
 ) -> Iterator[str]:
     if not gathered:
-        yield f"The records cannot say: {_nothing(index.params, asked, skipped)}."
+        where = f"{asked.method} on {asked.backbone}"
+        why = f"no experiment of track {index.params.track} has {where}"
+        if skipped:
+            why = f"{where} is in {', '.join(skipped)}, without complete records"
+        yield f"The records cannot say: {why}."
         yield _nearest(index, asked)
         return
     claims = load.read(index.root)
@@ -159,13 +163,6 @@ def _limits(
             f"A training on {params.track} ({params.title}) has {steps:,} "
             "steps; longer ones, larger networks or other images may order the schemes otherwise."
         )
-
-
-def _nothing(params: Params, asked: Question, skipped: Sequence[str]) -> str:
-    where = f"{asked.method} on {asked.backbone}"
-    if skipped:
-        return f"{where} is in {', '.join(skipped)}, without complete records"
-    return f"no experiment of track {params.track} has {where}"
 
 
 def _nearest(index: RecordIndex, asked: Question) -> str:

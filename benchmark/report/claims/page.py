@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmark.analysis import power
-from benchmark.analysis.claims.arms import Arm, Bar
+from benchmark.analysis.claims.arms import Arm
 from benchmark.analysis.claims.diagnostics import Speed
 from benchmark.analysis.claims.differences import Difference, seed_list
 from benchmark.analysis.claims.judge import Judged
@@ -20,7 +20,7 @@ from benchmark.config.schema import Params
 from benchmark.report.claims import formatting
 from benchmark.report.claims.formatting import METRICS, amount, interval, size
 from benchmark.report.claims.ranking import RANKS_FIGURE
-from benchmark.report.markdown import NONE, escape, points, render
+from benchmark.report.markdown import NONE, escape, render
 from benchmark.results.origins import MARKS
 
 Cells = list[str]
@@ -49,9 +49,11 @@ def markdown(
         ranks=ranks,
         ranks_figure=RANKS_FIGURE,
         METRICS=METRICS,
+        amount=amount,
         chance=formatting.chance,
         interval=interval,
         needed=lambda seeds: f"more than {power.MOST}" if seeds is None else seeds,
+        rate=_rate,
         reached=_reached,
         size=size,
         unit_of=lambda advice: escape(formatting.unit(advice)),
@@ -77,7 +79,7 @@ def _summary(judged: Judged) -> Cells:
 
 
 def _evidence(judged: Judged) -> dict[str, Any] | None:
-    """The tables of the primary difference of a claim, and what its records are."""
+    """The arms, tables and records of the difference that decides a claim."""
     advice, primary = judged.claim.advice, judged.difference
     if advice is None or primary is None:
         return None
@@ -87,8 +89,7 @@ def _evidence(judged: Judged) -> dict[str, Any] | None:
     rates = primary.finding and advice.metric == STABLE_RATE
     return {
         "pairs": list(_pairs(primary, advice)),
-        "arms": list(_arms(arms, judged.bar)),
-        "steps": list(_steps(judged, advice)),
+        "arms": arms,
         "secondary": list(_secondary(judged, advice)),
         "apart": _apart(primary.plus) if rates else None,
         "cells": [line for own in arms for line in _cells(own)],
@@ -113,15 +114,8 @@ def _pairs(primary: Difference, advice: Advice) -> Iterator[Cells]:
     yield ["difference", *shown]
 
 
-def _arms(arms: Sequence[Arm], bar: Bar | None) -> Iterator[Cells]:
-    for own in arms:
-        learnt = {True: "yes", False: "**no**", None: NONE}[own.learnt]
-        yield [f"`{own.name}`", points(own.accuracy), learnt, _rate(own)]
-    if bar and bar.least is not None and bar.better is not None:
-        yield [f"`{bar.row}`", points(bar.better), f"needs {points(bar.least)}", NONE]
-
-
 def _rate(own: Arm) -> str:
+    """The learning rate of an arm in the table of arms."""
     if not own.values:
         return NONE
     if own.metric == STABLE_RATE:
@@ -129,17 +123,6 @@ def _rate(own: Arm) -> str:
     if own.rate is None:
         return "the recipe's"
     return f"{own.rate:g}" + (", at the edge of those tried" if own.at_edge else "")
-
-
-def _steps(judged: Judged, advice: Advice) -> Iterator[Cells]:
-    """The verdicts at other learning rates."""
-    for step in judged.sensitivity.steps if judged.sensitivity else ():
-        rate = NONE if step.rate is None else f"{step.rate:g}"
-        shown = [NONE, NONE, "not known"]
-        if step.change is not None and step.estimate is not None:
-            moved = (amount(value, advice.metric) for value in (step.change, step.estimate))
-            shown = [*moved, str(step.verdict)]
-        yield [f"`{step.arm}`", step.direction, rate, *shown]
 
 
 def _secondary(judged: Judged, advice: Advice) -> Iterator[Cells]:

@@ -56,7 +56,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("claims/C1/figure/schemes/0", "bm", "unknown schemes of the figure in claims.yaml: C1 'bm'"),
     ("claims/C4/figure/schemes/bn", 1, "claims.C4.figure.schemes.bn is 1"),
     ("claims/C4/figure/recipe", "simclrr", "did you mean 'simclr'"),
-    ("claims/C2/figure", {"kind": "rates", "schemes": ["bn"]}, "rates need the metric"),
+    ("claims/C2/figure", {"kind": "rates", "schemes": ["bn"]}, "kind rates needs the metric"),
     ("claims/C5/advice/confirmed_by/plus", "simclr-lang-resnet-bn", "'simclr-long-resnet-bn'"),
 ]
 

@@ -10,6 +10,7 @@ from benchmark.analysis.claims.arms import ACCURACY, Bar, bar
 from benchmark.analysis.claims.diagnostics import Halfway, Leak, halfway, leak
 from benchmark.analysis.claims.differences import Difference, difference, missing
 from benchmark.analysis.claims.images import OtherImages, other_images
+from benchmark.analysis.claims.matched import absent
 from benchmark.analysis.claims.schema import (
     STABLE_RATE,
     Advice,
@@ -20,7 +21,6 @@ from benchmark.analysis.claims.schema import (
     Verdict,
 )
 from benchmark.analysis.claims.sensitivity import Sensitivity, sensitivity
-from benchmark.planning import plan
 from benchmark.results.rows import RecordIndex
 
 
@@ -99,11 +99,11 @@ def _judged(name: str, claim: Claim, claims: Claims, index: RecordIndex) -> Judg
     if advice is None:
         return Judged(name, claim, None, ())
     margin = claims.margins[advice.metric]
-    if absent := _absent(index, advice, advice):
-        return Judged(name, claim, "undetermined", (absent,), margin)
+    if lost := absent(index.params, advice, advice):
+        return Judged(name, claim, "undetermined", (lost,), margin)
 
     def other(asked: Advice, pair: Pair) -> Difference | None:
-        return None if _absent(index, asked, pair) else difference(index, claims, asked, pair)
+        return None if absent(index.params, asked, pair) else difference(index, claims, asked, pair)
 
     primary = difference(index, claims, advice, advice, claims.comparisons)
     confirmation = other(advice, advice.confirmed_by) if advice.confirmed_by else None
@@ -147,14 +147,3 @@ def _planned(claims: Claims, advice: Advice, seeds: int) -> Planned:
     needed = power.seeds_for_equivalence(margin, sd, level)
     reachable = needed is not None and needed <= seeds
     return Planned(seeds, needed, power.seeds_for_difference(margin, sd, level), reachable)
-
-
-def _absent(index: RecordIndex, advice: Advice, pair: Pair) -> str | None:
-    """What a track does not ask for, of all that a pair needs; None if it has everything."""
-    if advice.experiment not in index.params.experiments:
-        return f"this track has no experiment {advice.experiment}"
-    rows = {str(row) for row in plan.rows(index.params, advice.experiment)}
-    for arm in (pair.plus, pair.minus):
-        if lost := [row for row in advice.rows(arm) if row not in rows]:
-            return f"this track's experiment {advice.experiment} has no row {', '.join(lost)}"
-    return None

@@ -47,7 +47,7 @@ class Entry(Model):
     at: str
     """Its arXiv number or URL."""
     place: str | None = None
-    """Table, section or file, where known."""
+    """Table, section or file, if known."""
     year: int | None = Field(ge=1900)
     """Null if the source has no date."""
     setting: str

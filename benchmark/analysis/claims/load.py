@@ -94,7 +94,7 @@ def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> N
     named: list[tuple[Literal["methods", "backbones", "schemes"], str]] = []
     if isinstance(figure, RatesFigure):
         if advice.metric != STABLE_RATE:
-            raise UserError(f"{where}.figure: rates need the metric {STABLE_RATE}")
+            raise UserError(f"{where}.figure: kind rates needs the metric {STABLE_RATE}")
         named = [("schemes", scheme) for scheme in figure.schemes]
     elif isinstance(figure, GroupsFigure):
         named = [("methods", figure.recipe), ("backbones", figure.backbone)]

@@ -30,12 +30,10 @@ def check(claims: Claims, params: Params) -> None:
 
 
 def _check_pair(where: str, pair: Pair, advice: Advice, params: Params) -> None:
-    if advice.experiment not in params.experiments:
+    if absent(params, advice, pair):
         return
     rows = {str(row): row for row in plan.rows(params, advice.experiment)}
     both = list(zip(advice.rows(pair.plus), advice.rows(pair.minus), strict=True))
-    if not all(name in rows for names in both for name in names):
-        return
     tuned = params.experiments[advice.experiment].learning_rates == "tuned"
 
     def config(row: Row) -> Mapping[str, Any]:
@@ -49,12 +47,27 @@ def _check_pair(where: str, pair: Pair, advice: Advice, params: Params) -> None:
     fields = {field for a, b in both for field in differing(config(rows[a]), config(rows[b]))}
     for field in sorted(fields):
         if not any(_covers(named, field) for named in pair.differs):
-            raise UserError(f"{where}: {arms} differ in {field} too, which `differs` does not name")
+            raise UserError(f"{where}: {arms} also differ in {field}: add it to `differs`")
     for named in pair.differs:
         if tuned and named in TUNED:
-            raise UserError(f"{where}: `differs` names {named}, which {advice.experiment} tunes")
+            raise UserError(
+                f"{where}: `differs` names {named}, which {advice.experiment} tunes: remove it"
+            )
         if not any(_covers(named, field) for field in fields):
-            raise UserError(f"{where}: `differs` names {named}, in which {arms} are alike")
+            raise UserError(
+                f"{where}: `differs` names {named}, in which {arms} do not differ: remove it"
+            )
+
+
+def absent(params: Params, advice: Advice, pair: Pair) -> str | None:
+    """What a track does not ask for, of all that a pair needs; None if it has everything."""
+    if advice.experiment not in params.experiments:
+        return f"this track has no experiment {advice.experiment}"
+    rows = {str(row) for row in plan.rows(params, advice.experiment)}
+    for arm in (pair.plus, pair.minus):
+        if lost := [row for row in advice.rows(arm) if row not in rows]:
+            return f"this track's experiment {advice.experiment} has no row {', '.join(lost)}"
+    return None
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What the published records advise for a method, a backbone and a batch, and how far they reach."""
+"""What the published records advise for a method, a backbone and a batch, and its limits."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from benchmark.results.rows import RecordIndex
 WIDTH = 96
 
 ALSO = 3
-"""Further experiments that are summed up in a line each."""
+"""The number of further experiments that are summarized, in a line each."""
 
 
 def question(params: Params, method: str, backbone: str, batch: int | None) -> Question:
-    """The question with its names checked; without a batch it is the recipe's own.
+    """The question with its names checked; the default batch is the recipe's own.
 
     Raises UserError for a method or a backbone that neither the track nor the benchmark has.
     """
@@ -43,85 +43,93 @@ def question(params: Params, method: str, backbone: str, batch: int | None) -> Q
 
 
 def advise(index: RecordIndex, method: str, backbone: str, batch: int | None = None) -> list[str]:
-    """The advice in lines of text: schemes tied for best, schemes to avoid, the evidence, its reach.
+    """The advice in lines of text: schemes tied for best, schemes to avoid, the evidence, its limits.
 
-    Schemes are compared within the recipe and experiment that come nearest to the question; others
-    are summed up. Raises UserError for names that do not exist, and where a record is of another
-    configuration than the params ask for.
+    Schemes are compared within the recipe and experiment nearest to the question; other experiments
+    are summarized. Raises UserError for unknown names, and for a record of another configuration than
+    the params ask for.
     """
     params = index.params
     asked = question(params, method, backbone, batch)
-    said = [f"{method} on {backbone}, batch {asked.batch}, track {params.track}"]
+    title = f"{method} on {backbone}, batch {asked.batch}, track {params.track}"
     if not registry.facts("method", asked.method)["views"]:
-        return [*said, f"{method} is a control that is not trained: there is nothing to advise."]
+        return [title, f"{method} is a control that is not trained: there is nothing to advise."]
 
     def about(row: Row) -> bool:
         return row.backbone == backbone and plan.component(params, row.method) == asked.method
 
-    found, skipped = gather(index, about, asked)
-    if not found:
-        said += _wrapped(f"The records cannot say: {_nothing(params, asked, skipped)}.")
-        return said + _wrapped(_nearest(index, asked))
+    gathered, skipped = gather(index, about, asked)
+    answer = _answer(index, asked, gathered, skipped)
+    return [title, *(line for text in answer for line in _wrapped(text))]
+
+
+def _answer(
+    index: RecordIndex, asked: Question, gathered: Sequence[Evidence], skipped: Sequence[str]
+) -> Iterator[str]:
+    if not gathered:
+        where = f"{asked.method} on {asked.backbone}"
+        why = f"no experiment of track {index.params.track} has {where}"
+        if skipped:
+            why = f"{where} is in {', '.join(skipped)}, without complete records"
+        yield f"The records cannot say: {why}."
+        yield _nearest(index, asked)
+        return
     claims = load.read(index.root)
-    first, *others = found
-    said += [*_verdict(index, claims, first), *_wrapped(_provenance(params, first))]
+    first, *others = gathered
+    yield from _verdict(index, claims, first)
+    yield _provenance(index.params, first)
     further: dict[str, Evidence] = {}
     for other in others:
         if other.experiment != first.experiment:
             further.setdefault(other.experiment, other)
     for other in list(further.values())[:ALSO]:
-        said += _wrapped(f"Also {_summary(index, claims, asked, other)}.")
+        yield f"Also {_summary(index, claims, asked, other)}."
     if rest := list(further)[ALSO:]:
-        said += _wrapped(f"Also in {', '.join(rest)}.")
+        yield f"Also in {', '.join(rest)}."
     if skipped:
-        said += _wrapped(f"Skipped, without complete records: {', '.join(skipped)}.")
-    return said + _wrapped(f"How far: {' '.join(_reach(params, asked, first, others))}")
+        yield f"Skipped, without complete records: {', '.join(skipped)}."
+    yield f"How far: {' '.join(_limits(index.params, asked, first, others))}"
 
 
-def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> list[str]:
-    found = standing(index, claims, evidence)
-    rows = {own.row.scheme: own for own in evidence.complete}
-    alike = len({len(own.seeds) for own in evidence.complete}) == 1
+def _verdict(index: RecordIndex, claims: Claims, evidence: Evidence) -> Iterator[str]:
+    tied, avoid = standing(index, claims, evidence)
+    seeds = {own.row.scheme: len(own.seeds) for own in evidence.complete}
     shown = []
-    for scheme, centre in found.tied.items():
-        n = len(rows[scheme].seeds)
-        half = half_width(evidence.accuracy, n)
+    for scheme, centre in tied.items():
+        half = half_width(evidence.accuracy, seeds[scheme])
         text = f"{scheme} {100 * centre:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
-        shown.append(text if alike else f"{text} ({counted(n, 'seed')})")
+        if len(set(seeds.values())) > 1:
+            text += f" ({counted(seeds[scheme], 'seed')})"
+        shown.append(text)
     best = ", ".join(shown)
     if not best:
-        said = "Best: none of the schemes measured."
-    elif len(rows) == 1:
-        said = f"The records cannot say which scheme is best: only {best} was measured."
+        yield "Best: none of the schemes measured."
+    elif len(seeds) == 1:
+        yield f"The records cannot say which scheme is best: only {best} was measured."
     elif evidence.accuracy.sd is None:
-        said = f"One seed a scheme gives no interval, so the order is undecided: {best}."
+        yield f"One seed a scheme gives no interval, so the order is undecided: {best}."
     else:
-        said = f"Best: {best}; {'tied' if len(shown) > 1 else 'no other is tied with it'}."
-    lines = _wrapped(said)
-    if found.avoid:
-        reasons = (f"{scheme} ({reason})" for scheme, reason in found.avoid.items())
-        lines += _wrapped(f"Avoid: {', '.join(reasons)}.")
-    return lines
+        yield f"Best: {best}; {'tied' if len(shown) > 1 else 'no other is tied with it'}."
+    if avoid:
+        reasons = (f"{scheme} ({reason})" for scheme, reason in avoid.items())
+        yield f"Avoid: {', '.join(reasons)}."
 
 
 def _provenance(params: Params, evidence: Evidence) -> str:
     counts = sorted({len(own.seeds) for own in evidence.complete})
     seeds = " or ".join([*map(str, counts[:-1]), counted(counts[-1], "seed")])
-    parts = [f"Evidence: experiment {evidence.experiment}, {seeds}, {_rates(params, evidence)}"]
+    rates = "the recipe's rate for every scheme"
+    if evidence.tuned:
+        recipe = params.methods[evidence.recipe]
+        other = recipe.learning_rates_from if isinstance(recipe, MethodParams) else None
+        rates = "rates tuned for each scheme" + (f" of {other}" if other else "")
+    parts = [f"Evidence: experiment {evidence.experiment}, {seeds}, {rates}"]
     parts.append("kNN in %, BN statistics re-estimated")
     if evidence.accuracy.sd is not None:
         parts.append("intervals of 95 %, unadjusted")
     if evidence.missing:
         parts.append(f"not yet run: {', '.join(evidence.missing)}")
     return f"{'; '.join(parts)}."
-
-
-def _rates(params: Params, evidence: Evidence) -> str:
-    if not evidence.tuned:
-        return "the recipe's rate for every scheme"
-    recipe = params.methods[evidence.recipe]
-    other = recipe.learning_rates_from if isinstance(recipe, MethodParams) else None
-    return "rates tuned for each scheme" + (f" of {other}" if other else "")
 
 
 def _summary(index: RecordIndex, claims: Claims, asked: Question, evidence: Evidence) -> str:
@@ -131,13 +139,13 @@ def _summary(index: RecordIndex, claims: Claims, asked: Question, evidence: Evid
     where = evidence.experiment + (f" ({'; '.join(notes)})" if notes else "")
     if len(evidence.complete) == 1:
         return f"{where}: only {evidence.complete[0].row.scheme}"
-    found = standing(index, claims, evidence)
+    tied, avoid = standing(index, claims, evidence)
     order = "undecided" if evidence.accuracy.sd is None else "best"
-    avoid = f"; avoid {', '.join(found.avoid)}" if found.avoid else ""
-    return f"{where}: {order} {', '.join(found.tied) or 'none'}{avoid}"
+    others = f"; avoid {', '.join(avoid)}" if avoid else ""
+    return f"{where}: {order} {', '.join(tied) or 'none'}{others}"
 
 
-def _reach(
+def _limits(
     params: Params, asked: Question, evidence: Evidence, others: Sequence[Evidence]
 ) -> Iterator[str]:
     if evidence.batch != asked.batch:
@@ -157,38 +165,30 @@ def _reach(
         )
 
 
-def _nothing(params: Params, asked: Question, skipped: Sequence[str]) -> str:
-    where = f"{asked.method} on {asked.backbone}"
-    if skipped:
-        return f"{where} is in {', '.join(skipped)}, without complete records"
-    return f"no experiment of track {params.track} has {where}"
-
-
 def _nearest(index: RecordIndex, asked: Question) -> str:
-    """The same method in another backbone, else the method that is built most alike."""
+    """The same method with another backbone, else the most similar method."""
     params = index.params
 
-    def elsewhere(row: Row) -> bool:
+    def same_method(row: Row) -> bool:
         return row.backbone != asked.backbone and plan.component(params, row.method) == asked.method
 
-    def others(row: Row) -> bool:
+    def same_backbone(row: Row) -> bool:
         component = plan.component(params, row.method)
         return row.backbone == asked.backbone and component not in (asked.method, *CONTROLS)
 
-    for wanted in (elsewhere, others):
-        found, _ = gather(index, wanted, asked)
-        if found:
-            best = max(found, key=lambda evidence: _likeness(params, asked, evidence))
+    def likeness(evidence: Evidence) -> tuple[bool, int]:
+        # Whether schemes were compared, and how many facts the two methods share.
+        own, theirs = registry.facts("method", asked.method), plan.facts(params, evidence.recipe)
+        shared = sum(own[fact] == theirs[fact] for fact in ("sections", "teacher", "views"))
+        return len(evidence.complete) > 1, shared
+
+    for wanted in (same_method, same_backbone):
+        gathered, _ = gather(index, wanted, asked)
+        if gathered:
+            best = max(gathered, key=likeness)
             where = f"in experiment {best.experiment}"
             return f"The nearest with records is {best.recipe} on {best.backbone}, {where}."
     return "Nothing near it has records either."
-
-
-def _likeness(params: Params, asked: Question, evidence: Evidence) -> tuple[bool, int]:
-    """Whether schemes were compared, and how many facts the two methods share."""
-    own, theirs = registry.facts("method", asked.method), plan.facts(params, evidence.recipe)
-    shared = sum(own[fact] == theirs[fact] for fact in ("sections", "teacher", "views"))
-    return len(evidence.complete) > 1, shared
 
 
 def _wrapped(text: str) -> list[str]:

@@ -1,10 +1,10 @@
-"""Verdicts on contrasts between arms trained with the same seeds.
+"""Tests of the difference between two arms trained with the same seeds.
 
-The test is a paired t-test. Its spread is the larger of two: that of the contrast's own differences
-over seeds, and that pooled over the arms of its experiment. The pool alone would be calibrated only
-if all arms were equally noisy; a difference's own spread is now and then small by chance. Each spread
-brings its own degrees of freedom: n − 1 where the differences' own decides, the pool's where that does.
-So whole tables of claims keep the stated level; `tests/analysis/test_calibration.py` simulates it.
+The test is a paired t-test. Its spread is the larger of two: that of the differences over seeds, and
+that pooled over the arms of the experiment. The pool alone would be calibrated only if all arms were
+equally noisy, and the spread of the differences alone is sometimes small by chance. Each spread has
+its own degrees of freedom: n − 1 for the differences, else those of the pool. So whole tables of
+claims keep the stated level; `tests/analysis/test_calibration.py` simulates it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import Field, PlainSerializer
@@ -23,54 +24,37 @@ LEVEL = 0.05
 """Share of whole tables of claims that may hold a false verdict."""
 
 COMPARISONS = 10
-"""Primary contrasts in a table; each is judged at LEVEL / COMPARISONS (Bonferroni)."""
+"""Primary differences in a table; each is tested at LEVEL / COMPARISONS (Bonferroni)."""
 
 ROUNDING = 1e-12
-"""What sums of a few values near 1 differ by when nothing but their rounding differs."""
+"""The largest difference between sums of a few values near 1 that is due to rounding alone."""
 
 Chance = Annotated[float, PlainSerializer(lambda p: float(f"{p:.3g}"), return_type=float)]
 """A p-value; published with three significant digits, because a small p is not zero."""
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """A signed sum of arms, seed by seed, in the unit of their values."""
-
-    name: str
-    differences: tuple[float, ...]
-    """Sum of the plus arms less sum of the minus arms, one value a seed."""
-    weight: float
-    """Sum of the squared coefficients: the variance of a difference in that of a single value."""
-
-    def __post_init__(self) -> None:
-        if not self.differences or not all(map(math.isfinite, self.differences)):
-            raise ValueError(f"contrast {self.name}: differences must be finite, at least one")
-        if not self.weight > 0:
-            raise ValueError(f"contrast {self.name}: weight must be above 0, not {self.weight}")
-
-
-@dataclass(frozen=True)
 class Finding:
-    """What the seeds say about a contrast, in its unit. Null where no spread could be estimated."""
+    """What the seeds show of a difference, in its unit. Null if no spread could be estimated."""
 
     estimate: Annotated[Measured, Field(serialization_alias="mean")]
     """Mean difference."""
     low: Measured | None
-    """Lower end of the simultaneous interval (coverage 1 − LEVEL / comparisons); so for `high`."""
+    """Lower end of the simultaneous interval (coverage 1 − LEVEL / comparisons); `high` likewise."""
     high: Measured | None
     se: Measured | None
     """Standard error of the estimate, from the larger spread."""
     df: int
-    """Degrees of freedom of the t quantiles: of the spread that decided, the pool's or n − 1."""
+    """Degrees of freedom of the t quantiles: of the spread that decided, n − 1 or the pool's."""
     p: Chance
-    """Two-sided, of no difference, not adjusted; 1 where no spread could be estimated."""
+    """Two-sided, of no difference, not adjusted; 1 if no spread could be estimated."""
     p_adjusted: Chance
     significant: bool
-    """The adjusted p is at most LEVEL: 0 lies outside the interval."""
+    """The adjusted p is at most LEVEL: 0 is outside the interval."""
     p_equivalence: Chance | None
     """The larger of the two one-sided tests' (TOST), not adjusted; null without a margin."""
     equivalent: bool | None
-    """The difference is shown to lie within ± margin, at the same adjusted level."""
+    """The difference is shown to be within ± margin, at the same adjusted level."""
     detectable: Measured | None
     """The smallest true difference, of either sign, that this design finds four times in five."""
     n: int
@@ -78,29 +62,12 @@ class Finding:
     own_sd: Measured | None
     """Standard deviation of the differences (n − 1)."""
     pooled_sd: Measured | None
-    """The pool's standard deviation of such a difference: √weight times that of one value."""
+    """The pool's standard deviation of such a difference: √2 times that of one value."""
     pooled: bool
-    """The pool's spread was the larger and decided, not the contrast's own."""
+    """Whether the pool's spread was the larger and decided."""
 
 
-def contrast(
-    name: str, plus: Sequence[Sequence[float]], minus: Sequence[Sequence[float]]
-) -> Contrast:
-    """Plus arms less minus arms, each a row of values in the same order of seeds.
-
-    ValueError unless there are as many on either side, so that what a seed does to every arm
-    cancels, and all have the same seeds.
-    """
-    if len(plus) != len(minus):
-        raise ValueError(f"contrast {name}: {len(plus)} arms against {len(minus)}")
-    differences = tuple(
-        math.fsum((*values[: len(plus)], *(-value for value in values[len(plus) :])))
-        for values in zip(*plus, *minus, strict=True)
-    )
-    return Contrast(name, differences, float(len(plus) + len(minus)))
-
-
-def pool(groups: Iterable[Sequence[Sequence[float]]]) -> Spread:
+def residual_spread(groups: Iterable[Sequence[Sequence[float]]]) -> Spread:
     """The spread of a single value once its arm and its seed are accounted for.
 
     Each group is arms × seeds, a randomized block design: arms of one method in one experiment and
@@ -108,24 +75,21 @@ def pool(groups: Iterable[Sequence[Sequence[float]]]) -> Spread:
     (arms − 1)(seeds − 1) degrees of freedom; groups add squares and degrees (R. A. Fisher, The
     Design of Experiments, 1935, chapter 4). Groups of one arm or one seed add nothing.
     """
+    import numpy as np
+
     squares, df = [], 0
     for group in groups:
-        blocks = list(zip(*group, strict=True))
-        if len(group) < 2 or len(blocks) < 2:
+        values = np.array(group)
+        if values.ndim < 2 or min(values.shape) < 2:
             continue
-        arms, seeds = [statistics.mean(row) for row in group], [statistics.mean(b) for b in blocks]
-        centre = statistics.mean(arms)
-        squares += [
-            (value - arm - seed + centre) ** 2
-            for row, arm in zip(group, arms, strict=True)
-            for value, seed in zip(row, seeds, strict=True)
-        ]
-        df += (len(group) - 1) * (len(blocks) - 1)
+        residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+        squares.append(float((residuals**2).sum()))
+        df += (values.shape[0] - 1) * (values.shape[1] - 1)
     return Spread(math.sqrt(math.fsum(squares) / df) if df else None, df)
 
 
-def judge(
-    contrast: Contrast,
+def assess(
+    differences: Sequence[float],
     pooled: Spread,
     *,
     comparisons: int = COMPARISONS,
@@ -133,23 +97,24 @@ def judge(
 ) -> Finding:
     """Is there a difference, is there none beyond the margin, or can this design not say?
 
-    `pooled` is the spread of a single value in the contrast's experiment and unit (`pool`), the
-    contrast's own arms included where they did not fail. `margin` is in the contrast's unit.
+    `differences` of two arms, one for each seed. `pooled` is the spread of a single value in their
+    experiment and unit (`residual_spread`), both arms included if they did not fail. `margin` is in
+    the same unit.
 
-    Where no spread at all is left, every seed having the same difference, a t-test has nothing to
-    go by, and both tests use the chance 4^(1 − n) of that: two arms that differ by nothing but
+    If no spread at all is left, as every seed has the same difference, there is no t-test, and both
+    tests use the chance 4^(1 − n) of that: two arms that differ by nothing but
     independent draws from one law have a given difference d ≠ 0 with probability at most 1/4
     (values d apart form chains; P ≤ P(even links) · P(odd links)). The interval is then a point.
     """
-    n = len(contrast.differences)
-    own = statistics.deviation(contrast.differences)
-    shared = None if pooled.sd is None else math.sqrt(contrast.weight) * pooled.sd
-    # Two arms' pool is their differences' spread but for rounding.
+    n = len(differences)
+    own = statistics.deviation(differences)
+    shared = None if pooled.sd is None else math.sqrt(2) * pooled.sd
+    # The pool of two arms is the spread of their differences, except for rounding.
     larger = shared is not None and (own is None or shared > own or math.isclose(shared, own))
     sd = shared if larger else own
     return _tested(
         Finding(
-            estimate=statistics.mean(contrast.differences),
+            estimate=fmean(differences),
             low=None,
             high=None,
             se=None if sd is None else sd / math.sqrt(n),
@@ -170,24 +135,26 @@ def judge(
     )
 
 
-def moved(finding: Finding, by: float, *, comparisons: int, margin: float | None) -> Finding:
-    """The finding if the estimate were another by so much, with the same standard error."""
-    return _tested(replace(finding, estimate=finding.estimate + by), comparisons, margin)
-
-
-def widened(
-    finding: Finding, variance: float, *, comparisons: int, margin: float | None
+def changed(
+    finding: Finding,
+    *,
+    by: float = 0.0,
+    variance: float = 0.0,
+    comparisons: int,
+    margin: float | None,
 ) -> Finding:
-    """The finding if the estimate had so much more variance, with the same degrees of freedom.
+    """The finding if the estimate were higher by `by` and had so much more variance.
 
-    Fewer than such a sum would have (Satterthwaite 1946), so that the interval is rather too wide.
+    The degrees of freedom stay: fewer than a sum of variances would have (Satterthwaite 1946), so
+    the interval is rather too wide.
     """
     se = None if finding.se is None else math.hypot(finding.se, math.sqrt(variance))
-    return _tested(replace(finding, se=se), comparisons, margin)
+    moved = replace(finding, estimate=finding.estimate + by, se=se)
+    return _tested(moved, comparisons, margin)
 
 
 def _tested(finding: Finding, comparisons: int, margin: float | None) -> Finding:
-    """The finding with all that follows from its estimate, its standard error and its seeds."""
+    """The finding with everything that follows from its estimate, standard error and seeds."""
     from scipy import stats
 
     level = LEVEL / comparisons
@@ -221,14 +188,11 @@ def _tested(finding: Finding, comparisons: int, margin: float | None) -> Finding
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Pearson's correlation between two arms' values, seed by seed.
+    """Pearson's correlation of two arms' values over the seeds.
 
-    None for fewer than three seeds, where it says nothing, and for an arm that does not vary.
+    None for fewer than three seeds, which show nothing, and if an arm does not vary.
     """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} seeds against {len(b)}")
-    spreads = [statistics.deviation(values) for values in (a, b)]
-    if len(a) < 3 or not all(sd is not None and sd > ROUNDING for sd in spreads):
+    if len(a) < 3 or any((statistics.deviation(arm) or 0.0) <= ROUNDING for arm in (a, b)):
         return None
     from scipy import stats
 

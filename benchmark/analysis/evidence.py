@@ -1,17 +1,18 @@
-"""The records that come nearest to a method, a backbone and a batch, and how their schemes stand."""
+"""The records nearest to a method, a backbone and a batch, and how their schemes compare."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from benchmark.analysis.claims.arms import ACCURACY, bar
 from benchmark.analysis.claims.diagnostics import swap_excess
 from benchmark.analysis.claims.schema import Claims
-from benchmark.analysis.statistics import Spread, half_width, mean, pool
+from benchmark.analysis.statistics import Spread, half_width, pooled_spread
 from benchmark.config.schema import MethodParams, Params
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
@@ -20,10 +21,10 @@ from benchmark.results.rows import RecordIndex, RowRecords
 
 @dataclass(frozen=True)
 class Question:
-    """What a scheme is wanted for."""
+    """The method, backbone and batch that a scheme is wanted for."""
 
     recipe: str
-    """A method, or a recipe of the track."""
+    """A recipe of the track, or a method."""
     method: str
     backbone: str
     batch: int
@@ -38,35 +39,24 @@ class Evidence:
     backbone: str
     batch: int
     differences: tuple[str, ...]
-    """What sets the recipe apart from the one asked about, its batch aside."""
+    """How the recipe differs from the one asked about, apart from the batch."""
     tuned: bool
     """Whether each scheme has a learning rate of its own."""
     complete: tuple[RowRecords, ...]
     """The rows that have a record of every seed; at least one."""
     missing: tuple[str, ...]
-    """The schemes of the others."""
+    """The schemes of the other rows."""
     accuracy: Spread
-    """Of accuracies: within rows, pooled over the backbone's trained rows in the experiment."""
+    """Of accuracies within rows, pooled over the backbone's trained rows in the experiment."""
     excess: Spread
-    """The same of the swap excesses."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How the schemes of an evidence stand."""
-
-    tied: dict[str, float]
-    """Mean accuracies in 0..1 of the best and of those not significantly below it, best first."""
-    avoid: dict[str, str]
-    """Why not, by scheme, the most accurate first."""
+    """The same for the swap excess."""
 
 
 def batch_of(params: Params, recipe: str) -> int:
-    """The batch of a recipe; the track's for a method that has none here."""
+    """The batch size of a recipe; the track's for a method without a recipe."""
     entry = params.methods.get(recipe)
-    return (
-        entry.batch_size if isinstance(entry, MethodParams) else None
-    ) or params.training.batch_size
+    own = entry.batch_size if isinstance(entry, MethodParams) else None
+    return own or params.training.batch_size
 
 
 def gather(
@@ -74,10 +64,10 @@ def gather(
 ) -> tuple[list[Evidence], list[str]]:
     """The evidence in the wanted rows, nearest to the question first, and the experiments without any.
 
-    Only trained rows count. Raises UserError where a record is of another configuration.
+    Only trained rows count. Raises UserError if a record is of another configuration.
     """
     params = index.params
-    found: list[Evidence] = []
+    gathered: list[Evidence] = []
     skipped = []
     for name, experiment in params.experiments.items():
         groups: dict[tuple[str, str], list[Row]] = {}
@@ -86,14 +76,18 @@ def gather(
                 groups.setdefault((row.method, row.backbone), []).append(row)
         if not groups:
             continue
-        rows, before = index.rows(name), len(found)
+        rows, before = index.rows(name), len(gathered)
+        tuned = experiment.learning_rates == "tuned"
         for (recipe, backbone), group in groups.items():
             complete = tuple(rows[row] for row in group if not rows[row].missing)
             if not complete:
                 continue
-            accuracy, excess = _spreads(index, backbone, list(rows.values()))
-            tuned = experiment.learning_rates == "tuned"
-            found.append(
+            trained = [
+                own
+                for row, own in rows.items()
+                if row.backbone == backbone and plan.is_trained(params, row.method)
+            ]
+            gathered.append(
                 Evidence(
                     experiment=name,
                     recipe=recipe,
@@ -103,17 +97,17 @@ def gather(
                     tuned=tuned,
                     complete=complete,
                     missing=tuple(row.scheme for row in group if rows[row].missing),
-                    accuracy=accuracy,
-                    excess=excess,
+                    accuracy=_spread(trained, lambda own: index.values(own, ACCURACY)),
+                    excess=_spread(trained, swap_excess),
                 )
             )
-        if len(found) == before:
+        if len(gathered) == before:
             skipped.append(name)
-    return sorted(found, key=lambda evidence: _distance(evidence, asked)), skipped
+    return sorted(gathered, key=lambda evidence: _distance(evidence, asked)), skipped
 
 
 def _distance(evidence: Evidence, asked: Question) -> tuple[bool, float, int, bool, int, int]:
-    """What can be compared at all comes first; then batch, recipe, rates, schemes and seeds count."""
+    """Evidence with several schemes is nearest; then batch, recipe, rates, schemes and seeds count."""
     rows = evidence.complete
     return (
         len(rows) < 2,
@@ -134,13 +128,14 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
         return
 
     def flat(entry: MethodParams) -> dict[str, Any]:
+        lengths, backbone = entry.images_seen, asked.backbone
         both = {
-            "images": _images_seen(entry, asked.backbone),
+            "images": lengths.get(backbone) if isinstance(lengths, dict) else lengths,
             "views": " and ".join(entry.views),
             **entry.options,
+            "weight decay": entry.weight_decay.get(backbone),
         }
-        both["weight decay"] = entry.weight_decay.get(asked.backbone)
-        return both if tuned else {**both, "learning rate": entry.learning_rate.get(asked.backbone)}
+        return both if tuned else {**both, "learning rate": entry.learning_rate.get(backbone)}
 
     theirs = flat(base)
     for key, value in flat(own).items():
@@ -148,53 +143,39 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
             yield f"{key} {value} instead of {theirs.get(key)}"
 
 
-def _images_seen(entry: MethodParams, backbone: str) -> int | None:
-    """None where the recipe is not meant for the backbone."""
-    lengths = entry.images_seen
-    return lengths.get(backbone) if isinstance(lengths, dict) else lengths
+def _spread(rows: Sequence[RowRecords], of: Callable[[RowRecords], Mapping[int, float]]) -> Spread:
+    """Pools rows with a value for every seed: the seeds that survive others are a selection."""
+    values = ((own, of(own)) for own in rows)
+    return pooled_spread(list(v.values()) for own, v in values if len(v) == len(own.seeds))
 
 
-def _spreads(
-    index: RecordIndex, backbone: str, rows: Sequence[RowRecords]
-) -> tuple[Spread, Spread]:
-    """Those of rows whose every seed has a value: the seeds that survive others are a selection."""
-    trained = [
-        own
-        for own in rows
-        if own.row.backbone == backbone and plan.is_trained(index.params, own.row.method)
-    ]
-    accuracies = [(s, list(index.values(s, ACCURACY).values())) for s in trained]
-    excesses = [(s, list(swap_excess(s).values())) for s in trained]
-    accuracy, excess = (
-        pool(values for own, values in found if len(values) == len(own.seeds))
-        for found in (accuracies, excesses)
-    )
-    return accuracy, excess
+def standing(
+    index: RecordIndex, claims: Claims, evidence: Evidence
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The mean accuracies, in 0..1, of the schemes tied for best, and the reasons to avoid the others.
 
-
-def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing:
-    """Which schemes are tied for best, and why the others are to be avoided.
-
-    A scheme is lower where its difference from the best exceeds t(.975, df) · s · √(1/n + 1/m), s
-    the pooled spread: 95 % each, unadjusted. The best is one of those that finished on every seed,
-    learnt (as the claims define it) and do not leak, which is a swap excess above its interval. Where
-    the keys are shuffled the training could not use what a group gives away, whatever the excess.
+    A scheme is lower if its difference from the best exceeds t(.975, df) · s · √(1/n + 1/m), with the
+    pooled spread s: 95 % each, unadjusted. The best is one of those that finished on every seed,
+    learnt (as the claims define it) and do not leak. A scheme leaks if its swap excess is above the
+    interval around zero, unless the keys were shuffled: then training could not exploit the groups.
     """
     least = bar(index, claims, evidence.experiment, evidence.backbone)
     why: dict[str, str] = {}
     means: dict[str, float] = {}
     for own in evidence.complete:
         scheme, values = own.row.scheme, list(index.values(own, ACCURACY).values())
-        means[scheme] = mean(values) if values else -1.0
+        means[scheme] = fmean(values) if values else -1.0
         excess = list(swap_excess(own).values())
         half = half_width(evidence.excess, len(excess)) if excess else None
         if len(values) < len(own.seeds):
-            why[scheme] = _failed(own)
+            counts = Counter(own.failed.values())
+            ends = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+            why[scheme] = f"failed: {ends or 'no accuracy'} of {len(own.seeds)}"
         elif least.least is not None and means[scheme] < least.least:
             shown = f"{_percent(means[scheme])}, {least.row} {_percent(least.better or 0.0)}"
             why[scheme] = f"did not learn: {shown}"
-        elif half is not None and mean(excess) > half and not _shuffles(own):
-            gained = f"{_percent(mean(excess))} ± {_percent(half)} points"
+        elif half is not None and fmean(excess) > half and not _shuffles(own):
+            gained = f"{_percent(fmean(excess))} ± {_percent(half)} points"
             why[scheme] = f"leaks: training raised its swap gap by {gained}"
     ordered = sorted(means, key=lambda scheme: (-means[scheme], scheme))
     good = [scheme for scheme in ordered if scheme not in why]
@@ -204,23 +185,14 @@ def standing(index: RecordIndex, claims: Claims, evidence: Evidence) -> Standing
         half = half_width(evidence.accuracy, seeds[good[0]], seeds[scheme])
         if half is not None and gap > half:
             why[scheme] = f"{_percent(gap)} ± {_percent(half)} points lower"
-    return Standing(
-        {scheme: means[scheme] for scheme in ordered if scheme not in why},
-        {scheme: why[scheme] for scheme in ordered if scheme in why},
-    )
+    tied = {scheme: means[scheme] for scheme in ordered if scheme not in why}
+    return tied, {scheme: why[scheme] for scheme in ordered if scheme in why}
 
 
 def _shuffles(own: RowRecords) -> bool:
     """Whether the row's teacher shuffles its batches."""
-    entry = next(iter(own.records.values()))
-    training = entry.record.cell.training
+    training = next(iter(own.records.values())).record.cell.training
     return bool(training and training.teacher and training.teacher.shuffle)
-
-
-def _failed(own: RowRecords) -> str:
-    counts = Counter(own.failed.values())
-    ends = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    return f"failed: {ends or 'no accuracy'} of {len(own.seeds)}"
 
 
 def _percent(value: float) -> str:

@@ -1,12 +1,13 @@
-"""How many paired seeds a verdict needs: of a difference, and of equivalence.
+"""How many paired seeds it takes to show a difference, and to show equivalence.
 
-Both are calculated before the runs, from the standard deviation that a pilot had of the difference over
-seeds and the level at which each of several claims is tested. `tests/analysis/test_power.py` compares
-the formulas with statsmodels and with simulated experiments.
+Both are calculated before the runs, from the standard deviation over seeds that the difference had in
+a pilot, and from the level at which each of several claims is tested. `tests/analysis/test_power.py`
+compares the formulas with statsmodels and with simulated experiments.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,10 +15,10 @@ from functools import lru_cache
 from benchmark.analysis.statistics import quantile
 
 POWER = 0.8
-"""With which probability an effect, or equivalence, is to be found."""
+"""The probability with which an effect, or equivalence, is to be found."""
 
 MOST = 1000
-"""Paired seeds beyond which nothing is looked for."""
+"""The largest number of paired seeds that is considered."""
 
 QUANTILES = 2000
 """Values of the estimated standard deviation over which the power of equivalence is averaged."""
@@ -51,8 +52,8 @@ def of_difference(size: float, sd: float, n: int, level: float) -> float:
 def of_equivalence(margin: float, sd: float, n: int, level: float, true: float = 0.0) -> float:
     """The chance that two one-sided tests show a difference to lie within ± margin.
 
-    Given the estimated deviation s, the estimate has to lie within ± (margin − t · s / √n), which is a
-    difference of two normal probabilities; they are averaged over the distribution of s.
+    Given the estimated deviation s, the estimate has to be within ± (margin − t · s / √n). The
+    probability of this is a difference of two normal ones, averaged over the distribution of s.
     """
     import numpy as np
     from scipy import stats
@@ -80,12 +81,6 @@ def seeds_for_equivalence(margin: float, sd: float, level: float) -> int | None:
 
 def _fewest(chance: Callable[[int], float]) -> int | None:
     """The first number of seeds with POWER, of a chance that rises with their number."""
-    low, high = 1, 2
-    while chance(high) < POWER:
-        if high >= MOST:
-            return None
-        low, high = high, min(2 * high, MOST)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if chance(middle) >= POWER else (middle, high)
-    return high
+    seeds = range(2, MOST + 1)
+    place = bisect.bisect_left(seeds, POWER, key=chance)
+    return seeds[place] if place < len(seeds) else None

@@ -1,6 +1,6 @@
 """Average ranks of schemes over methods or tasks, and which of them a rank test can tell apart.
 
-Descriptive: ranks say who tends to be ahead of whom, not by how much.
+Ranks are descriptive: they show which schemes tend to be ahead, not by how much.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.05
-"""Of Friedman's test and of Nemenyi's."""
+"""Level of Friedman's and of Nemenyi's test."""
 
 FEWEST = 3
-"""Treatments and blocks that it takes to compare ranks."""
+"""The least number of treatments, and of blocks, to compare ranks."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Ranks:
     average: dict[str, float]
     """Average rank of each treatment, the best (1 is the highest value of its block) first."""
     blocks: int
-    """How many blocks held all treatments."""
+    """The number of blocks."""
     p: float
-    """Friedman's: all treatments have the same law of ranks."""
+    """Friedman's, of the hypothesis that all treatments have the same distribution of ranks."""
     critical: float
     """Average ranks further apart than this differ (Nemenyi)."""
     groups: tuple[tuple[str, ...], ...]
@@ -36,7 +36,7 @@ def critical_difference(blocks: Sequence[Mapping[str, float]]) -> Ranks | None:
     """Compare treatments by their ranks over blocks, each a value by treatment, higher is better.
 
     Ranks are taken among the treatments that every block holds; equal values share their average.
-    Where Friedman's test finds no difference, Nemenyi's is not asked and all are one group
+    If Friedman's test finds no difference, Nemenyi's is not used and all are one group
     (J. Demšar, Statistical comparisons of classifiers over multiple data sets, 2006, section
     3.2.2). None with fewer than three treatments or three blocks.
     """
@@ -51,9 +51,9 @@ def critical_difference(blocks: Sequence[Mapping[str, float]]) -> Ranks | None:
     values = -np.array([[block[name] for name in common] for block in blocks])
     means = dict(zip(common, stats.rankdata(values, axis=1).mean(0).tolist(), strict=True))
     order = sorted(common, key=lambda name: (means[name], name))
-    # Where all values of every block are equal there is no statistic, and nothing to tell apart.
-    alike = bool((values == values[:, :1]).all())
-    p = 1.0 if alike else float(stats.friedmanchisquare(*values.T).pvalue)
+    # If all values of every block are equal, there is no statistic and no difference.
+    equal = bool((values == values[:, :1]).all())
+    p = 1.0 if equal else float(stats.friedmanchisquare(*values.T).pvalue)
     k, n = len(common), len(blocks)
     quantile = float(stats.studentized_range.ppf(1 - LEVEL, k, math.inf))
     nemenyi = scikit_posthocs.posthoc_nemenyi_friedman(values).to_numpy()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import Field, PlainSerializer
@@ -17,12 +19,12 @@ DIGITS = 6
 
 
 def rounded(value: float) -> float:
-    """A measured number as the documents have it; minus zero is zero."""
+    """A measured number as it is published; minus zero is zero."""
     return round(value, DIGITS) + 0.0
 
 
 Measured = Annotated[float, PlainSerializer(rounded, return_type=float)]
-"""A measured number; settings, as learning rates, are floats and published exactly."""
+"""A measured number. Settings such as learning rates are plain floats and published exactly."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Spread:
     """A standard deviation within rows, pooled over rows, and its degrees of freedom."""
 
     sd: Measured | None
-    """Null where no row has two values."""
+    """Null if no row has two values."""
     df: int
 
 
@@ -40,7 +42,7 @@ class Estimate:
 
     mean: Measured
     low: Measured | None
-    """Lower end of the interval, null where no spread could be estimated; so for `high`."""
+    """Lower end of the interval, null if no spread could be estimated; `high` likewise."""
     high: Measured | None
     sd: Measured | None
     """Standard deviation of these values alone (n − 1), null for a single one."""
@@ -50,13 +52,8 @@ class Estimate:
     """How many values."""
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean of at least one value, independent of their order."""
-    return math.fsum(values) / len(values)
-
-
 def _squares(values: Sequence[float]) -> float:
-    centre = mean(values)
+    centre = fmean(values)
     return math.fsum((value - centre) ** 2 for value in values)
 
 
@@ -65,16 +62,17 @@ def deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(_squares(values) / (len(values) - 1)) if len(values) > 1 else None
 
 
-def pool(rows: Iterable[Sequence[float]]) -> Spread:
+def pooled_spread(rows: Iterable[Sequence[float]]) -> Spread:
     """The pooled standard deviation within rows: √(Σᵢ Σⱼ (xᵢⱼ − x̄ᵢ)² / Σᵢ (nᵢ − 1)).
 
-    Rows of fewer than two values say nothing about the spread and add no degrees of freedom.
+    Rows of fewer than two values do not show a spread and add no degrees of freedom.
     """
     kept = [row for row in rows if len(row) > 1]
     df = sum(len(row) - 1 for row in kept)
     return Spread(math.sqrt(math.fsum(map(_squares, kept)) / df) if df else None, df)
 
 
+@cache
 def quantile(df: int, level: float = 1 - LEVEL) -> float:
     """The t quantile of a two-sided test at a level: half of an interval, in standard errors."""
     # What scipy.stats.t.isf calls; all of scipy.stats takes a second to import.
@@ -97,15 +95,7 @@ def estimate(values: Sequence[float], spread: Spread) -> Estimate | None:
     """Mean and interval of accuracies in 0..1, the interval cut to 0..1; None without values."""
     if not values:
         return None
-    centre, half = mean(values), half_width(spread, len(values))
+    centre, half = fmean(values), half_width(spread, len(values))
     low = None if half is None else max(0.0, centre - half)
     high = None if half is None else min(1.0, centre + half)
     return Estimate(centre, low, high, deviation(values), half, len(values))
-
-
-def exact(values: Sequence[float]) -> Estimate | None:
-    """The estimate of something that does not depend on the seed: low = high = mean."""
-    if not values:
-        return None
-    centre = mean(values)
-    return Estimate(centre, centre, centre, deviation(values), 0.0, len(values))

@@ -17,19 +17,28 @@ from benchmark.planning.images import data_folder, dataset_checksum
 def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
     """Raises UserError for the first cell that its training images are too few for.
 
-    Their count is that of the params or, where these give a share, of the built images. Before those
-    are built it is not known, and nothing is checked.
+    Nothing is checked while their count is not known, see `training_images`.
     """
-    images = params.data.splits.train
-    if isinstance(images, float):
-        try:
-            dataset_checksum(root, params)
-            found = manifest.read(data_folder(root, params.track))
-        except UserError:
-            return
-        images = int(found["splits"]["train"]["count"])
+    images = training_images(root, params)
+    if images is None:
+        return
     for cell in cells:
         check(cell.config, images)
+
+
+def training_images(root: Path, params: Params) -> int | None:
+    """The number of training images: of the params or, where these give a share, of the built images.
+
+    None where the params give a share and the images have not been built.
+    """
+    images = params.data.splits.train
+    if isinstance(images, int):
+        return images
+    try:
+        dataset_checksum(root, params)
+        return int(manifest.read(data_folder(root, params.track))["splits"]["train"]["count"])
+    except UserError:
+        return None
 
 
 def check(config: Configuration, images: int) -> None:

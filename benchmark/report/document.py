@@ -1,4 +1,4 @@
-"""What all published JSON documents have in common: their text and their JSON schema."""
+"""What all published JSON documents share: their text and their JSON schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.core import canonical_json
 
 
 class Document(BaseModel):
-    """A part of a document. Its fields are read from the attributes of the object that it shows."""
+    """A part of a document. Its fields are read from the attributes of the object that it describes."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -23,12 +23,12 @@ class Document(BaseModel):
 
 
 def at(*path: str) -> Any:
-    """A field that is read from another attribute or key, or from inside that; all must exist."""
+    """A field that is read from another attribute or key, or from inside it. All must exist."""
     return Field(validation_alias=AliasPath(*path))
 
 
 def inside(*path: str, default: Any = None) -> BeforeValidator:
-    """Reads the value of a field inside the object that was found, or gives a default for None.
+    """Reads the value of a field inside the given object, or returns a default for None.
 
     A name that an object lacks is an error. A mapping may lack a key.
     """
@@ -49,5 +49,5 @@ def text(document: Document) -> str:
 
 
 def schema(kind: type[Document]) -> str:
-    """The JSON schema of a document, as docs/ holds it."""
+    """The JSON schema of a document, as stored in docs/."""
     return canonical_json.pretty(kind.model_json_schema(mode="serialization"))

@@ -1,11 +1,10 @@
-"""What all figures have in common: their style, and SVG that is the same bytes every time."""
+"""What all figures share: their style, and SVG that has the same bytes every time."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 WIDTH = 9.0
@@ -15,36 +14,16 @@ SIZE = 4.9
 """Of a mark, in points: small enough to leave an interval of one percent visible."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How a scheme is drawn: shapes and fills differ, so that it can be told without colour."""
-
-    shape: str
-    colour: str
-    filled: bool
-
-    @property
-    def style(self) -> dict[str, Any]:
-        """The mark for matplotlib's lines."""
-        return {
-            "color": self.colour,
-            "marker": self.shape,
-            "markersize": SIZE,
-            "markeredgewidth": 1.2,
-            "markerfacecolor": self.colour if self.filled else "white",
-        }
-
-
 NAMES = {"resnet": "ResNet", "vit": "ViT"}
 
 SHAPES = "osD^vPX*"
-# Okabe and Ito's colours, told apart with any colour vision, without the light yellow.
+# Okabe and Ito's colours without the light yellow, for every kind of colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 GREY = "#666666"
-# Behind a note, so that lines do not run through its letters.
+# Behind a note, so that no line crosses its letters.
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 
-# Points and lines on white, no frame, and nothing left to the settings of the machine.
+# Points and lines on white, no frame, and nothing from the settings of the machine.
 STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -61,13 +40,19 @@ STYLE: dict[str, Any] = {
 }
 
 
-def mark(place: int) -> Mark:
-    """The mark of the scheme at a place of a list."""
-    return Mark(
-        SHAPES[place % len(SHAPES)],
-        COLOURS[place % len(COLOURS)],
-        (place // len(SHAPES) + place) % 2 == 0,
-    )
+def mark(place: int) -> dict[str, Any]:
+    """The style of the scheme at a place of a list, for matplotlib's lines.
+
+    Shapes and fills differ, so that schemes can be told apart without colour.
+    """
+    colour = COLOURS[place % len(COLOURS)]
+    return {
+        "color": colour,
+        "marker": SHAPES[place % len(SHAPES)],
+        "markersize": SIZE,
+        "markeredgewidth": 1.2,
+        "markerfacecolor": colour if (place // len(SHAPES) + place) % 2 == 0 else "white",
+    }
 
 
 def handle(label: str, **style: Any) -> Any:
@@ -79,11 +64,11 @@ def handle(label: str, **style: Any) -> Any:
 
 @contextmanager
 def drawing(salt: str) -> Iterator[None]:
-    """Draws with this style alone; `salt` makes the identifiers in an SVG its own."""
+    """Draws with this style alone; `salt` makes the identifiers in an SVG unique."""
     import matplotlib
 
     with matplotlib.rc_context():
-        # What a user's matplotlibrc says must not show in a file under version control.
+        # A user's matplotlibrc must not affect a file under version control.
         settings: Any = matplotlib.rcParams
         settings.update(matplotlib.rcParamsDefault)
         settings.update(STYLE | {"svg.hashsalt": salt})
@@ -91,7 +76,7 @@ def drawing(salt: str) -> Iterator[None]:
 
 
 def svg(figure: Any) -> bytes:
-    """A figure as SVG without a date; to be called while `drawing`."""
+    """A figure as SVG without a date; to be called inside `drawing`."""
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()

@@ -13,7 +13,7 @@ NONE = "—"
 
 
 def escape(text: object) -> str:
-    """Text that Markdown shows as it is, in a table too: no markup, no HTML, one line."""
+    """Text that Markdown shows literally, in a table too: no markup, no HTML, one line."""
     line = " ".join(str(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\|`*_~\[\]$#])", r"\\\1", line)
@@ -36,7 +36,7 @@ def cells(row: Iterable[str]) -> str:
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """A list of Markdown lines."""
+    """A bulleted list of Markdown lines."""
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -60,6 +60,6 @@ def _environment() -> Environment:
 def render(template: str, **values: Any) -> str:
     """A page, which ends with one newline.
 
-    Raises `jinja2.UndefinedError` for a name that the template has and `values` lacks.
+    Raises `jinja2.UndefinedError` for a name in the template that `values` lacks.
     """
     return _environment().get_template(template).render(**values).rstrip("\n") + "\n"

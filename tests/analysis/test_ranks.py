@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmark.analysis import ranks
 from benchmark.analysis.ranks import Ranks
-from benchmark.report.claims import rank_diagram
+from benchmark.report.claims import ranking
 from tests.helpers.made_up import PROJECT
 
 SCHEMES = ("bn", "gn", "ln", "none-plain", "none-skipinit")
@@ -119,7 +119,7 @@ def test_order_of_blocks_and_names_does_not_matter() -> None:
 
 def test_diagram_has_a_bar_for_every_group_of_two_or_more() -> None:
     found = compared(blocks(12, 0.8))
-    root = ElementTree.fromstring(rank_diagram.diagram(found))
+    root = ElementTree.fromstring(ranking.diagram(found))
     widths = [
         element.get("style", "")
         for element in root.iter("{http://www.w3.org/2000/svg}path")
@@ -130,7 +130,7 @@ def test_diagram_has_a_bar_for_every_group_of_two_or_more() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, 0.8])
 def test_diagram_is_black_and_white(gap: float) -> None:
-    svg = rank_diagram.diagram(compared(blocks(4, gap))).decode()
+    svg = ranking.diagram(compared(blocks(4, gap))).decode()
     colours = {part[:6] for part in svg.split("#") if part[6:7] in {";", '"'}}
     assert colours
     assert all(colour[:2] == colour[2:4] == colour[4:] for colour in colours)
@@ -139,11 +139,11 @@ def test_diagram_is_black_and_white(gap: float) -> None:
 PROGRAM = """
 import hashlib
 from benchmark.analysis import ranks
-from benchmark.report.claims import rank_diagram
+from benchmark.report.claims import ranking
 found = ranks.critical_difference(
     [{"bn": 4 + n % 3, "gn": 3 + n % 2, "ln": 2.5, "none": 1 + n % 4} for n in range(9)]
 )
-print(hashlib.sha256(rank_diagram.diagram(found)).hexdigest())
+print(hashlib.sha256(ranking.diagram(found)).hexdigest())
 """
 
 

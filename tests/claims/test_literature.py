@@ -51,11 +51,13 @@ def library(root: Path, **changes: Any) -> RecordIndex:
     return index
 
 
-def judged(root: Path, higher: Sequence[Planted], lower: Sequence[Planted]) -> literature.Judged:
+def judged(
+    root: Path, higher: Sequence[Planted], lower: Sequence[Planted]
+) -> literature.Comparison:
     index = library(root)
     plant(index, "first", {BN: higher, GN: lower})
     (ordering,) = literature.read(root).entries["doe"].compare
-    found = literature.judge(ordering, index)
+    found = literature.compare_rows(ordering, index)
     assert found is not None
     assert literature.compare(literature.read(root).entries["doe"], index) == found.word
     return found
@@ -95,7 +97,7 @@ def test_rows_with_other_numbers_of_seeds_are_paired_on_those_of_both(tmp_path: 
     yaml(tmp_path / "literature.yaml", {"entries": {"doe": READ}})
     plant(index, "first", {BN: [0.60, 0.62, 0.70], GN: [0.50, 0.51]})
     (ordering,) = literature.read(tmp_path).entries["doe"].compare
-    said = literature.judge(ordering, index)
+    said = literature.compare_rows(ordering, index)
     assert said is not None
     assert said.difference == pytest.approx(0.105)
     spread = math.sqrt((2 * 0.0028 + 0.00005) / 3)
@@ -163,7 +165,7 @@ def test_the_page_shows_every_entry_under_its_claims_and_marks_what_was_quoted(
     assert "| read | " in doe
     assert "quoted" not in doe
     assert r"A norm \| of her own (2020), [1234.56789](https://arxiv.org/abs/1234.56789)" in doe
-    assert "Nothing that we know of." in sections["C2"]
+    assert "No published result is known to us." in sections["C2"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("margins", {"knn_reestimated": 0.02}, "margins has no highest-stable-rate, which C1 needs"),
     ("stable", -0.1, "stable is -0.1"),
     ("claims", {}, "claims is {}"),
-    ("claims/..", planted.claim(None), "claims.yaml: .. is no name"),
+    ("claims/..", planted.claim(None), "claims.yaml: .. is not a valid name"),
     ("claims/C2/sentance", "x", "did you mean 'claims.C2.sentence'"),
     ("claims/C2/advice/plsu", "x", "did you mean 'claims.C2.advice.plus'"),
     ("claims/C2/advice/plus", "simclr-resnet-bm", "did you mean 'simclr-resnet-bn'"),
@@ -38,7 +38,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("claims/C2/beside/1/minus", "simclr-resnet-gm", "did you mean 'simclr-resnet-gn'"),
     ("claims/C2/beside/1/experiment", "leakge", "did you mean 'leakage'"),
     ("claims/C2/beside/1/experiment", "leakage", "row of experiment leakage in claims.yaml: C2"),
-    ("claims/C1/beside/0/experiment", "study", "is of one experiment"),
+    ("claims/C1/beside/0/experiment", "study", "allows no other experiment"),
     ("claims/C2/literature/0", "mocco", "unknown literature in claims.yaml: C2 'mocco'"),
     ("claims/C2/description/sources/0", "mocoo", "did you mean 'moco'"),
     ("claims/C2/description/verdict", "true", "claims.C2.description.verdict is 'true'"),
@@ -56,7 +56,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("claims/C1/figure/schemes/0", "bm", "unknown schemes of the figure in claims.yaml: C1 'bm'"),
     ("claims/C4/figure/schemes/bn", 1, "claims.C4.figure.schemes.bn is 1"),
     ("claims/C4/figure/recipe", "simclrr", "did you mean 'simclr'"),
-    ("claims/C2/figure", {"kind": "rates", "schemes": ["bn"]}, "rates need the metric"),
+    ("claims/C2/figure", {"kind": "rates", "schemes": ["bn"]}, "kind rates needs the metric"),
     ("claims/C5/advice/confirmed_by/plus", "simclr-lang-resnet-bn", "'simclr-long-resnet-bn'"),
 ]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmark.core.errors import UserError
-from benchmark.report.claims.ranking import FIGURE, ranking
+from benchmark.report.claims.ranking import RANKS_FIGURE, ranking
 from benchmark.report.markdown import render
 
 
@@ -42,9 +42,9 @@ def test_a_planted_order_is_found_whatever_controls_and_failed_rows_say(tmp_path
     assert list(found.average.values()) == [1.0, 2.0, 3.0]
     assert found.blocks == 6
     assert found.p < 0.01
-    shown = render("ranks.md.j2", ranks=found, ranks_figure=FIGURE)
+    shown = render("ranks.md.j2", ranks=found, ranks_figure=RANKS_FIGURE)
     assert "decides no verdict" in shown
-    assert FIGURE in shown
+    assert RANKS_FIGURE in shown
 
 
 def test_without_a_leaderboard_or_with_too_few_schemes_there_are_no_ranks(tmp_path: Path) -> None:

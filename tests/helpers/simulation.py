@@ -124,7 +124,7 @@ def draw(
 def judge(
     experiment: Experiment, values: Array, margin: float, rule: str = "larger"
 ) -> dict[str, Verdicts]:
-    """`contrasts.judge` on whole arrays.
+    """`contrasts.assess` on whole arrays.
 
     `rule` may be `pooled`, the pool's spread alone, or `pooled-df`, the larger of both with the pool's
     degrees of freedom whichever it is.

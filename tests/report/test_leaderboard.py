@@ -23,6 +23,7 @@ from benchmark.core.errors import UserError
 from benchmark.planning.cell import Cell
 from benchmark.report.leaderboard import write
 from benchmark.results import origins, published
+from tests.helpers import tiny
 from tests.helpers.made_up import (
     ENVIRONMENT,
     GRID,
@@ -287,6 +288,31 @@ def test_embeddings_that_are_not_finite_have_no_accuracy(tmp_path: Path, params:
     assert row["learnt"] is False
 
 
+@pytest.mark.parametrize(("images", "shown"), [(199, False), (200, True)])
+def test_more_neighbours_than_training_images_have_no_accuracy(
+    tmp_path: Path, raw: dict[str, Any], images: int, shown: bool
+) -> None:
+    """kNN takes all the images then, so the column would be named after a number it did not use."""
+    raw = tiny.changed(raw, "data/splits/train", images)
+    raw = tiny.changed(raw, "evaluation/precise_bn_batch_size", 100)
+    written(tmp_path, params_of(raw, methods=["rotation"], learning_rates="default"))
+    text = (tmp_path / "results/mini/leaderboard.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in text.splitlines() if "| rotation |" in line]
+    assert len(cells) == 6
+    assert all((row[5] != "—") == shown for row in cells)
+    assert all("—" not in row[3:5] for row in cells)
+    assert ("it is — because there are only 199 training images" in text) != shown
+
+
+def test_a_share_of_the_images_says_nothing_of_their_number(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    raw = tiny.changed(raw, "data/splits", {"train": 0.7, "validation": 0.15, "test": 0.15})
+    written(tmp_path, params_of(raw, methods=["rotation"], learning_rates="default"))
+    text = (tmp_path / "results/mini/leaderboard.md").read_text(encoding="utf-8")
+    assert "because there are only" not in text
+
+
 def test_everything_failed(tmp_path: Path, params: Params) -> None:
     document = written(tmp_path, params, lambda cell, entry: fail(entry, "diverged"))
     assert all(row["knn"] is None for row in document["rows"])
@@ -444,7 +470,7 @@ def test_hostile_scheme_names_stay_in_their_cell(tmp_path: Path, raw: dict[str, 
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len([line for line in lines if "&lt;b&gt;x\\|\\$y\\$" in line]) == 4
     assert "<b>" not in text
-    assert "does not have the controls: supervised, raw-pixels" in text
+    assert "lacks these controls: supervised, raw-pixels" in text
     with (tmp_path / "results/mini/leaderboard.csv").open(newline="") as file:
         assert {row["scheme"] for row in csv.DictReader(file)} == {"ln", name}
 
@@ -461,7 +487,7 @@ def test_a_control_under_another_name_is_a_control(tmp_path: Path, raw: dict[str
         assert row["control"] == (row["method"] != "simclr")
         assert (row["rank"] is None) == row["control"]
     text = (tmp_path / "results/mini/leaderboard.md").read_text()
-    assert "does not have the controls: raw-pixels" in text
+    assert "lacks these controls: raw-pixels" in text
 
 
 def test_the_very_same_trainings_are_pooled_once(tmp_path: Path, raw: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""`claims.yaml` and `literature.yaml` held against the records."""
+"""`claims.yaml` and `literature.yaml` compared with the records."""

@@ -1,9 +1,9 @@
-"""A difference of two arms over paired seeds: its estimate, or what it lacks."""
+"""A difference of two arms over paired seeds: its estimate, or why there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmark.analysis import contrasts
 from benchmark.analysis.claims.arms import Arm, arm, bar
@@ -16,13 +16,13 @@ from benchmark.results.rows import RecordIndex
 
 @dataclass(frozen=True)
 class Paired:
-    """The values of both arms for a seed, null where one has none."""
+    """The values of both arms for one seed; null if an arm has none."""
 
     seed: int
     plus: Measured | None
     minus: Measured | None
     difference: Measured | None
-    """Null without an estimate too: nothing is said of a part of the seeds."""
+    """Null without an estimate too: nothing is estimated from a part of the seeds."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cell:
 
     name: str
     status: str
-    """`missing` without a record."""
+    """`missing` if there is no record."""
     sha256: str | None
     marks: tuple[str, ...]
     """The flaws of the record's provenance."""
@@ -44,7 +44,7 @@ class Difference:
     plus: Arm
     minus: Arm
     lacking: tuple[str, ...]
-    """In words, why there is no estimate: nothing is estimated from a part of the seeds."""
+    """Why there is no estimate, in words; nothing is estimated from a part of the seeds."""
     finding: Finding | None
     correlation: float | None
     """Of the two arms' values over the seeds; null without an estimate."""
@@ -62,31 +62,32 @@ class Difference:
     @property
     def pairs(self) -> tuple[Paired, ...]:
         """The values, seed by seed."""
-        found = []
-        for seed in self.seeds:
-            plus, minus = (own.values.get(seed) for own in self.arms)
-            gap = None
-            if self.finding and plus is not None and minus is not None:
-                gap = plus - minus
-            found.append(Paired(seed, plus, minus, gap))
-        return tuple(found)
+        plus, minus = self.plus.values, self.minus.values
+        return tuple(
+            Paired(
+                seed, plus.get(seed), minus.get(seed),
+                plus[seed] - minus[seed] if self.finding else None,
+            )
+            for seed in self.seeds
+        )  # fmt: skip
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell of both arms once, those without a record too."""
-        found: dict[str, Cell] = {}
-        for row, seed in (
-            (row, seed) for own in self.arms for row in own.rows for seed in own.seeds
-        ):
-            entry, name = row.records.get(seed), f"{row.name}-s{seed}"
-            status = entry.record.status if entry else "missing"
-            marks = row.marks.get(seed, ())
-            found[name] = Cell(name, status, entry.checksum if entry else None, marks)
-        return tuple(found.values())
+        """Every cell of both arms once, also those without a record."""
+        cells: dict[str, Cell] = {}
+        for row in (row for own in self.arms for row in own.rows):
+            marks = row.marks
+            for seed in self.seeds:
+                entry, name = row.records.get(seed), f"{row.name}-s{seed}"
+                status, sha256 = ("missing", None)
+                if entry:
+                    status, sha256 = entry.record.status, entry.checksum
+                cells[name] = Cell(name, status, sha256, marks.get(seed, ()))
+        return tuple(cells.values())
 
     @property
     def higher(self) -> Arm | None:
-        """The arm of the higher mean; None for equals, and without an estimate."""
+        """The arm with the higher mean; None if they are equal, and without an estimate."""
         if self.finding is None or self.finding.estimate == 0:
             return None
         return self.plus if self.finding.estimate > 0 else self.minus
@@ -97,8 +98,8 @@ def difference(
 ) -> Difference:
     """The difference of a pair of arms on the seeds that both ask for.
 
-    With one comparison the interval is that of this difference alone. Raises UserError where the
-    experiment lacks a row of an arm.
+    With one comparison the interval is not adjusted. Raises UserError if the experiment lacks a row of
+    an arm.
     """
     asked = [(advice, pair.plus), (advice.of_minus, pair.minus)]
     whole = [arm(index, claims, own, name) for own, name in asked]
@@ -107,27 +108,22 @@ def difference(
     if lacking := tuple(_lacking(index, claims, advice, (plus, minus))):
         return Difference(plus, minus, lacking, None, None)
     values = [[side.values[seed] for seed in seeds] for side in (plus, minus)]
-    finding = contrasts.judge(
-        contrasts.contrast(f"{pair.plus} minus {pair.minus}", values[:1], values[1:]),
-        spread(index, claims, advice),
+    finding = contrasts.assess(
+        [a - b for a, b in zip(*values, strict=True)],
+        # One seed has no spread, and that of others is not this difference's.
+        spread(index, claims, advice) if len(seeds) > 1 else Spread(None, 0),
         comparisons=comparisons,
         margin=claims.margins.get(advice.metric),
     )
-    if len(seeds) < 2:
-        # Others' spread over seeds is not this difference's.
-        finding = replace(
-            finding, low=None, high=None, se=None, p=1.0, p_adjusted=1.0, significant=False,
-            p_equivalence=None, equivalent=None, detectable=None,
-        )  # fmt: skip
     return Difference(plus, minus, (), finding, contrasts.correlation(*values))
 
 
 def spread(index: RecordIndex, claims: Claims, advice: Advice) -> Spread:
-    """The spread within the arms of an experiment, by recipe and backbone, without that of the seeds.
+    """The spread of a value in an experiment, without the effects of the arms and of the seeds.
 
-    Pooled are the rows that were trained with all of the experiment's own seeds, did not fail and have
-    learnt; rows of the very same trainings count once. None of single values is the spread of a
-    difference between two measurements of the same networks, so that has its own alone.
+    It is pooled over the rows of each recipe and backbone that were trained with all of the experiment's
+    own seeds, did not fail and have learnt. Rows of the very same training runs count once. There is no
+    pool for a difference between two measurements of the same networks.
     """
     if advice.minus_metric:
         return Spread(None, 0)
@@ -142,11 +138,11 @@ def spread(index: RecordIndex, claims: Claims, advice: Advice) -> Spread:
                 row.records[seed].record.fingerprint for row in own.rows for seed in seeds
             )
             groups.setdefault(group, {})[prints] = [own.values[seed] for seed in seeds]
-    return contrasts.pool([list(group.values()) for group in groups.values()])
+    return contrasts.residual_spread([list(group.values()) for group in groups.values()])
 
 
 def _candidates(index: RecordIndex, advice: Advice) -> Iterator[tuple[str, str]]:
-    """The arms of an experiment that could have the metric, each with the name of its group."""
+    """The arms of an experiment that can have the metric, each with the name of its group."""
     rows = index.rows(advice.experiment)
     if advice.metric == STABLE_RATE:
         names = {str(row) for row in rows}
@@ -160,16 +156,16 @@ def _candidates(index: RecordIndex, advice: Advice) -> Iterator[tuple[str, str]]
 
 
 def missing(own: Arm) -> dict[tuple[int, ...], list[str]]:
-    """The rows of an arm that have no record of some of its seeds, by those seeds."""
-    found: dict[tuple[int, ...], list[str]] = {}
+    """The rows of an arm that lack records, by the seeds that they lack."""
+    rows: dict[tuple[int, ...], list[str]] = {}
     for row in own.rows:
         if lost := tuple(seed for seed in own.seeds if seed not in row.records):
-            found.setdefault(lost, []).append(str(row.row))
-    return found
+            rows.setdefault(lost, []).append(str(row.row))
+    return rows
 
 
 def failed(own: Arm, advice: Advice) -> list[str]:
-    """The cells of an arm that ended otherwise than well, with how; of rates, divergence is a result."""
+    """The cells of an arm that failed, with their status; of learning rates, divergence is a result."""
     allowed = ("diverged",) if advice.metric == STABLE_RATE else ()
     return [
         f"{row.row}-s{seed} {row.failed[seed]}"
@@ -193,30 +189,25 @@ def _lacking(
             whole = len(rows) == len(own.rows) > 1
             names = [f"{own.name} at any of {len(rows)} rates"] if whole else rows
             lost.setdefault(by_seeds, []).extend(names)
-    for by_seeds, rows in lost.items():
-        yield f"no record of {_and(rows)} for {seed_list(by_seeds)}"
-    untuned = [
-        str(row.row)
-        for own in arms
-        for row in own.rows
-        if row.rate is None
-        and index.params.experiments[advice.experiment].learning_rates == "tuned"
-    ]
+    for by_seeds, names in lost.items():
+        yield f"no record of {', '.join(dict.fromkeys(names))} for {seed_list(by_seeds)}"
+    rows_of = [row for own in arms for row in own.rows]
+    tuned = index.params.experiments[advice.experiment].learning_rates == "tuned"
+    untuned = dict.fromkeys(str(row.row) for row in rows_of if tuned and row.rate is None)
     if untuned:
-        yield f"no learning rate was tuned for {_and(untuned)}"
+        yield f"no learning rate was tuned for {', '.join(untuned)}"
     if lost or untuned:
         return
-    ended = list(dict.fromkeys(cell for own in arms for cell in failed(own, advice)))
-    if ended:
-        cells = {f"{row.row}-s{seed}" for own in arms for row in own.rows for seed in seeds}
-        yield f"{len(ended)} of {len(cells)} cells failed: {', '.join(ended)}"
+    if ended := dict.fromkeys(cell for own in arms for cell in failed(own, advice)):
+        cells = len({str(row.row) for row in rows_of}) * len(seeds)
+        yield f"{len(ended)} of {cells} cells failed: {', '.join(ended)}"
         return
     rates = advice.metric == STABLE_RATE
     if not rates and (null := dict.fromkeys(line for own in arms for line in _null(own))):
         yield from null
         return
     bars = [bar(index, claims, advice.experiment, own.rows[0].row.backbone) for own in arms]
-    if without := dict.fromkeys(found.row for found in bars if found.least is None):
+    if without := dict.fromkeys(control.row for control in bars if control.least is None):
         yield f"no bar from which on a row has learnt: {'; '.join(without)}"
         return
     for own in arms:
@@ -234,7 +225,3 @@ def _null(own: Arm) -> Iterator[str]:
 def seed_list(seeds: Sequence[int]) -> str:
     """E.g. `seed 3` or `seeds 0, 1`."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def _and(names: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(names))

@@ -1,8 +1,8 @@
-"""What other test images would make of a verdict. It decides nothing.
+"""The verdict on other test images. It decides nothing.
 
-The interval of a claim is over seeds, on fixed test images: more seeds do not tell how a difference
-would come out on other images of the same kind. Records hold which images each network gets right, so
-that both can be taken as drawn at random.
+The interval of a claim is over seeds, on fixed test images: more seeds do not show what a difference
+would be on other images of the same kind. Records hold which images each network classifies correctly,
+so that both can be treated as random draws.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ class OtherImages:
 
 
 def other_images(
-    claims: Claims, advice: Advice, found: Difference, bar: Bar, confirmation: Difference | None
+    claims: Claims, advice: Advice, primary: Difference, bar: Bar, confirmation: Difference | None
 ) -> OtherImages | None:
-    """The verdict if the images were drawn anew, too.
+    """The verdict if new images were drawn, too.
 
-    None where nothing is estimated, where the metric is not the accuracy that records hold image by
-    image, and where one does not.
+    None if nothing is estimated, if the metric is not the accuracy that records hold for each image,
+    and if a record lacks it.
     """
-    finding = found.finding
+    finding = primary.finding
     if finding is None or finding.se is None or advice.metric != ACCURACY or advice.minus_metric:
         return None
-    right = [[_right(own, seed) for seed in found.seeds] for own in found.arms]
+    right = [[_right(own, seed) for seed in primary.seeds] for own in primary.arms]
     known = [bits for arm in right for bits in arm if bits is not None]
-    if len(known) < 2 * len(found.seeds) or len({len(bits) for bits in known}) > 1:
+    if len(known) < 2 * len(primary.seeds) or len({len(bits) for bits in known}) > 1:
         return None
-    plus, minus = (np.stack(known[: len(found.seeds)]), np.stack(known[len(found.seeds) :]))
+    plus, minus = (np.stack(known[: len(primary.seeds)]), np.stack(known[len(primary.seeds) :]))
     variance = variance_over_images(plus - minus)
-    wider = contrasts.widened(
+    wider = contrasts.changed(
         finding,
-        variance,
+        variance=variance,
         comparisons=claims.comparisons,
         margin=claims.margins.get(advice.metric),
     )
-    verdict, _ = rules.verdict(advice, replace(found, finding=wider), bar, confirmation)
+    verdict, _ = rules.verdict(advice, replace(primary, finding=wider), bar, confirmation)
     return OtherImages(math.sqrt(variance), wider, verdict)
 
 
 def variance_over_images(differences: NDArray[np.float64] | Sequence[Sequence[float]]) -> float:
     """What the images add to the variance of a mean over seeds and images (S, I).
 
-    Seeds and images are crossed random effects: the mean has variance σ²ₛ/S + σ²ᵢ/I + σ²/(S·I), of
-    which the seeds' means show the first and the last. The rest is (MSᵢ − MS) / (S·I) with the mean
+    Seeds and images are crossed random effects: the mean has variance σ²ₛ/S + σ²ᵢ/I + σ²/(S·I). The
+    seeds' means show the first and the last term. The other is (MSᵢ − MS) / (S·I) with the mean
     squares of images and of residuals, at least zero (Searle, Casella & McCulloch, Variance Components,
-    1992, §4.3). With one seed the mean square of images is taken whole.
+    1992, §4.3). With one seed there are no residuals to subtract.
     """
     table = np.asarray(differences, dtype=np.float64)
     seeds, images = table.shape
@@ -83,10 +83,10 @@ def variance_over_images(differences: NDArray[np.float64] | Sequence[Sequence[fl
 
 
 def _right(own: Arm, seed: int) -> NDArray[np.float64] | None:
-    """1 for each test image that the network of a seed gets right, else 0.
+    """1 for each test image that the network of a seed classifies correctly, else 0.
 
-    The first image is the highest bit of the first digit. The last digit is filled with zeros: up to
-    three images that nobody gets right, which say nothing of a difference.
+    The first image is the highest bit of the first digit. The last digit is padded with zeros: up to
+    three images that no network gets right, which do not change a difference.
     """
     digits = own.rows[0].records[seed].record.result.correct
     if digits is None:

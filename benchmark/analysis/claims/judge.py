@@ -1,4 +1,4 @@
-"""Every claim with its verdict and what that rests on, from the records of one track."""
+"""The verdicts on all claims, from the records of one track."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from benchmark.analysis import power
 from benchmark.analysis.claims import rules
-from benchmark.analysis.claims.arms import Bar, bar
+from benchmark.analysis.claims.arms import ACCURACY, Bar, bar
 from benchmark.analysis.claims.diagnostics import Halfway, Leak, halfway, leak
 from benchmark.analysis.claims.differences import Difference, difference, missing
 from benchmark.analysis.claims.images import OtherImages, other_images
+from benchmark.analysis.claims.matched import absent
 from benchmark.analysis.claims.schema import (
     STABLE_RATE,
     Advice,
@@ -20,16 +21,15 @@ from benchmark.analysis.claims.schema import (
     Verdict,
 )
 from benchmark.analysis.claims.sensitivity import Sensitivity, sensitivity
-from benchmark.planning import plan
 from benchmark.results.rows import RecordIndex
 
 
 @dataclass(frozen=True)
 class Planned:
-    """How many paired seeds a verdict needs, by the spread of a pilot, and how many there are."""
+    """The number of paired seeds that a verdict needs by the spread of a pilot, and that there are."""
 
     seeds: int
-    """Those that the experiment asks for."""
+    """The number that the experiment asks for."""
     for_equivalence: int | None
     """To show equivalence four times in five if there is no difference; null beyond `power.MOST`."""
     for_difference: int | None
@@ -39,59 +39,58 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Further:
-    """A difference that is shown beside the one that decides."""
+class Secondary:
+    """A difference that is shown with the one that decides."""
 
     entry: Beside
     experiment: str
     difference: Difference | None
-    """Null where the track lacks it."""
+    """Null if the track lacks it."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what became of it."""
+    """A claim with its verdict and what that rests on."""
 
     name: str
     claim: Claim
     verdict: Verdict | None
-    """On its advice; null where it gives none."""
+    """On its advice; null if it gives none."""
     reasons: tuple[str, ...]
     """Why, in words."""
     margin: float | None = None
     """What counts as equivalent, in the metric's unit; null without an advice."""
     difference: Difference | None = None
-    """The one that decides; null where the track does not ask for it."""
+    """The primary one, which decides; null if the track does not ask for it."""
     bar: Bar | None = None
     """What its arms must reach to have learnt."""
     plain: Difference | None = None
     """The same with the running statistics of the training, which decides nothing."""
     confirmation: Difference | None = None
-    """The one that must have the same sign; null where none must, or the track lacks it."""
-    beside: tuple[Further, ...] = ()
+    """The one that must have the same sign; null if there is none, or the track lacks it."""
+    secondary: tuple[Secondary, ...] = ()
     leaks: tuple[Leak, ...] = ()
-    """What the diagnostics say of the arms, where their networks have BN groups."""
+    """Diagnostics of the arms, if their networks have BN groups."""
     sensitivity: Sensitivity | None = None
-    """What one step of the learning rate would change; null where no rate was tuned for the metric."""
+    """What one step of the learning rate would change; null if no rate was tuned for the metric."""
     images: OtherImages | None = None
-    """What other test images would change; null where the metric is not known image by image."""
+    """What other test images would change; null if the metric is not known for each image."""
     planned: Planned | None = None
-    """How many seeds the verdict needs by the pilot; null where the track does not ask for it."""
+    """How many seeds the verdict needs by the pilot; null if the track does not ask for it."""
     tuned: bool = False
     """Whether every row of its experiment has a learning rate of its own."""
     halfway: Halfway | None = None
-    """How soon schemes came half way, where the claim is about learning rates."""
+    """How soon schemes reached half way, if the claim is about learning rates."""
 
     @property
     def at_least(self) -> bool:
         """Whether the estimate is only a lower bound of the difference's size."""
-        advice, found = self.claim.advice, self.difference
-        rates = advice is not None and advice.metric == STABLE_RATE
-        return rates and found is not None and found.higher is not None and found.higher.at_edge
+        higher = self.difference and self.difference.higher
+        return bool(higher and higher.metric == STABLE_RATE and higher.at_edge)
 
 
 def judge(claims: Claims, index: RecordIndex) -> tuple[Judged, ...]:
-    """Every claim, judged."""
+    """Every claim with its verdict."""
     return tuple(_judged(name, claim, claims, index) for name, claim in claims.claims.items())
 
 
@@ -99,69 +98,52 @@ def _judged(name: str, claim: Claim, claims: Claims, index: RecordIndex) -> Judg
     advice = claim.advice
     if advice is None:
         return Judged(name, claim, None, ())
-    margin = claims.margins.get(advice.metric)
-    if absent := _absent(index, advice, advice):
-        return Judged(name, claim, "undetermined", (absent,), margin)
-    found = difference(index, claims, advice, advice, claims.comparisons)
-    confirmation = plain = None
-    if advice.confirmed_by and not _absent(index, advice, advice.confirmed_by):
-        confirmation = difference(index, claims, advice, advice.confirmed_by)
-    if advice.metric == "knn_reestimated":
-        running = advice.model_copy(update={"metric": "knn"})
-        plain = difference(index, claims, running, advice)
-    least = bar(index, claims, advice.experiment, found.plus.rows[0].row.backbone)
-    beside = []
-    for entry in claim.beside:
-        asked = advice.beside(entry)
-        there = not _absent(index, asked, entry)
-        other = difference(index, claims, asked, entry) if there else None
-        beside.append(Further(entry, asked.experiment, other))
-    verdict, reasons = rules.verdict(advice, found, least, confirmation)
-    leaks: tuple[Leak, ...] = ()
-    if advice.metric != STABLE_RATE and not any(missing(own) for own in found.arms):
-        named = {own.name: leak(own.rows[0]) for own in found.arms}
-        leaks = tuple(own for own in named.values() if own.excess is not None)
+    margin = claims.margins[advice.metric]
+    if lost := absent(index.params, advice, advice):
+        return Judged(name, claim, "undetermined", (lost,), margin)
+
+    def other(asked: Advice, pair: Pair) -> Difference | None:
+        return None if absent(index.params, asked, pair) else difference(index, claims, asked, pair)
+
+    primary = difference(index, claims, advice, advice, claims.comparisons)
+    confirmation = other(advice, advice.confirmed_by) if advice.confirmed_by else None
+    running = advice.model_copy(update={"metric": "knn"})
+    least = bar(index, claims, advice.experiment, primary.plus.rows[0].row.backbone)
+    verdict, reasons = rules.verdict(advice, primary, least, confirmation)
     tuned = index.params.experiments[advice.experiment].learning_rates == "tuned"
-    rates = sensitivity(claims, advice, found, least, confirmation, tuned=tuned)
+    asked = [(entry, advice.of(entry)) for entry in claim.beside]
+    secondary = tuple(Secondary(entry, of.experiment, other(of, entry)) for entry, of in asked)
+    leaks: dict[str, Leak] = {}
+    if advice.metric != STABLE_RATE and not any(missing(own) for own in primary.arms):
+        leaks = {own.name: leak(own.rows[0]) for own in primary.arms}
     speeds = None
     if advice.metric == STABLE_RATE and least.untrained is not None:
-        schemes = [own.name for own in found.arms]
-        schemes += [arm for b in beside if b.difference for arm in (b.entry.plus, b.entry.minus)]
-        speeds = halfway(index, advice, least.untrained, list(dict.fromkeys(schemes)))
+        pairs = [advice, *(shown.entry for shown in secondary if shown.difference)]
+        schemes = dict.fromkeys(arm for pair in pairs for arm in (pair.plus, pair.minus))
+        speeds = halfway(index, advice, least.untrained, list(schemes))
     return Judged(
-        name,
-        claim,
-        verdict,
-        reasons,
-        margin,
-        found,
-        least,
-        plain,
-        confirmation,
-        tuple(beside),
-        leaks,
-        rates,
-        other_images(claims, advice, found, least, confirmation),
-        _planned(claims, advice, found),
-        tuned,
-        speeds,
+        name=name,
+        claim=claim,
+        verdict=verdict,
+        reasons=reasons,
+        margin=margin,
+        difference=primary,
+        bar=least,
+        plain=other(running, advice) if advice.metric == ACCURACY else None,
+        confirmation=confirmation,
+        secondary=secondary,
+        leaks=tuple(own for own in leaks.values() if own.excess is not None),
+        sensitivity=sensitivity(claims, advice, primary, least, confirmation, tuned=tuned),
+        images=other_images(claims, advice, primary, least, confirmation),
+        planned=_planned(claims, advice, len(primary.seeds)),
+        tuned=tuned,
+        halfway=speeds,
     )
 
 
-def _planned(claims: Claims, advice: Advice, found: Difference) -> Planned:
+def _planned(claims: Claims, advice: Advice, seeds: int) -> Planned:
     margin, sd = claims.margins[advice.metric], advice.pilot.sd
-    level, seeds = claims.level / claims.comparisons, len(found.seeds)
+    level = claims.level / claims.comparisons
     needed = power.seeds_for_equivalence(margin, sd, level)
     reachable = needed is not None and needed <= seeds
     return Planned(seeds, needed, power.seeds_for_difference(margin, sd, level), reachable)
-
-
-def _absent(index: RecordIndex, advice: Advice, pair: Pair) -> str | None:
-    """What a track does not ask for, of all that a pair needs; None where it has everything."""
-    if advice.experiment not in index.params.experiments:
-        return f"this track has no experiment {advice.experiment}"
-    rows = {str(row) for row in plan.rows(index.params, advice.experiment)}
-    for arm in (pair.plus, pair.minus):
-        if lost := [row for row in advice.rows(arm) if row not in rows]:
-            return f"this track's experiment {advice.experiment} has no row {', '.join(lost)}"
-    return None

@@ -1,16 +1,17 @@
-"""The published results that bear on the claims, and whether our records order the same rows alike."""
+"""Published results that bear on the claims, compared with the order of the same rows here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from pydantic import Field
 
 from benchmark.analysis.claims import load
-from benchmark.analysis.statistics import half_width, mean, pool
+from benchmark.analysis.statistics import half_width, pooled_spread
 from benchmark.config import params, yaml_file
 from benchmark.config.schema import Model, Params
 from benchmark.core.errors import UserError, unknown
@@ -24,11 +25,11 @@ METRICS = {
     "knn_reestimated": "kNN, statistics re-estimated",
     "pretext": "pretext accuracy",
 }
-"""What two rows can be compared by, and its name for people."""
+"""The metrics that two rows can be compared by, with the names that pages show."""
 
 
 class Ordering(Model):
-    """Two rows of ours that ask what a source answers, in the order that it states."""
+    """Two rows of ours with the question of a source, in the order that it states."""
 
     experiment: str
     metric: Literal["knn", "knn_reestimated", "pretext"]
@@ -40,23 +41,23 @@ class Entry(Model):
     """One published result."""
 
     claims: tuple[str, ...] = Field(min_length=1)
-    """The claims it bears on."""
+    """The claims that it bears on."""
     source: str
     """Authors and title."""
     at: str
-    """Its arXiv number or its address."""
+    """Its arXiv number or URL."""
     place: str | None = None
-    """Table, section or file, where known."""
+    """Table, section or file, if known."""
     year: int | None = Field(ge=1900)
-    """Null where the source has no date."""
+    """Null if the source has no date."""
     setting: str
     result: str
     """In our own words, with the source's figures."""
     status: Literal["A", "B"]
-    """A: read in the paper, its code or its README; B: seen only as others quote it."""
+    """A: read in the paper, its code or its README. B: seen only as others quote it."""
     compare: tuple[Ordering, ...] = ()
     not_comparable: str | None = None
-    """Why no rows of ours ask the same; given where `compare` is not."""
+    """Why no rows of ours ask the same; given if `compare` is not."""
 
 
 class Contents(Model):
@@ -67,46 +68,42 @@ class Contents(Model):
 
 @dataclass(frozen=True)
 class Library:
-    """What was published, and the titles of the claims it bears on."""
+    """The published results, and the titles of the claims that they bear on."""
 
     entries: Mapping[str, Entry]
     titles: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the records of one track say of an ordering."""
+class Comparison:
+    """What the records of one track show of an ordering."""
 
     word: str
     """`agrees`, `disagrees`, `undecided` or `not yet run`."""
     difference: float | None = None
     """The row that should be higher minus the other, in 0..1; the mean over the seeds of both."""
     half: float | None = None
-    """Half of the interval of the difference, null without a spread."""
-
-
-def tracks(root: Path) -> dict[str, Params]:
-    """The params of every track of the project by name, `mini` first."""
-    names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
-    return {name: params.read(params.track_file(root, name)) for name in names}
+    """Half of the interval of the difference, null if there is no spread."""
 
 
 def indexes(root: Path) -> dict[str, RecordIndex]:
-    """An index for every track of the project, `mini` first."""
-    return {name: RecordIndex(root, found) for name, found in tracks(root).items()}
+    """An index of the records of every track of the project by name, `mini` first."""
+    names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
+    return {name: RecordIndex(root, params.read(params.track_file(root, name))) for name in names}
 
 
-def read(root: Path) -> Library:
+def read(root: Path, known: Mapping[str, RecordIndex] | None = None) -> Library:
     """The library of the project in `root`, checked against its claims and its tracks' params.
 
-    Raises UserError, of one line, for a key, a claim, an experiment or a row that does not exist.
+    `known` are the `indexes` of the project, if already made. Raises UserError for a key, a claim, an
+    experiment or a row that does not exist.
     """
     path = root / NAME
     if not path.is_file():
         raise UserError(f"no {NAME} in {root}: run this at the top of the project")
     entries = yaml_file.parse(Contents, yaml_file.load(path), path.name).entries
     titles = {name: claim.title for name, claim in load.read(root).claims.items()}
-    known = tracks(root)
+    tracks = [index.params for index in (known or indexes(root)).values()]
     for name, entry in entries.items():
         where = f"{NAME}: {name}"
         for claim in entry.claims:
@@ -115,60 +112,61 @@ def read(root: Path) -> Library:
         if bool(entry.compare) == (entry.not_comparable is not None):
             raise UserError(f"{where}: needs either compare or not_comparable, and not both")
         for ordering in entry.compare:
-            _check(where, ordering, known)
+            _check(where, ordering, tracks)
     return Library(entries, titles)
 
 
-def _check(where: str, ordering: Ordering, known: Mapping[str, Params]) -> None:
+def _check(where: str, ordering: Ordering, tracks: Sequence[Params]) -> None:
     """Raises UserError unless some track has an experiment with both rows."""
     experiment = ordering.experiment
-    having = [found for found in known.values() if experiment in found.experiments]
+    having = [track for track in tracks if experiment in track.experiments]
     if not having:
-        experiments = {name for found in known.values() for name in found.experiments}
+        experiments = {name for track in tracks for name in track.experiments}
         raise unknown(f"experiment in {where}", experiment, experiments)
-    rows = {str(row) for found in having for row in plan.rows(found, experiment)}
+    rows = {str(row) for track in having for row in plan.rows(track, experiment)}
     for row in (ordering.higher, ordering.lower):
         if row not in rows:
             raise unknown(f"row of experiment {experiment} in {where}", row, rows)
 
 
-def judge(ordering: Ordering, index: RecordIndex) -> Judged | None:
-    """What a track's records say of an ordering; None where the track does not have its rows.
+def compare_rows(ordering: Ordering, index: RecordIndex) -> Comparison | None:
+    """The two rows of an ordering in a track's records; None if the track does not have them.
 
     The difference is the mean over the seeds of both rows. Its interval takes the standard deviation s
-    within rows, pooled over these two: ± t(.975, df) · s · √(2 / n). As seeds are paired this is wide
-    rather than narrow. It describes: 95 % for each ordering, not adjusted for their number, and no
-    verdict rests on it. A seed that failed leaves it undecided, since those left are a selection.
+    within rows, pooled over these two: ± t(.975, df) · s · √(2 / n). As seeds are paired this is rather
+    too wide. It is descriptive: 95 % for each ordering, not adjusted for their number, and no verdict
+    rests on it. A seed that failed leaves the order undecided, as the others are a selection.
     """
     if ordering.experiment not in index.params.experiments:
         return None
-    rows = {str(row): row for row in plan.rows(index.params, ordering.experiment)}
-    if ordering.higher not in rows or ordering.lower not in rows:
+    rows = {str(row) for row in plan.rows(index.params, ordering.experiment)}
+    if not rows.issuperset((ordering.higher, ordering.lower)):
         return None
     pair = [index.row(ordering.experiment, row) for row in (ordering.higher, ordering.lower)]
     if any(own.missing for own in pair):
-        return Judged("not yet run")
+        return Comparison("not yet run")
     higher, lower = (index.values(own, ordering.metric) for own in pair)
     common = sorted(higher.keys() & lower.keys())
     if len(higher) < len(pair[0].seeds) or len(lower) < len(pair[1].seeds) or not common:
-        return Judged("undecided")
-    difference = mean([higher[seed] - lower[seed] for seed in common])
-    spread = pool([list(higher.values()), list(lower.values())])
+        return Comparison("undecided")
+    difference = fmean(higher[seed] - lower[seed] for seed in common)
+    spread = pooled_spread([list(higher.values()), list(lower.values())])
     half = half_width(spread, len(common), len(common))
-    word = "agrees" if difference > 0 else "disagrees"
-    undecided = half is None or abs(difference) <= half
-    return Judged("undecided" if undecided else word, difference, half)
+    if half is None or abs(difference) <= half:
+        return Comparison("undecided", difference, half)
+    return Comparison("agrees" if difference > 0 else "disagrees", difference, half)
 
 
 def compare(entry: Entry, index: RecordIndex) -> str:
     """One word for all orderings of an entry on a track.
 
-    `agrees` or `disagrees` where they all do, `not yet run` where one is not, `not comparable` where
-    there is none that the track has, else `undecided`; see `judge`.
+    `agrees` or `disagrees` if they all do, `not yet run` if one has not been run, `not comparable` if
+    the track has none of them, else `undecided`; see `compare_rows`.
     """
-    found = [judged.word for ordering in entry.compare if (judged := judge(ordering, index))]
-    if not found:
+    compared = (compare_rows(ordering, index) for ordering in entry.compare)
+    words = {comparison.word for comparison in compared if comparison}
+    if not words:
         return "not comparable"
-    if "not yet run" in found:
+    if "not yet run" in words:
         return "not yet run"
-    return found[0] if len(set(found)) == 1 else "undecided"
+    return words.pop() if len(words) == 1 else "undecided"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ from benchmark.planning import plan
 
 
 def read(root: Path) -> Claims:
-    """The claims at the top of the project; anything wrong in the file itself is one line."""
+    """The claims of the project in `root`. Raises UserError for a missing or malformed file."""
     path = root / NAME
     if not path.is_file():
         raise UserError(f"no {NAME} in {root}: run this at the top of the project")
@@ -32,21 +32,23 @@ def read(root: Path) -> Claims:
 
 
 def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
-    """Checks every name in the claims, by the params that stand beside them.
+    """Checks every name in the claims against the params of the same project.
 
-    Raises UserError for an experiment, row, recipe, scheme or entry of the literature that does not
-    exist, with the nearest one, for an advice that lacks what its metric needs, and for arms that differ
-    in another field than they say.
+    Raises UserError, with the nearest name, for an experiment, row, recipe, scheme or entry of the
+    literature that does not exist; for an advice that lacks a key that its metric needs; and for arms
+    that differ in a field that `differs` does not name.
     """
-    from benchmark.analysis.claims import alike
+    from benchmark.analysis.claims import matched
 
     known = set(literature)
     if claims.level != LEVEL:
-        raise UserError(f"{NAME}: level is {claims.level}, expected {LEVEL}, which is calibrated")
+        raise UserError(f"{NAME}: level is {claims.level}, expected {LEVEL}, the calibrated level")
     for name, claim in claims.claims.items():
         where = f"{NAME}: {name}"
         if not facts.NAME.fullmatch(name):
-            raise UserError(f"{where} is no name, expected letters, digits and - _ . between them")
+            raise UserError(
+                f"{where} is not a valid name, expected letters and digits with - _ . between them"
+            )
         for entry in (*claim.literature, *(claim.description.sources if claim.description else ())):
             if entry not in known:
                 raise unknown(f"literature in {where}", entry, known)
@@ -55,8 +57,8 @@ def check(claims: Claims, params: Params, literature: Iterable[str]) -> None:
                 raise UserError(f"{NAME}: margins has no {claim.advice.metric}, which {name} needs")
             _check_advice(where, claim, claim.advice, params)
         elif claim.beside:
-            raise UserError(f"{where}: beside needs an advice, whose experiment it shows")
-    alike.check(claims, params)
+            raise UserError(f"{where}: beside needs an advice, whose experiment it uses")
+    matched.check(claims, params)
 
 
 def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> None:
@@ -66,7 +68,7 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
         if advice.backbone is None or advice.recipes is None or advice.unit is None:
             raise UserError(f"{where}.advice: {STABLE_RATE} needs backbone, recipes and unit")
         if any(entry.experiment for entry in claim.beside):
-            raise UserError(f"{where}.beside: {STABLE_RATE} is of one experiment")
+            raise UserError(f"{where}.beside: {STABLE_RATE} allows no other experiment")
         if advice.confirmed_by or advice.minus_metric:
             raise UserError(
                 f"{where}.advice: {STABLE_RATE} has no confirmed_by and no minus_metric"
@@ -89,20 +91,14 @@ def _check_advice(where: str, claim: Claim, advice: Advice, params: Params) -> N
 def _check_figure(where: str, claim: Claim, advice: Advice, params: Params) -> None:
     experiment = params.experiments[advice.experiment]
     figure = claim.figure
-    named: dict[Literal["methods", "backbones", "schemes"], Mapping[str, object] | tuple[str, ...]]
+    named: list[tuple[Literal["methods", "backbones", "schemes"], str]] = []
     if isinstance(figure, RatesFigure):
         if advice.metric != STABLE_RATE:
-            raise UserError(f"{where}.figure: rates need the metric {STABLE_RATE}")
-        named = {"schemes": figure.schemes}
+            raise UserError(f"{where}.figure: kind rates needs the metric {STABLE_RATE}")
+        named = [("schemes", scheme) for scheme in figure.schemes]
     elif isinstance(figure, GroupsFigure):
-        named = {
-            "methods": (figure.recipe,),
-            "backbones": (figure.backbone,),
-            "schemes": (*figure.schemes, *figure.flat),
-        }
-    else:
-        return
-    for kind, names in named.items():
-        for name in names:
-            if name not in experiment.every(kind):
-                raise unknown(f"{kind} of the figure in {where}", name, experiment.every(kind))
+        named = [("methods", figure.recipe), ("backbones", figure.backbone)]
+        named += [("schemes", scheme) for scheme in (*figure.schemes, *figure.flat)]
+    for kind, name in named:
+        if name not in experiment.every(kind):
+            raise unknown(f"{kind} of the figure in {where}", name, experiment.every(kind))

@@ -1,4 +1,4 @@
-"""The rules of a verdict: what is said of a difference, and what it may not rest on."""
+"""The rules that turn a difference into a verdict, or leave it undetermined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.analysis.contrasts import Finding
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A rule: the verdict for whatever is shown of a difference."""
+    """A rule: the verdict for everything that can be shown of a difference."""
 
     above: Verdict
     """Significantly above zero."""
@@ -35,50 +35,52 @@ Ruling = tuple[Verdict, tuple[str, ...]]
 """A verdict and why, in words."""
 
 
-def verdict(advice: Advice, found: Difference, bar: Bar, confirmation: Difference | None) -> Ruling:
+def verdict(
+    advice: Advice, primary: Difference, bar: Bar, confirmation: Difference | None
+) -> Ruling:
     """The verdict by the first rule that applies, see docs/claims.md.
 
-    `confirmation` is the difference that must have the same sign, null where the track lacks it.
+    `confirmation` is the difference that must have the same sign, None if the track lacks it.
     """
-    finding = found.finding
+    finding = primary.finding
     if finding is None:
-        return "undetermined", found.lacking
-    if not found.plus.learnt and not found.minus.learnt:
-        return "undetermined", (_not_learnt(found.arms, bar),)
-    edge = [own for own in found.arms if own.at_edge]
-    if losing := [own for own in edge if own is not found.higher]:
+        return "undetermined", primary.lacking
+    if not primary.plus.learnt and not primary.minus.learnt:
+        return "undetermined", (_not_learnt(primary.arms, bar),)
+    edge = [own for own in primary.arms if own.at_edge]
+    if losing := [own for own in edge if own is not primary.higher]:
         return "undetermined", tuple(_edge(advice, own, "decides nothing") for own in losing)
-    # What is at an edge could be better still, so it cannot be shown to be no better.
+    # An arm at an edge could be better still, so it cannot be shown to be no better.
     ruled, why = ruling(advice.rule, finding, equivalent=bool(finding.equivalent) and not edge)
     notes = [why]
-    if finding.equivalent and edge:
+    if finding.equivalent:
         notes += [_edge(advice, own, "shows no equivalence") for own in edge]
     notes += dict.fromkeys(
-        f"{own.name} has learnt nothing: that is the effect" for own in found.arms if not own.learnt
+        f"{own.name} has learnt nothing: that is the effect"
+        for own in primary.arms
+        if not own.learnt
     )
     if advice.confirmed_by and ruled != "undetermined":
-        if objection := _objection(advice, found, confirmation):
-            return "undetermined", (objection, f"otherwise {ruled}: {why}")
-        notes.append(f"{_name(advice)} has the same sign")
+        name = f"{advice.confirmed_by.plus} minus {advice.confirmed_by.minus}"
+        if objection := _objection(name, finding.estimate, confirmation):
+            return "undetermined", (f"not confirmed: {objection}", f"otherwise {ruled}: {why}")
+        notes.append(f"{name} has the same sign")
     return ruled, tuple(notes)
 
 
 def ruling(rule: Rule, finding: Finding, *, equivalent: bool) -> tuple[Verdict, str]:
     """The verdict of a rule on a finding, and why."""
-    of = TABLE[rule]
-    above = finding.significant and finding.estimate > 0
-    below = finding.significant and finding.estimate < 0
+    outcomes = TABLE[rule]
     within = "within the margin of what counts as equivalent"
-    if above and equivalent:
-        return of.above_equivalent, f"significantly above zero, and yet {within}"
-    if below and equivalent:
-        return of.below_equivalent, f"significantly below zero, and yet {within}"
-    if above:
-        return of.above, "significantly above zero"
-    if below:
-        return of.below, "significantly below zero"
+    if finding.significant and finding.estimate != 0:
+        above = finding.estimate > 0
+        side = f"significantly {'above' if above else 'below'} zero"
+        if equivalent:
+            outcome = outcomes.above_equivalent if above else outcomes.below_equivalent
+            return outcome, f"{side}, and yet {within}"
+        return outcomes.above if above else outcomes.below, side
     if equivalent:
-        return of.equivalent, f"equivalent: {within}"
+        return outcomes.equivalent, f"equivalent: {within}"
     return "undetermined", "neither a difference nor equivalence is shown"
 
 
@@ -106,18 +108,12 @@ def _edge(advice: Advice, own: Arm, consequence: str) -> str:
     )
 
 
-def _name(advice: Advice) -> str:
-    pair = advice.confirmed_by
-    return f"{pair.plus} minus {pair.minus}" if pair else ""
-
-
-def _objection(advice: Advice, found: Difference, confirmation: Difference | None) -> str | None:
-    """Why the confirming difference does not confirm, or None."""
+def _objection(name: str, estimate: float, confirmation: Difference | None) -> str | None:
+    """Why the confirming difference does not have the sign of the estimate, or None."""
     if confirmation is None:
-        return f"not confirmed: this track has no {_name(advice)}"
+        return f"this track has no {name}"
     if confirmation.finding is None:
-        return f"not confirmed: {'; '.join(confirmation.lacking)}"
-    primary = found.finding.estimate if found.finding else 0.0
-    if confirmation.finding.estimate * primary <= 0:
-        return f"not confirmed: {_name(advice)} does not have the same sign"
+        return "; ".join(confirmation.lacking)
+    if confirmation.finding.estimate * estimate <= 0:
+        return f"{name} does not have the same sign"
     return None

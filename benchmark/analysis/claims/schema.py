@@ -1,4 +1,4 @@
-"""What `claims.yaml` may hold, and its reading."""
+"""What `claims.yaml` may hold."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ Verdict = Literal["supported", "refuted", "mixed", "undetermined"]
 Rule = Literal["better", "no-worse", "differs"]
 
 ACCURACIES = ("knn_reestimated", "knn")
-"""The metrics that learning rates are tuned for, so that a sweep says what another rate would change."""
+"""Metrics whose change at another learning rate can be predicted from a sweep."""
 
 
 class Pair(Model):
-    """A difference: `plus` minus `minus`, two rows of an experiment, or schemes for the highest rate."""
+    """A difference, `plus` minus `minus`: two rows of an experiment, or two schemes for stable rates."""
 
     plus: str
     minus: str
     differs: tuple[str, ...]
-    """The fields of the cells' configuration in which the two differ, and no other: see `alike`."""
+    """All fields of the cells' configuration in which the two differ, see `matched`."""
 
 
 class Beside(Pair):
-    """A difference that is shown beside the one that decides."""
+    """A secondary difference, which decides nothing."""
 
     text: str
     experiment: str | None = None
-    """Whose rows they are, where they are not of the experiment that decides."""
+    """The experiment of the rows, if it is not the one that decides."""
 
 
 class Description(Model):
-    """Whether the named method does what the claim says, by published code and papers."""
+    """Whether the named method does what the claim states, by published code and papers."""
 
     verdict: Verdict
     why: str
@@ -53,24 +53,24 @@ class Description(Model):
 
 
 class Pilot(Model):
-    """What was known of the spread before the runs."""
+    """The spread as known before the runs."""
 
     sd: float = Field(gt=0)
     """Standard deviation over seeds of the difference, in the metric's unit."""
     source: str
-    """The records it is from."""
+    """The records that it is from."""
 
 
 class Advice(Pair):
-    """The one difference that decides whether what the claim advises helps."""
+    """The primary difference, which decides whether the advice of the claim helps."""
 
     question: str
     experiment: str
     metric: Metric
     minus_metric: Metric | None = None
-    """Of `minus`, where the difference is of two measurements of the same networks."""
+    """Of `minus`, if the difference is of two measurements of the same networks."""
     unit: str | None = None
-    """Of the metric's values, where they are no accuracies."""
+    """Of the metric's values, if they are not accuracies."""
     backbone: str | None = None
     recipes: tuple[str, ...] | None = Field(default=None, min_length=2)
     """With `backbone`: the recipes that differ in their learning rate, for the highest stable one."""
@@ -79,14 +79,13 @@ class Advice(Pair):
     confirmed_by: Pair | None = None
     """A difference that must have the same sign."""
 
-    def beside(self, entry: Beside) -> Advice:
-        """The same question asked of what a difference beside it is about."""
-        other = entry.experiment or self.experiment
-        return self.model_copy(update={"experiment": other})
+    def of(self, entry: Beside) -> Advice:
+        """The same question about a secondary difference, which may be of another experiment."""
+        return self.model_copy(update={"experiment": entry.experiment or self.experiment})
 
     @property
     def of_minus(self) -> Advice:
-        """The same question asked of `minus`, which another metric may stand for."""
+        """The same question about `minus`, which may have another metric."""
         return self.model_copy(update={"metric": self.minus_metric or self.metric})
 
     def rows(self, arm: str) -> list[str]:
@@ -117,13 +116,13 @@ class GroupsFigure(Model):
 
 
 class PlainFigure(Model):
-    """A figure of the pretext task in and across BN groups, of all sections, or of the claim's arms."""
+    """A figure of the pretext task in and across BN groups, of norms by section, or of the arms."""
 
     kind: Literal["leakage", "placement", "arms"]
 
 
 class Claim(Model):
-    """One claim and how it is judged."""
+    """One claim and the rules that judge it."""
 
     title: str
     sentence: str
@@ -137,15 +136,15 @@ class Claim(Model):
 
     @property
     def pairs(self) -> list[tuple[str, Pair, Advice]]:
-        """Every difference with its place in the claim and the advice whose experiment it is of."""
+        """Every difference, with its place in the claim and the advice with its experiment."""
         advice = self.advice
         if advice is None:
             return []
-        found: list[tuple[str, Pair, Advice]] = [("advice", advice, advice)]
+        pairs: list[tuple[str, Pair, Advice]] = [("advice", advice, advice)]
         if advice.confirmed_by:
-            found.append(("advice.confirmed_by", advice.confirmed_by, advice))
-        beside = enumerate(self.beside)
-        return found + [(f"beside.{n}", entry, advice.beside(entry)) for n, entry in beside]
+            pairs.append(("advice.confirmed_by", advice.confirmed_by, advice))
+        secondary = enumerate(self.beside)
+        return pairs + [(f"beside.{n}", entry, advice.of(entry)) for n, entry in secondary]
 
 
 class Claims(Model):
@@ -157,12 +156,12 @@ class Claims(Model):
     margins: dict[Metric, Annotated[float, Field(gt=0)]]
     """What counts as equivalent, in the metric's unit."""
     stable: float = Field(gt=0)
-    """A learning rate is stable where its accuracy is within this of the best rate's."""
+    """A learning rate is stable if its accuracy is within this of the best rate's."""
     learnt: float = Field(ge=0)
-    """A row has learnt where its accuracy is at least this above untrained backbones and raw pixels."""
+    """A row has learnt if its accuracy is at least this above untrained backbones and raw pixels."""
     claims: dict[str, Claim] = Field(min_length=1)
 
     @property
     def comparisons(self) -> int:
-        """How many differences are tested: one for each claim that is judged by one."""
+        """The number of differences that are tested: one for each claim with an advice."""
         return sum(claim.advice is not None for claim in self.claims.values())

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from benchmark.analysis.claims.arms import Bar
 from benchmark.analysis.claims.diagnostics import Halfway, Leak
 from benchmark.analysis.claims.differences import Cell, Paired
-from benchmark.analysis.claims.judge import Further, Judged, Planned
+from benchmark.analysis.claims.judge import Judged, Planned, Secondary
 from benchmark.analysis.claims.schema import Claims, Description, Metric, Pilot, Rule, Verdict
 from benchmark.analysis.claims.sensitivity import Sensitivity
 from benchmark.analysis.contrasts import Finding
@@ -24,7 +24,7 @@ SCHEMA = 2
 
 
 class Described(Document):
-    """A difference that decides nothing: no p, no significance."""
+    """A difference that decides nothing, without p and significance."""
 
     plus: str = at("plus", "name")
     minus: str = at("minus", "name")
@@ -36,7 +36,7 @@ class Described(Document):
 
 
 class Absent(Document):
-    """A difference beside it, which the track does not have."""
+    """A secondary difference that the track does not have."""
 
     text: str = at("entry", "text")
     experiment: str
@@ -48,7 +48,7 @@ class Absent(Document):
 
 
 class Beside(Absent):
-    """A difference beside it."""
+    """A secondary difference."""
 
     mean: Annotated[Measured | None, inside("finding", "estimate")] = at("difference")
     low: Annotated[Measured | None, inside("finding", "low")] = at("difference")
@@ -61,7 +61,7 @@ class Arm(Document):
 
     name: str
     metric: str
-    rows: list[Annotated[str, BeforeValidator(lambda found: str(found.row))]]
+    rows: list[Annotated[str, BeforeValidator(lambda own: str(own.row))]]
     accuracy: Measured | None
     learnt: bool | None
     learning_rate: float | None = at("rate")
@@ -84,8 +84,8 @@ class OtherImages(Document):
     verdict: Verdict
 
 
-def _beside(found: Further) -> Absent:
-    return (Beside if found.difference else Absent).model_validate(found)
+def _beside(secondary: Secondary) -> Absent:
+    return (Beside if secondary.difference else Absent).model_validate(secondary)
 
 
 class Advice(Document):
@@ -117,7 +117,7 @@ class Advice(Document):
     other_images: OtherImages | None = at("images")
     running_statistics: Described | None = at("plain")
     confirmed_by: Described | None = at("confirmation")
-    beside: list[Annotated[Beside | Absent, BeforeValidator(_beside)]]
+    beside: list[Annotated[Beside | Absent, BeforeValidator(_beside)]] = at("secondary")
     leakage: list[Leak] = at("leaks")
     halfway: Halfway | None
     cells: Annotated[tuple[Cell, ...], inside("cells", default=())] = at("difference")
@@ -154,9 +154,9 @@ class Verdicts(Document):
 
 
 def json(
-    claims: Claims, params: Params, found: Sequence[Judged], literature: Mapping[str, str]
+    claims: Claims, params: Params, verdicts: Sequence[Judged], literature: Mapping[str, str]
 ) -> str:
-    """The text of `claims.json`; `literature` says of each published result how it compares."""
+    """The text of `claims.json`; `literature` has the word of each published result."""
     return text(
         Verdicts(
             layout=SCHEMA,
@@ -170,7 +170,7 @@ def json(
             margins=claims.margins,
             stable=claims.stable,
             learnt=claims.learnt,
-            claims=[_claim(judged, literature) for judged in found],
+            claims=[_claim(judged, literature) for judged in verdicts],
         )
     )
 

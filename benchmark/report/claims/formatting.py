@@ -1,4 +1,4 @@
-"""How the page and the figures put numbers, tracks and tables into words."""
+"""Text of numbers, units and tracks, for the page and the figures."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ METRICS = {
 }
 
 SMALL = ("mini", "fashion-mnist")
-"""Tracks whose verdicts say nothing of long trainings of large networks."""
+"""Tracks whose verdicts do not extend to long training runs of large networks."""
 
 
 def scale(track: str) -> str | None:
-    """What a track's verdicts are limited to, null where the track is of a published size."""
+    """The limits of a track's verdicts; null if the track is of a published size."""
     return "short trainings of small networks" if track in SMALL else None
 
 
 def on_track(track: str) -> str:
-    """Where a verdict holds, in Markdown."""
+    """The track on which a verdict holds, in Markdown."""
     limited = scale(track)
     return f"on the track `{track}`" + (f" ({limited})" if limited else "")
 
@@ -38,7 +38,7 @@ def unit(advice: Advice) -> str:
 def amount(value: float, metric: str, *, signed: bool = True, digits: int = 2) -> str:
     """A value or difference of a metric: accuracies in %, the highest stable rate in decades."""
     shown = f"{value if metric == STABLE_RATE else 100 * value:{'+' if signed else ''}.{digits}f}"
-    # Minus nothing is nothing.
+    # Zero has no sign.
     return shown if float(shown) else shown.lstrip("+-")
 
 
@@ -48,7 +48,7 @@ def size(value: float | None, metric: str) -> str:
 
 
 def whole(value: float, metric: str) -> str:
-    """An amount without digits that say nothing, e.g. `2` for .02."""
+    """An amount without trailing zeros, e.g. `2` for .02."""
     return f"{value if metric == STABLE_RATE else 100 * value:.3g}"
 
 
@@ -61,7 +61,7 @@ def interval(finding: Finding, metric: str) -> str:
 
 
 def chance(p: float) -> str:
-    """A p-value with what stands before it, e.g. `= .0120`, with as many digits as can matter."""
+    """A p-value with its relation, e.g. `= .0120` or `< .0001`."""
     if p < 1e-4:
         return "< .0001"
     return f"= {f'{p:.4f}'.lstrip('0')}" if p < 0.99995 else "= 1"

@@ -1,17 +1,17 @@
-"""The published results as a page."""
+"""The page of published results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
 
-from benchmark.analysis.claims.literature import METRICS, Entry, Library, Ordering, judge
+from benchmark.analysis.claims.literature import METRICS, Entry, Library, Ordering, compare_rows
 from benchmark.report.markdown import escape, render
 from benchmark.results.rows import RecordIndex
 
 
 def markdown(library: Library, indexes: Mapping[str, RecordIndex]) -> str:
-    """The library for people, claim by claim; `indexes` are those of the tracks to compare with."""
+    """The page, claim by claim; `indexes` are those of the tracks to compare with."""
     here = partial(_here, indexes=indexes)
     return render("literature.md.j2", library=library, address=_address, here=here)
 
@@ -27,20 +27,20 @@ def _address(at: str) -> str:
 def _here(entry: Entry, indexes: Mapping[str, RecordIndex]) -> str:
     if entry.not_comparable is not None:
         return f"not comparable: {escape(entry.not_comparable)}"
-    return "<br>".join(_said(ordering, indexes) for ordering in entry.compare)
+    return "<br>".join(_compared(ordering, indexes) for ordering in entry.compare)
 
 
-def _said(ordering: Ordering, indexes: Mapping[str, RecordIndex]) -> str:
-    words = []
+def _compared(ordering: Ordering, indexes: Mapping[str, RecordIndex]) -> str:
+    tracks = []
     for track, index in indexes.items():
-        judged = judge(ordering, index)
-        if judged is None:
+        comparison = compare_rows(ordering, index)
+        if comparison is None:
             continue
-        shown = f"{escape(track)} **{judged.word}**"
-        if judged.difference is not None:
-            half = "" if judged.half is None else f" ± {100 * judged.half:.1f}"
-            shown += f" ({100 * judged.difference:+.1f}{half} points)"
-        words.append(shown)
-    what = f"`{ordering.higher}` above `{ordering.lower}` in {METRICS[ordering.metric]}"
+        shown = f"{escape(track)} **{comparison.word}**"
+        if comparison.difference is not None:
+            half = "" if comparison.half is None else f" ± {100 * comparison.half:.1f}"
+            shown += f" ({100 * comparison.difference:+.1f}{half} points)"
+        tracks.append(shown)
+    rows = f"`{ordering.higher}` above `{ordering.lower}` in {METRICS[ordering.metric]}"
     where = f"experiment {escape(ordering.experiment)}"
-    return f"{what} ({where}): {', '.join(words) or 'on none of these tracks'}"
+    return f"{rows} ({where}): {', '.join(tracks) or 'on none of these tracks'}"

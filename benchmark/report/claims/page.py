@@ -1,11 +1,12 @@
-"""The verdicts for people: a summary, and for each claim what its verdict rests on."""
+"""The page of verdicts: a summary, and for each claim what its verdict rests on."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 from benchmark.analysis import power
 from benchmark.analysis.claims.arms import Arm
@@ -18,59 +19,41 @@ from benchmark.analysis.ranks import Ranks
 from benchmark.config.schema import Params
 from benchmark.report.claims import formatting
 from benchmark.report.claims.formatting import METRICS, amount, interval, size
-from benchmark.report.claims.ranking import FIGURE
-from benchmark.report.markdown import NONE, escape, points, render
+from benchmark.report.claims.ranking import RANKS_FIGURE
+from benchmark.report.markdown import NONE, escape, render
 from benchmark.results.origins import MARKS
 
 Cells = list[str]
 """A line of a table, in Markdown."""
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the page shows of the difference that decides a claim."""
-
-    pairs: list[Cells]
-    """The values by seed, and their differences; empty without an estimate."""
-    arms: list[Cells]
-    steps: list[Cells]
-    """The verdicts at other learning rates."""
-    beside: list[Cells]
-    """Differences that decide nothing."""
-    apart: float | None
-    """The widest step between the rates tried, in decades; null unless rates are compared."""
-    cells: list[str]
-    marks: int
-    """The number of records."""
-    flaws: list[str]
-    """Those of the records' provenance."""
-
-
 def markdown(
     claims: Claims,
     params: Params,
-    found: Sequence[Judged],
+    verdicts: Sequence[Judged],
     library: Library,
     compared: Mapping[str, str],
     ranks: Ranks | None = None,
 ) -> str:
-    """The page; `compared` says of each published result how it compares with this track's records."""
+    """The page; `compared` has the word of each published result for this track's records."""
     return render(
         "claims.md.j2",
         where=formatting.on_track(params.track),
         track=params.track,
         title=params.title,
         claims=claims,
-        summary=[_summary(judged) for judged in found],
-        found=[(judged, _evidence(judged)) for judged in found],
+        summary=[_summary(judged) for judged in verdicts],
+        verdicts=[(judged, _evidence(judged)) for judged in verdicts],
         entries=library.entries,
         compared=compared,
         ranks=ranks,
-        ranks_figure=FIGURE,
+        ranks_figure=RANKS_FIGURE,
         METRICS=METRICS,
+        amount=amount,
         chance=formatting.chance,
         interval=interval,
         needed=lambda seeds: f"more than {power.MOST}" if seeds is None else seeds,
+        rate=_rate,
         reached=_reached,
         size=size,
         unit_of=lambda advice: escape(formatting.unit(advice)),
@@ -95,76 +78,62 @@ def _summary(judged: Judged) -> Cells:
     ]
 
 
-def _evidence(judged: Judged) -> Evidence | None:
-    advice, found = judged.claim.advice, judged.difference
-    if advice is None or found is None:
+def _evidence(judged: Judged) -> dict[str, Any] | None:
+    """The arms, tables and records of the difference that decides a claim."""
+    advice, primary = judged.claim.advice, judged.difference
+    if advice is None or primary is None:
         return None
-    arms = list({own.name: own for own in found.arms}.values())
+    arms = list({own.name: own for own in primary.arms}.values())
     marks = [marks for own in arms for row in own.rows for marks in row.marks.values()]
     counts = {mark: sum(mark in one for one in marks) for mark in MARKS}
-    rates = found.finding and advice.metric == STABLE_RATE
-    return Evidence(
-        pairs=list(_pairs(found, advice)),
-        arms=[*map(_arm, arms), *_bar(judged)],
-        steps=list(_steps(judged, advice)),
-        beside=list(_beside(judged, advice)),
-        apart=_apart(found.plus) if rates else None,
-        cells=[line for own in arms for line in _cells(own)],
-        marks=len(marks),
-        flaws=[f"{count} **{mark}** ({MARKS[mark]})" for mark, count in counts.items() if count],
-    )
+    rates = primary.finding and advice.metric == STABLE_RATE
+    return {
+        "pairs": list(_pairs(primary, advice)),
+        "arms": arms,
+        "secondary": list(_secondary(judged, advice)),
+        "apart": _apart(primary.plus) if rates else None,
+        "cells": [line for own in arms for line in _cells(own)],
+        "records": len(marks),
+        "flaws": [f"{count} **{mark}** ({MARKS[mark]})" for mark, count in counts.items() if count],
+    }
 
 
-def _pairs(found: Difference, advice: Advice) -> Iterator[Cells]:
-    if found.finding is None:
+def _pairs(primary: Difference, advice: Advice) -> Iterator[Cells]:
+    """The values by seed, and their differences; nothing without an estimate."""
+    if primary.finding is None:
         return
-    for own in found.arms:
-        values = [*(own.values[seed] for seed in found.seeds), own.mean]
+    for own in primary.arms:
+        values = [own.values[seed] for seed in primary.seeds]
         of = f", {METRICS[own.metric]}" if advice.minus_metric else ""
-        yield [f"`{own.name}`{of}", *(size(value, advice.metric) for value in values)]
-    gaps = [pair.difference for pair in found.pairs if pair.difference is not None]
-    shown = (amount(gap, advice.metric) for gap in (*gaps, found.finding.estimate))
+        yield [
+            f"`{own.name}`{of}",
+            *(size(value, advice.metric) for value in (*values, fmean(values))),
+        ]
+    gaps = [pair.difference for pair in primary.pairs if pair.difference is not None]
+    shown = (amount(gap, advice.metric) for gap in (*gaps, primary.finding.estimate))
     yield ["difference", *shown]
 
 
-def _arm(own: Arm) -> Cells:
-    learnt = {True: "yes", False: "**no**", None: NONE}[own.learnt]
-    return [f"`{own.name}`", points(own.accuracy), learnt, _rate(own)]
-
-
 def _rate(own: Arm) -> str:
+    """The learning rate of an arm in the table of arms."""
     if not own.values:
         return NONE
     if own.metric == STABLE_RATE:
         return "the highest tried is stable for a seed" if own.at_edge else "within those tried"
     if own.rate is None:
-        return "of the recipe"
+        return "the recipe's"
     return f"{own.rate:g}" + (", at the edge of those tried" if own.at_edge else "")
 
 
-def _bar(judged: Judged) -> Iterator[Cells]:
-    bar = judged.bar
-    if bar and bar.least is not None and bar.better is not None:
-        yield [f"`{bar.row}`", points(bar.better), f"from {points(bar.least)} on", NONE]
-
-
-def _steps(judged: Judged, advice: Advice) -> Iterator[Cells]:
-    for step in judged.sensitivity.steps if judged.sensitivity else ():
-        rate = NONE if step.rate is None else f"{step.rate:g}"
-        shown = [NONE, NONE, "not known"]
-        if step.change is not None and step.estimate is not None:
-            moved = (amount(value, advice.metric) for value in (step.change, step.estimate))
-            shown = [*moved, str(step.verdict)]
-        yield [f"`{step.arm}`", step.direction, rate, *shown]
-
-
-def _beside(judged: Judged, advice: Advice) -> Iterator[Cells]:
+def _secondary(judged: Judged, advice: Advice) -> Iterator[Cells]:
     others: list[tuple[str, Difference | None, str]] = []
     if judged.plain:
         others.append(("The same with running statistics", judged.plain, "knn"))
     if judged.confirmation:
-        others.append(("What must have the same sign", judged.confirmation, advice.metric))
-    others += [(b.entry.text, b.difference, advice.metric) for b in judged.beside]
+        others.append(
+            ("The difference that must have the same sign", judged.confirmation, advice.metric)
+        )
+    others += [(s.entry.text, s.difference, advice.metric) for s in judged.secondary]
     for text, other, metric in others:
         if other is None:
             yield [escape(text), NONE, NONE, "not on this track", NONE]
@@ -193,7 +162,7 @@ def _cells(own: Arm) -> Iterator[str]:
 
 
 def _reached(speed: Speed) -> str:
-    """The images until half way, over the seeds."""
+    """The images until half way: the range over the seeds."""
     if not speed.images:
         return NONE
     low, high = min(speed.images), max(speed.images)

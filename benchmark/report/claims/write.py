@@ -1,10 +1,10 @@
-"""Writes what `benchmark claims` shows of a track: the page, its JSON and its figures."""
+"""Writes the files of `benchmark claims`: the page, its JSON and its figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.analysis.claims import alike, judge, literature, load
+from benchmark.analysis.claims import judge, literature, load, matched
 from benchmark.core import canonical_json
 from benchmark.report.claims import literature_page
 
@@ -12,36 +12,35 @@ from benchmark.report.claims import literature_page
 def write(root: Path, track: str) -> list[Path]:
     """Writes `results/<track>/claims.{md,json}`, `figures/claims/<claim>.svg`, `results/literature.md`.
 
-    Returns their paths. Raises UserError where a name in the claims does not exist in the params beside
-    them, and for a record of another configuration than its track's params ask for.
+    Returns their paths. Raises UserError if a name in the claims does not exist in the project's params,
+    and for a record of another configuration than its track's params ask for.
     """
-    # They bring matplotlib.
+    # These import matplotlib.
     from benchmark.report.claims import document, figures, page, ranking
-    from benchmark.report.claims.rank_diagram import diagram
 
-    claims, library = load.read(root), literature.read(root)
     indexes = literature.indexes(root)
-    # The claims are written for the params that stand beside them; other tracks may have less.
+    claims, library = load.read(root), literature.read(root, indexes)
+    # The claims are written for the main params; other tracks may lack rows.
     load.check(claims, indexes["mini"].params, library.entries)
     index = indexes[track]
-    alike.check(claims, index.params)
-    found = judge.judge(claims, index)
+    matched.check(claims, index.params)
+    verdicts = judge.judge(claims, index)
     wanted = {name for claim in claims.claims.values() for name in claim.literature}
     compared = {name: literature.compare(library.entries[name], index) for name in sorted(wanted)}
     folder = root / "results" / track
     ranks = ranking.ranking(folder)
-    text = page.markdown(claims, index.params, found, library, compared, ranks)
+    text = page.markdown(claims, index.params, verdicts, library, compared, ranks)
     contents: dict[Path, str | bytes] = {
         folder / "claims.md": text,
-        folder / "claims.json": document.json(claims, index.params, found, compared),
+        folder / "claims.json": document.json(claims, index.params, verdicts, compared),
     }
-    for judged in found:
+    for judged in verdicts:
         drawn = figures.drawn(judged, index)
         contents[folder / "figures" / "claims" / f"{judged.name}.svg"] = drawn
     if ranks:
-        contents[folder / ranking.FIGURE] = diagram(ranks)
+        contents[folder / ranking.RANKS_FIGURE] = ranking.diagram(ranks)
     contents[root / "results" / "literature.md"] = literature_page.markdown(library, indexes)
-    # All at the end: what is refused above leaves the files as they were.
+    # All at the end, so that an error above leaves the files as they were.
     for path, content in contents.items():
         canonical_json.write(path, content)
     return list(contents)

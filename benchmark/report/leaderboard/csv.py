@@ -1,4 +1,4 @@
-"""The leaderboard for spreadsheets, one line a row: accuracies in percent, empty where there is none."""
+"""The leaderboard for spreadsheets: accuracies in percent, empty if there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RULE = "mean ± t(.975; df) · s / √n; s within rows pooled over rows"
 """The rule of the intervals, short enough for a cell."""
 
 MEASURED = ("backbone", "projector")
-"""Sections that the diagnostics look at."""
+"""The sections that the diagnostics measure."""
 
 
 def csv(table: Table) -> str:
@@ -41,9 +41,9 @@ def _row(entry: Entry) -> dict[str, Any]:
         "status": entry.status,
         "statuses": counts(entry),
     }
-    for name, found in entry.estimates.items():
+    for name, estimate in entry.estimates.items():
         for suffix, part in (("", "mean"), ("_low", "low"), ("_high", "high"), ("_sd", "sd")):
-            row[f"{name}_percent{suffix}"] = _percent(getattr(found, part) if found else None)
+            row[f"{name}_percent{suffix}"] = _percent(getattr(estimate, part) if estimate else None)
     rates = entry.rates
     for which in ("tuned", "default"):
         setting: Setting | None = getattr(rates, which) if rates else None

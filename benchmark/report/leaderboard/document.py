@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -48,7 +48,7 @@ class Record(Document):
 
     label: str = at("published", "label")
     seed: int = at("published", "seed")
-    status: str
+    status: str = at("published", "record", "status")
     knn_reestimated: Measured | None = at("accuracy")
     sha256: str = at("published", "checksum")
     provenance: Provenance | None = at("origin")
@@ -86,40 +86,31 @@ class Row(Document):
     records: list[Record]
 
 
+def _row(entry: Entry) -> Row:
+    row = Row.model_validate(entry)
+    other = {name: e for name, e in entry.estimates.items() if name not in Row.model_fields}
+    return row.model_copy(update=other)
+
+
+def _interval(pools: Sequence[Pool]) -> Interval:
+    return Interval(level=LEVEL, rule=RULE, pools=[pool for pool in pools if pool.df])
+
+
 class Leaderboard(Document):
     """A whole file."""
 
-    layout: int = Field(serialization_alias="schema")
+    layout: int = Field(SCHEMA, serialization_alias="schema")
     """Version of this layout."""
     track: str
     title: str
     experiment: str
     dataset: str
-    knn_k: tuple[int, int]
-    interval: Interval
+    knn_k: tuple[int, int] = at("neighbours")
+    interval: Annotated[Interval, BeforeValidator(_interval)] = at("pools")
     environments: list[dict[str, Any]]
-    rows: list[Row]
+    rows: list[Annotated[Row, BeforeValidator(_row)]] = at("entries")
 
 
 def json(table: Table) -> str:
     """The text of `<experiment>.json`."""
-    pools = [pool for pool in table.pools if pool.df]
-    return text(
-        Leaderboard(
-            layout=SCHEMA,
-            track=table.track,
-            title=table.title,
-            experiment=table.experiment,
-            dataset=table.dataset,
-            knn_k=table.neighbours,
-            interval=Interval(level=LEVEL, rule=RULE, pools=pools),
-            environments=[dict(environment) for environment in table.environments],
-            rows=[_row(entry) for entry in table.entries],
-        )
-    )
-
-
-def _row(entry: Entry) -> Row:
-    other = {name for name in entry.estimates if name not in Row.model_fields}
-    row = Row.model_validate(entry)
-    return row.model_copy(update={name: entry.estimates[name] for name in other})
+    return text(Leaderboard.model_validate(table))

@@ -6,12 +6,12 @@ An SVG with outlined text and fixed identifiers, so that the same records give t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from benchmark.analysis.leaderboard import CONTROLS, Entry, Table, is_fixed
+from benchmark.analysis.leaderboard import CONTROLS, Entry, Table
+from benchmark.components.facts import PIXELS
 from benchmark.report import drawing
-from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, Mark, handle, mark
+from benchmark.report.drawing import GREY, NAMES, PAPER, WIDTH, handle, mark
 from benchmark.results.metrics import RANKING
 
 RIGHT = 0.985
@@ -22,7 +22,7 @@ ROW = 0.155
 
 LEGEND_COLUMNS = 6
 
-PIXELS: dict[str, Any] = {"color": "#111111", "linewidth": 1.1, "dashes": (3, 2.2)}
+PIXEL_LINE: dict[str, Any] = {"color": "#111111", "linewidth": 1.1, "dashes": (3, 2.2)}
 """The line of raw pixels."""
 
 
@@ -31,7 +31,7 @@ def accuracy(table: Table) -> bytes:
     from matplotlib.figure import Figure
 
     with drawing.drawing("leaderboard"):
-        lines = _lines(table, _methods(table))
+        lines = _lines(table)
         height = max(sum(len(own) + 1 for own in lines.values()), 2) * ROW
         above = 0.52 + 0.2 * math.ceil((len(table.schemes) + 1) / LEGEND_COLUMNS)
         total = height + above + 0.53
@@ -57,33 +57,27 @@ def accuracy(table: Table) -> bytes:
         return drawing.svg(figure)
 
 
-def _methods(table: Table) -> list[str]:
-    """Methods with a line of their own, from the top: those ranked, then the controls."""
-    best: dict[str, float] = {}
-    controls: dict[str, int] = {}
-    for entry in table.entries:
-        if is_fixed(entry.row):
-            continue
-        if entry.control:
-            controls[entry.row.method] = CONTROLS.index(entry.method)
-            continue
-        found = entry.estimates[RANKING]
-        value = found.mean if found else -1.0
-        best[entry.row.method] = max(value, best.get(entry.row.method, -1.0))
-    ranked = sorted(best, key=lambda method: (-best[method], method))
-    return ranked + sorted(controls, key=lambda method: controls[method])
-
-
-def _lines(table: Table, methods: Sequence[str]) -> dict[str, dict[str, int]]:
+def _lines(table: Table) -> dict[str, dict[str, int]]:
     """The line of each method and scheme, from the top, the same in every panel.
 
-    Only what some backbone has takes a line; between methods one is left free.
+    The best methods are first, then the controls. A scheme that no backbone has takes no line; one
+    line is left free between methods.
     """
+    order: dict[str, tuple[float, str]] = {}
+    schemes: dict[str, set[str]] = {}
+    for entry in table.entries:
+        if entry.row.backbone == PIXELS:
+            continue
+        method, estimate = entry.row.method, entry.estimates[RANKING]
+        schemes.setdefault(method, set()).add(entry.row.scheme)
+        here = (-estimate.mean if estimate else 1.0, method)
+        if entry.control:
+            here = (2.0 + CONTROLS.index(entry.method), "")
+        order[method] = min(here, order.get(method, here))
     lines: dict[str, dict[str, int]] = {}
     line = 0
-    for method in methods:
-        present = {entry.row.scheme for entry in table.entries if entry.row.method == method}
-        shown = [scheme for scheme in table.schemes if scheme in present]
+    for method in sorted(schemes, key=lambda method: order[method]):
+        shown = [scheme for scheme in table.schemes if scheme in schemes[method]]
         lines[method] = {scheme: line + place for place, scheme in enumerate(shown)}
         line += len(shown) + 1
     return lines
@@ -106,51 +100,44 @@ def _panel(panel: Any, table: Table, backbone: str, lines: dict[str, dict[str, i
         if first:
             panel.axhline(first - 1, color="#cccccc", linewidth=0.6, zorder=1)
     for entry in table.of(backbone):
-        if is_fixed(entry.row):
-            _reference(panel, entry)
-        else:
+        if entry.row.backbone != PIXELS:
             style = mark(table.schemes.index(entry.row.scheme))
             _point(panel, entry, lines[entry.row.method][entry.row.scheme], style)
+        elif estimate := entry.estimates[RANKING]:
+            panel.axvline(100 * estimate.mean, zorder=2, **PIXEL_LINE)
 
 
-def _reference(panel: Any, entry: Entry) -> None:
-    if found := entry.estimates[RANKING]:
-        panel.axvline(100 * found.mean, zorder=2, **PIXELS)
-
-
-def _point(panel: Any, entry: Entry, line: int, style: Mark) -> None:
-    found = entry.estimates[RANKING]
+def _point(panel: Any, entry: Entry, line: int, style: dict[str, Any]) -> None:
+    estimate, colour = entry.estimates[RANKING], style["color"]
     failed = ", ".join(f"{n} {status}" for status, n in entry.counts.items() if status != "done")
-    note = failed or ("no finite embedding" if found is None else "")
-    if found is None:
-        # At the left edge, whatever the scale: there is no accuracy to put it at.
+    if estimate is None:
+        # At the left edge, as there is no accuracy that gives a place.
         edge = panel.get_yaxis_transform()
-        panel.plot(0.012, line, "x", color=style.colour, markersize=5, transform=edge)
+        panel.plot(0.012, line, "x", color=colour, markersize=5, transform=edge)
         panel.text(
-            0.03, line, f"{entry.row.scheme}: {note}", transform=edge, va="center",
-            fontsize=7.5, color=GREY, bbox=PAPER, zorder=3,
+            0.03, line, f"{entry.row.scheme}: {failed or 'no finite embedding'}", transform=edge,
+            va="center", fontsize=7.5, color=GREY, bbox=PAPER, zorder=3,
         )  # fmt: skip
         return
-    if found.low is not None and found.high is not None:
+    if estimate.low is not None and estimate.high is not None:
         panel.plot(
-            [100 * found.low, 100 * found.high], [line, line],
-            color=style.colour, linewidth=1.4, solid_capstyle="butt", zorder=3,
+            [100 * estimate.low, 100 * estimate.high], [line, line],
+            color=colour, linewidth=1.4, solid_capstyle="butt", zorder=3,
         )  # fmt: skip
-    panel.plot(100 * found.mean, line, linestyle="none", zorder=4, **style.style)
-    if note:
+    panel.plot(100 * estimate.mean, line, linestyle="none", zorder=4, **style)
+    if failed:
         panel.annotate(
-            note, (100 * max(found.mean, found.high or 0), line), xytext=(6, 0),
+            failed, (100 * max(estimate.mean, estimate.high or 0), line), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=7.5, color=GREY,
         )  # fmt: skip
 
 
 def _scale(panel: Any, table: Table) -> None:
     """One scale for all panels, from the lowest interval to the highest."""
-    found = [e.estimates[RANKING] for e in table.entries]
     ends = [
         100 * end
-        for estimate in found
-        if estimate is not None
+        for estimate in (entry.estimates[RANKING] for entry in table.entries)
+        if estimate
         for end in (estimate.low, estimate.mean, estimate.high)
         if end is not None
     ]
@@ -161,11 +148,10 @@ def _scale(panel: Any, table: Table) -> None:
 
 def _legend(figure: Any, panel: Any, table: Table) -> None:
     handles = [
-        handle(scheme, linewidth=1.4, **mark(place).style)
-        for place, scheme in enumerate(table.schemes)
+        handle(scheme, linewidth=1.4, **mark(place)) for place, scheme in enumerate(table.schemes)
     ]
-    if any(is_fixed(entry.row) and entry.estimates[RANKING] for entry in table.entries):
-        handles.append(handle("raw pixels", **PIXELS))
+    if any(entry.row.backbone == PIXELS and entry.estimates[RANKING] for entry in table.entries):
+        handles.append(handle("raw pixels", **PIXEL_LINE))
     figure.legend(
         handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.995),
         ncols=min(len(handles), LEGEND_COLUMNS), frameon=False, fontsize=9,

@@ -1,4 +1,4 @@
-"""How the page and the CSV file put a row's seeds and environments into words."""
+"""Text of a row's seeds and environments, for the page and the CSV file."""
 
 from __future__ import annotations
 

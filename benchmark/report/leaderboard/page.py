@@ -1,13 +1,13 @@
-"""The leaderboard for people. Every file is a function of the records: no times, hosts or paths."""
+"""The leaderboard for people. It depends only on the records: no times, hosts or paths."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from benchmark.analysis.gate import LEARNT
-from benchmark.analysis.leaderboard import Cost, Entry, Metric, Setting, Table
+from benchmark.analysis.leaderboard import CONTROLS, Cost, Entry, Metric, Setting, Table
 from benchmark.analysis.statistics import LEVEL
 from benchmark.core.wording import counted
 from benchmark.report.drawing import NAMES
@@ -18,16 +18,6 @@ from benchmark.results.metrics import RANKING
 from benchmark.results.origins import MARKS, UNRECORDED, Origin
 
 PARTIAL, RATE_EDGE, PENALTY_EDGE, MARKED, NOT_LEARNT = "†", "‡", "§", "¶", "∅"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """The table of one backbone, as Markdown cells."""
-
-    name: str
-    head: tuple[str, ...]
-    align: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def markdown(table: Table, figure: str) -> str:
@@ -46,7 +36,8 @@ def markdown(table: Table, figure: str) -> str:
         level=f"{LEVEL:.0%}",
         rule=RULE,
         pools=list(_pools(table)),
-        missing=table.missing_controls(),
+        too_few=_too_few(table),
+        missing=[name for name in CONTROLS if all(e.method != name for e in table.entries)],
         crashed=any("crashed" in entry.statuses for entry in table.entries),
         environments=list(_environments(table)),
         programs=list(_programs(table)),
@@ -57,22 +48,22 @@ def markdown(table: Table, figure: str) -> str:
     )
 
 
-def _backbone(table: Table, backbone: str) -> Backbone:
+def _backbone(table: Table, backbone: str) -> dict[str, Any]:
+    """The table of one backbone, as Markdown cells."""
     entries = table.of(backbone)
-    own = [e for e in entries if e.row.backbone == backbone]
-    # A readout that the backbone does not have is no column.
+    # The class token is a column only for backbones that have one.
     columns = [
         metric
         for metric in table.metrics
-        if metric.name != "class_token" or any(e.estimates[metric.name] for e in own)
+        if metric.name != "class_token" or any(e.estimates[metric.name] for e in entries)
     ]
     measures = ("spread", "update, %", "lr tuned", "lr default", "params · images · TFLOP")
-    return Backbone(
-        name=NAMES.get(backbone, backbone),
-        head=("#", "method", "scheme", *(m.title for m in columns), *measures, "status"),
-        align=("--:", ":--", ":--", *["--:"] * (len(columns) + len(measures)), ":--"),
-        rows=tuple(tuple(_row(table, entry, columns)) for entry in entries),
-    )
+    return {
+        "name": NAMES.get(backbone, backbone),
+        "head": ("#", "method", "scheme", *(m.title for m in columns), *measures, "status"),
+        "align": ("--:", ":--", ":--", *["--:"] * (len(columns) + len(measures)), ":--"),
+        "rows": [list(_row(table, entry, columns)) for entry in entries],
+    }
 
 
 def _row(table: Table, entry: Entry, columns: Sequence[Metric]) -> Iterator[str]:
@@ -81,12 +72,12 @@ def _row(table: Table, entry: Entry, columns: Sequence[Metric]) -> Iterator[str]
     yield escape(entry.row.method)
     yield f"{bold}{escape(entry.row.scheme)}{bold}"
     first, *others = columns
-    yield f"{bold}{_accuracy(entry, first)}{bold}"
+    yield f"{bold}{_accuracy(table, entry, first)}{bold}"
     for metric in others:
         same = metric.name == "knn" and _is_same(entry, metric, first)
-        yield "=" if same else _accuracy(entry, metric)
-    yield _by_section([NONE if v is None else f"{v:.2f}" for v in entry.collapse.values()])
-    yield _by_section([NONE if v is None else f"{100 * v:.2g}" for v in entry.updates.values()])
+        yield "=" if same else _accuracy(table, entry, metric)
+    yield _by_section(entry.collapse, lambda value: f"{value:.2f}")
+    yield _by_section(entry.updates, lambda value: f"{100 * value:.2g}")
     rates = entry.rates
     edge = f" {RATE_EDGE}" if rates and rates.at_edge else ""
     yield f"{_setting(rates.tuned)}{edge}" if rates and rates.tuned else NONE
@@ -103,29 +94,34 @@ def _row(table: Table, entry: Entry, columns: Sequence[Metric]) -> Iterator[str]
 
 
 def _is_same(entry: Entry, metric: Metric, other: Metric) -> bool:
-    """Whether two metrics, of which there is at least one value, agree for every seed."""
-    found = [run.published.record.result.metrics for run in entry.records]
+    """Whether two metrics agree for every seed, and have at least one value."""
+    results = [run.published.record.result.metrics for run in entry.records]
     return entry.estimates[metric.name] is not None and all(
-        result.get(metric.key) == result.get(other.key) for result in found
+        result.get(metric.key) == result.get(other.key) for result in results
     )
 
 
-def _accuracy(entry: Entry, metric: Metric) -> str:
-    found = entry.estimates[metric.name]
-    if found is None:
+def _accuracy(table: Table, entry: Entry, metric: Metric) -> str:
+    estimate, far = entry.estimates[metric.name], table.neighbours[1]
+    if estimate is None or (metric.name == f"knn{far}" and _too_few(table)):
         return NONE
-    shown = points(found.mean)
-    if found.half_width:
-        shown += f" ± {points(found.half_width)}"
-    if found.n < len(entry.seeds):
+    shown = points(estimate.mean)
+    if estimate.half_width:
+        shown += f" ± {points(estimate.half_width)}"
+    if estimate.n < len(entry.seeds):
         shown += f" {PARTIAL}"
     if metric.name == "linear" and entry.penalty_at_edge:
         shown += f" {PENALTY_EDGE}"
     return shown
 
 
-def _by_section(shown: Sequence[str]) -> str:
-    return " · ".join(shown) or NONE
+def _too_few(table: Table) -> bool:
+    """Whether there are fewer training images than the larger number of neighbours."""
+    return table.images is not None and table.images < table.neighbours[1]
+
+
+def _by_section(values: Mapping[str, float | None], shown: Callable[[float], str]) -> str:
+    return " · ".join(NONE if v is None else shown(v) for v in values.values()) or NONE
 
 
 def _setting(setting: Setting) -> str:
@@ -163,24 +159,20 @@ def _environments(table: Table) -> Iterator[str]:
 
 
 def _programs(table: Table) -> Iterator[str]:
-    """Which programs made how many of the records, and the flaws of their provenance."""
+    """The number of records that each program made, and the flaws of their provenance."""
     runs = [run for entry in table.entries for run in entry.records]
     made = Counter(
         _program(run.origin) for run in runs if run.origin and UNRECORDED not in run.marks
     )
     for program, count in made.items():
-        yield f"{_records(count)}: {program}."
+        yield f"{counted(count, 'record')}: {program}."
     for mark, count in Counter(mark for run in runs for mark in run.marks).items():
         verb = "is" if count == 1 else "are"
-        yield f"{MARKED} {_records(count)} {verb} **{mark}**: {MARKS[mark]}."
-
-
-def _records(count: int) -> str:
-    return f"{count} record{'' if count == 1 else 's'}"
+        yield f"{MARKED} {counted(count, 'record')} {verb} **{mark}**: {MARKS[mark]}."
 
 
 def _program(origin: Origin) -> str:
-    """One program in words, as Markdown."""
+    """One program, as Markdown."""
     program, machine = origin.program, origin.machine
     commit = program.get("commit")
     words = [f"commit `{commit[:12]}`" if commit else "unknown commit"]

@@ -10,11 +10,11 @@ from benchmark.core import canonical_json
 
 
 def write(root: Path, params: Params, experiment: str) -> list[Path]:
-    """Writes `results/<track>/<experiment>.{md,csv,json}` and `figures/<experiment>.svg` beside.
+    """Writes `results/<track>/<experiment>.{md,csv,json}` and `figures/<experiment>.svg`.
 
-    Returns their paths. Raises UserError where a cell that the params ask for has no record.
+    Returns their paths. Raises UserError if a cell that the params ask for has no record.
     """
-    # The figure brings matplotlib.
+    # The figure imports matplotlib.
     from benchmark.report.leaderboard import csv, document, figure, page
 
     table = build(root, params, experiment)

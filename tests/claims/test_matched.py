@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.analysis.claims import alike, load
+from benchmark.analysis.claims import load, matched
 from benchmark.analysis.claims.schema import Claims
 from benchmark.config import params, yaml_file
 from benchmark.core.errors import UserError
@@ -16,7 +16,7 @@ from tests.helpers.planted import LONG, PLUS, advice, one, shortcut, speed
 
 def check(asked: dict[str, Any], tree: dict[str, Any] | None = None, **changes: Any) -> None:
     claims = yaml_file.parse(Claims, one(asked, **changes), "claims.yaml")
-    alike.check(claims, params.parse(tree or planted.experiments(), "params.yaml"))
+    matched.check(claims, params.parse(tree or planted.experiments(), "params.yaml"))
 
 
 def refused(asked: dict[str, Any], tree: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -36,7 +36,8 @@ def test_what_is_named_may_differ_and_a_prefix_covers_what_is_below_it() -> None
 def test_a_field_that_is_not_named_is_refused_with_its_name_and_the_claims() -> None:
     said = refused(advice(differs=["norms.backbone"]))
     assert (
-        "claims.yaml: C.advice: simclr-resnet-bn and simclr-resnet-gn differ in norms.proj" in said
+        "claims.yaml: C.advice: simclr-resnet-bn and simclr-resnet-gn also differ in norms.pro"
+        in said
     )
     # A prefix is of whole fields.
     assert "norms" in refused(advice(differs=["norm"]))
@@ -44,23 +45,23 @@ def test_a_field_that_is_not_named_is_refused_with_its_name_and_the_claims() -> 
 
 def test_a_planted_confound_is_found() -> None:
     """An arm that is also trained longer, or under other views."""
-    assert "differ in training.images_seen too" in refused(advice(plus=LONG["plus"]))
+    assert "also differ in training.images_seen: add it" in refused(advice(plus=LONG["plus"]))
     tree = planted.experiments()
     tree["methods"]["simclr-weak"] = {"extends": "simclr", "views": ["weak", "strong"]}
     tree["experiments"]["study"]["methods"].append("simclr-weak")
     said = refused(advice(plus="simclr-weak-resnet-bn"), tree)
-    assert "differ in training.views.0." in said
+    assert "also differ in training.views.0." in said
     tree["schemes"]["gn-other"] = {"norm": "gn", "groups": 2}
     tree["experiments"]["study"]["schemes"].append("gn-other")
     groups = advice(plus="simclr-resnet-gn-other", differs=["norms.backbone"])
-    assert "differ in norms.projector.groups too" in refused(groups, tree)
+    assert "also differ in norms.projector.groups: add it" in refused(groups, tree)
 
 
-def test_a_field_in_which_they_are_alike_is_refused() -> None:
+def test_a_field_in_which_they_do_not_differ_is_refused() -> None:
     said = refused(advice(differs=["norms", "training.teacher"]))
     assert "names training.teacher, in which" in said
-    assert "alike" in said
-    assert "alike" in refused(advice(minus=PLUS))
+    assert "do not differ: remove it" in said
+    assert "do not differ: remove it" in refused(advice(minus=PLUS))
 
 
 def test_rates_may_differ_where_they_are_tuned_and_not_elsewhere() -> None:
@@ -72,7 +73,7 @@ def test_rates_may_differ_where_they_are_tuned_and_not_elsewhere() -> None:
     said = refused(advice(differs=["norms", "training.learning_rate"]), tree)
     assert "which study tunes" in said
     tree["experiments"]["study"]["learning_rates"] = "default"
-    assert "differ in training.learning_rate too" in refused(asked, tree)
+    assert "also differ in training.learning_rate: add it" in refused(asked, tree)
 
 
 @pytest.mark.parametrize("place", ["beside", "confirmed_by"])
@@ -92,6 +93,6 @@ def test_what_a_track_does_not_have_is_not_checked() -> None:
     check(advice(differs=["nothing"]), tree)
 
 
-def test_the_projects_own_claims_are_alike_but_for_what_they_name() -> None:
+def test_the_projects_own_claims_differ_only_in_what_they_name() -> None:
     found = params.read(tiny.PROJECT / "params.yaml")
-    alike.check(load.read(tiny.PROJECT), found)
+    matched.check(load.read(tiny.PROJECT), found)

@@ -75,7 +75,7 @@ def diagnose(
                 found, leaks = _leakage(method, held_out, training.batch_size, initial)
                 sections = {name: sections[name] | found[name] for name in sections}
             shares = three_way(
-                method.evaluated, splits["train"], judged, training.batch_size, spec,
+                method.eval_backbone, splits["train"], judged, training.batch_size, spec,
                 standardise, seed,
             )  # fmt: skip
     return {"sections": sections, "leakage": leaks, "three_way": shares}
@@ -89,7 +89,7 @@ def _sections(
     held_out: HeldOut | None,
 ) -> dict[str, Measures]:
     """What the embeddings of each section say in evaluation mode, and nulls for the rest."""
-    networks = method.measured()
+    networks = method.embedding_networks()
     parts = [_embeddings(networks, part) for part in in_parts(images, standardise)]
     several = []
     if held_out:
@@ -127,7 +127,7 @@ def _leakage(
     method: Method, held_out: HeldOut, batch: int, initial: Callable[[], Method]
 ) -> tuple[dict[str, Measures], Measures]:
     """By section what depends on the batch-mates, and what leaks; the method is in training mode."""
-    seed, networks = held_out.seed, method.measured()
+    seed, networks = held_out.seed, method.embedding_networks()
     count = min(BATCHES, len(held_out.images) // batch)
     x = held_out.views(0, count * batch, 0)
     dealt = batches(REDRAWS, count, batch, seed).to(x.device)
@@ -169,12 +169,12 @@ def _pretext(method: Method, held_out: HeldOut, batch: int) -> tuple[float, floa
 
     Null without positives, and where their target's network has fewer than two groups.
     """
-    pair = method.pair() if len(held_out.specs) > 1 else None
-    if pair is None or grouping(pair.second, batch) is None:
+    networks = method.query_and_target() if len(held_out.specs) > 1 else None
+    if networks is None or grouping(networks.target, batch) is None:
         return None
     total = len(held_out.images) // batch
     # A queue of images of its own: another view of a query's image would pass for a negative.
-    queued = min(-(-pair.queue // batch), total - 1)
+    queued = min(-(-networks.queue // batch), total - 1)
     asked = min(SWAPPED, total - queued)
     views = [
         held_out.views(start, count * batch, number).unflatten(0, (count, batch))
@@ -183,7 +183,7 @@ def _pretext(method: Method, held_out: HeldOut, batch: int) -> tuple[float, floa
     ]
     earlier = views[2] if queued else views[1][:0]
     return leakage.pretext_accuracies(
-        pair, views[0], views[1], earlier, held_out.seed,
+        networks, views[0], views[1], earlier, held_out.seed,
         joint=method.context.view_batching == "joint",
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmark.core.randomness import keyed
 from benchmark.diagnostics.collapse import ROUNDING
 from benchmark.evaluation.features import preserve_state
-from benchmark.methods.base import Pair
+from benchmark.methods.base import QueryAndTarget
 
 PLACES = 5
 """Samples z_i whose gradients the Jacobian ratio takes, spread over the batch and so over its groups."""
@@ -101,7 +101,13 @@ def same_group(z: Tensor, group: Tensor) -> tuple[float | None, float | None]:
 
 @torch.no_grad()
 def pretext_accuracies(
-    pair: Pair, first: Tensor, second: Tensor, earlier: Tensor, seed: int, *, joint: bool = False
+    networks: QueryAndTarget,
+    first: Tensor,
+    second: Tensor,
+    earlier: Tensor,
+    seed: int,
+    *,
+    joint: bool = False,
 ) -> tuple[float, float] | None:
     """Pretext accuracy with both views of an image in one BN group, and with groups redrawn.
 
@@ -114,17 +120,17 @@ def pretext_accuracies(
     images. With `joint` the views of a batch are one forward pass, for a task of one network whose views
     are batched so. None where an output is not finite.
     """
-    joint = joint and pair.first is pair.second
+    joint = joint and networks.query is networks.target
 
     def outputs(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         if joint:
-            query, target = _output(pair.first, torch.cat((one, other))).chunk(2)
+            query, target = _output(networks.query, torch.cat((one, other))).chunk(2)
             return query, target
-        return _output(pair.first, one), _output(pair.second, other)
+        return _output(networks.query, one), _output(networks.target, other)
 
     queue = None
-    if pair.queue:
-        queue = torch.cat([_output(pair.second, part) for part in earlier])[: pair.queue]
+    if networks.queue:
+        queue = torch.cat([_output(networks.target, part) for part in earlier])[: networks.queue]
     together, apart = [], []
     for number, (one, other) in enumerate(zip(first, second, strict=True)):
         together.append(_found(*outputs(one, other), queue))

@@ -120,7 +120,7 @@ def _result(
         watch, final = None, None
         if judged:
             watch = watcher(
-                method.evaluated, on_device["train"], on_device["validation"],
+                method.eval_backbone, on_device["train"], on_device["validation"],
                 spec.knn_k[0], spec.knn_temperature,
                 spec.precise_bn_batch_size, standardise, method.encode,
                 counts(recipe.images_seen, recipe.batch_size, len(MARKS)),
@@ -148,7 +148,7 @@ def _result(
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
-        found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
+        found = evaluate(method.eval_backbone, on_device, spec, standardise, method.encode)
         result["metrics"], result["correct"] = found.metrics, found.correct
     return status, Result(**result), log | {"trace": trace.found}
 

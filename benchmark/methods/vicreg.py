@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from benchmark.backbones.base import Backbone
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
@@ -54,8 +52,7 @@ class VICReg(Method):
         views and the covariance terms summed, as in the authors' code; `loss_norm` is what is done to
         the embeddings first (the paper: nothing).
         """
-        network = nn.Sequential(self.backbone, self.projector)
-        z = [normalized(e, self.loss_norm) for e in self.each_view(network, batch.views)]
+        z = [normalized(e, self.loss_norm) for e in self.projections(batch.views)]
         invariance, variance, covariance = self.weights
         agreement = (z[0] - z[1]).square().mean()
         spread = (variance_term(z[0]) + variance_term(z[1])) / 2

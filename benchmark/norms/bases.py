@@ -1,26 +1,50 @@
-"""Bases that a norm's class may have before torch's own."""
+"""Base classes that norms share."""
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+class RunningNorm(_NormBase):
+    """A norm with BN's parameters and running statistics, which in evaluation mode is plain BN."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …) with the running statistics."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
+        )
+
+    def counted(self) -> float:
+        """Counts a batch and returns its weight in the running statistics.
+
+        This is `momentum`, or without one the weight of a cumulative mean.
+        """
+        self.num_batches_tracked.add_(1)
+        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
 
 
 class KeepsPrecision(nn.Module):
-    """Put before a torch norm among a class's bases: the output has the type of the input.
+    """The base class before a torch norm whose output shall have the type of the input.
 
     Under bfloat16 autocast torch's LN, GN and RMSNorm return float32 and BN returns bfloat16, so that
-    the activations between layers, and a residual stream, would be of another precision from norm to
-    norm. Statistics are computed in float32 either way.
+    activations and the residual stream would have another precision from norm to norm. Statistics are
+    computed in float32 either way.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the torch norm that follows in the order of bases."""
+        """The next base's output in the type of the input."""
         y: Tensor = super().forward(x)
         return y.to(x.dtype)
 
 
 class ByPosition(nn.Module):
-    """Put before a norm over the last dimension: each position of a map is normalized by itself."""
+    """The base class before a norm over the last dimension that normalizes each position of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""

@@ -252,7 +252,7 @@ def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path, at: in
     def watch(method: Method) -> Watch:
         images = case.images, case.labels
         return watcher(
-            method.evaluated,
+            method.eval_backbone,
             images,
             images,
             5,

@@ -98,7 +98,7 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
     for look in (False, True):
         method = network.build(wanted, splits.manifest)
         watch = watcher(
-            method.evaluated, (images["train"], labels["train"]),
+            method.eval_backbone, (images["train"], labels["train"]),
             (images["validation"], labels["validation"]), 5, 0.1, tiny.BATCH, standardise,
         )  # fmt: skip
         trained = train(
@@ -113,9 +113,9 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
     assert torch.isnan(watched[0]).all()
     assert len(watched[1]) == len(MARKS)
     # What a look sees is the network with its statistics re-estimated, which it puts back.
-    assert reestimate(method.evaluated, images["train"], tiny.BATCH, standardise)
+    assert reestimate(method.eval_backbone, images["train"], tiny.BATCH, standardise)
     bank, queries = (
-        embed(method.evaluated, images[name], standardise)["pooled"] for name in images
+        embed(method.eval_backbone, images[name], standardise)["pooled"] for name in images
     )
     (score,) = knn_accuracy(bank, labels["train"], queries, labels["validation"], [5], 0.1)
     # Both splits are smaller than what is watched, so the last look is the whole judgement.
@@ -131,7 +131,7 @@ def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
         next(method.backbone.parameters()).fill_(torch.nan)
     splits_of = {name: (splits.images[name], splits.labels[name]) for name in splits.images}
     watch = watcher(
-        method.evaluated,
+        method.eval_backbone,
         splits_of["train"],
         splits_of["validation"],
         5,

@@ -20,7 +20,7 @@ def knn_accuracy(
     neighbours: Sequence[int],
     temperature: float,
 ) -> list[float]:
-    """Top-1 accuracy in 0..1 for each number of neighbours, see `knn_correct`."""
+    """The top-1 accuracy of `knn_correct` in 0..1, for each number of neighbours."""
     correct = knn_correct(bank, bank_labels, queries, query_labels, neighbours, temperature)
     return [int(row.sum()) / len(queries) for row in correct]
 
@@ -33,10 +33,10 @@ def knn_correct(
     neighbours: Sequence[int],
     temperature: float,
 ) -> Tensor:
-    """Which queries get their own class, for each number of neighbours: (K, N) bool.
+    """Which queries are classified correctly, for each number of neighbours: (K, N) bool.
 
-    `bank` (M, D) and `queries` (N, D) are embeddings, labels are class indices. The k nearest of the
-    bank by cosine vote for their class with weight exp(cosine / temperature).
+    `bank` (M, D) and `queries` (N, D) are embeddings, labels are class indices. The k nearest neighbours
+    by cosine vote for their class with weight exp(cosine / temperature).
     """
     classes = int(bank_labels.max()) + 1
     normalized = F.normalize(bank, dim=1)

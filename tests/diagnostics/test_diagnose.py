@@ -100,7 +100,9 @@ def test_sections_are_measured_in_evaluation_mode() -> None:
             collapse.embedding_std(z), rel=1e-4
         )
         held_out = HeldOut(photos(40, 1), [VIEWS, VIEWS], standardise, 0)
-        views = [network.embedding_networks()["projector"](held_out.views(0, 40, v)) for v in range(4)]
+        views = [
+            network.embedding_networks()["projector"](held_out.views(0, 40, v)) for v in range(4)
+        ]
         expected = collapse.measures(z, torch.stack(views, 1))
         for name in ("positive_cosine", "negative_cosine", "alignment", "lidar"):
             assert found["projector"][name] == pytest.approx(expected[name], rel=1e-4)

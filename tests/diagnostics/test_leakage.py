@@ -185,7 +185,9 @@ def test_a_planted_signature_is_found(queue: int) -> None:
 
     def gap(strength: float) -> float:
         network = Marked(strength)
-        found = pretext_accuracies(QueryAndTarget(network, network, queue), first, second, earlier, 0)
+        found = pretext_accuracies(
+            QueryAndTarget(network, network, queue), first, second, earlier, 0
+        )
         assert found is not None
         assert int(network.running_mean.sum()) == 0  # nothing is left of it
         return found[0] - found[1]
@@ -211,7 +213,9 @@ def test_pretext_accuracies_count_the_images_that_are_found() -> None:
 
     numbered = torch.arange(BATCH).float().view(1, BATCH, 1, 1, 1).repeat(5, 1, 3, 4, 4)
     exact = nn.Sequential(nn.Flatten(), Numbers())
-    found = pretext_accuracies(QueryAndTarget(exact, Ordered()), numbered, numbered, numbered[:0], 0)
+    found = pretext_accuracies(
+        QueryAndTarget(exact, Ordered()), numbered, numbered, numbered[:0], 0
+    )
     # In order all are found, and a redraw leaves one of 32 in its place.
     assert found is not None
     assert found[0] == 1
@@ -260,7 +264,9 @@ def test_views_of_one_pass_share_their_groups_where_that_is_how_they_were_traine
     # A teacher's views pass through another network, so there is no pass to share.
     other = Passes()
     network.sizes.clear()
-    apart = pretext_accuracies(QueryAndTarget(network, other), first, second, first[:0], 0, joint=True)
+    apart = pretext_accuracies(
+        QueryAndTarget(network, other), first, second, first[:0], 0, joint=True
+    )
     assert set(network.sizes + other.sizes) == {BATCH}
     assert apart == found[False]
 

@@ -22,7 +22,7 @@ BATCH = 20
 
 
 def watching(network):
-    judge = online_knn.watcher(
+    judge = online_knn.make_online_knn(
         network, SPLITS["train"], SPLITS["validation"], 5, 0.07, BATCH, standardise
     )
     return lambda: judge(lambda: True)
@@ -81,7 +81,7 @@ def test_what_is_not_finite_has_no_score():
 def test_a_stop_is_looked_at_before_every_forward_pass_and_leaves_no_trace(passes):
     """Three batches of statistics, then the images that vote and those that are classified."""
     network = OneNorm("bn").train()
-    judge = online_knn.watcher(
+    judge = online_knn.make_online_knn(
         network, SPLITS["train"], SPLITS["validation"], 5, 0.07, BATCH, standardise
     )
     before = copy.deepcopy(network.state_dict())

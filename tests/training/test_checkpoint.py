@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmark.components import registry
 from benchmark.core import determinism
-from benchmark.evaluation.online_knn import watcher
+from benchmark.evaluation.online_knn import make_online_knn
 from benchmark.methods.base import Method
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
@@ -73,7 +73,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What makes the heads small, and the state of a method one that a checkpoint must hold."""
 
 
-Watch = Callable[[Callable[[], bool]], float | None]
+OnlineKnn = Callable[[Callable[[], bool]], float | None]
 
 
 def always(*_: object) -> bool:
@@ -115,14 +115,14 @@ class Case:
         checkpoint: Path | None = None,
         fingerprint: str = "this cell",
         every: int = 200,
-        watch: Callable[[Method], Watch] | None = None,
+        online_knn: Callable[[Method], OnlineKnn] | None = None,
     ) -> tuple[Method, Trained]:
         method = self.build()
         trained = train(
             method, self.cell.config.recipe, self.cell.config.seed, self.images, self.labels,
             lambda x: ((x - 0.5) / 0.3).contiguous(memory_format=torch.channels_last),
             determinism.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
-            watch and watch(method),
+            online_knn and online_knn(method),
         )  # fmt: skip
         return method, trained
 
@@ -249,9 +249,9 @@ def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path, at: in
     """Whatever the mark, with the score that an undisturbed training has."""
     case = Case("simclr", "resnet", "bn", tmp_path)
 
-    def watch(method: Method) -> Watch:
+    def online_knn(method: Method) -> OnlineKnn:
         images = case.images, case.labels
-        return watcher(
+        return make_online_knn(
             method.eval_backbone,
             images,
             images,
@@ -263,15 +263,15 @@ def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path, at: in
             (48, 40),
         )
 
-    whole = case.train(watch=watch)
-    assert not whole[1].watched.isnan().any()
+    whole = case.train(online_knn=online_knn)
+    assert not whole[1].online_knn.isnan().any()
     with pytest.raises(Interrupted):
-        case.train(until(at), watch=watch)
+        case.train(until(at), online_knn=online_knn)
     saved = load_file(case.checkpoint)["curve/watched"]
     assert int(saved.isnan().sum()) == len(MARKS) - [1, 2, 4, 8, 15, 30, STEPS].index(at)
-    resumed = case.train(watch=watch)
+    resumed = case.train(online_knn=online_knn)
     assert resumed[1].resumed_at == at
-    assert torch.equal(resumed[1].watched, whole[1].watched)
+    assert torch.equal(resumed[1].online_knn, whole[1].online_knn)
     assert_same(resumed, whole)
 
 
@@ -283,14 +283,14 @@ def test_a_training_stopped_in_its_last_judgement_is_still_found_to_diverge(tmp_
     )
     case.cell = replace(case.cell, config=case.cell.config.model_copy(update={"training": short}))
 
-    def watch(method: Method) -> Watch:
+    def online_knn(method: Method) -> OnlineKnn:
         return lambda go_on: 0.5 if go_on() else None
 
-    _, whole = case.train(watch=watch)
+    _, whole = case.train(online_knn=online_knn)
     assert whole.status == "diverged"
     with pytest.raises(Interrupted):
-        case.train(until(4), watch=watch)
-    _, resumed = case.train(watch=watch)
+        case.train(until(4), online_knn=online_knn)
+    _, resumed = case.train(online_knn=online_knn)
     assert (resumed.status, resumed.resumed_at) == ("diverged", 4)
     assert resumed.first_non_finite == whole.first_non_finite
 

@@ -13,7 +13,7 @@ from benchmark.backbones.base import Backbone
 from benchmark.core.randomness import keyed
 from benchmark.diagnostics.frozen import batch_statistics, population_statistics
 from benchmark.evaluation.features import batch_norms, finite, in_parts
-from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.knn import Split, knn_accuracy
 from benchmark.planning.configuration import EvaluationConfig
 
 BANK = 1000
@@ -23,9 +23,6 @@ QUERIES = 500
 """Images classified of either split, rounded up to whole batches: an accuracy's error is about .02."""
 
 KEYS = ("train_batch", "held_out_batch", "held_out_population")
-
-Split = tuple[Tensor, Tensor]
-"""uint8 images (N, C, H, W) and labels (N,)."""
 
 Statistics = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -67,7 +64,7 @@ def three_way(
     def accuracy(bank: Split, queries: Split) -> float | None:
         if not finite(bank[0], queries[0]):
             return None
-        return knn_accuracy(*bank, *queries, spec.knn_k[:1], spec.knn_temperature)[0]
+        return knn_accuracy(bank, queries, spec.knn_k[:1], spec.knn_temperature)[0]
 
     by_batch = embedded(voting, batch_statistics)
     by_population = embedded(voting, population_statistics)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
 from benchmark.evaluation.features import embed, finite, reestimate
-from benchmark.evaluation.knn import knn_accuracy, knn_correct
+from benchmark.evaluation.knn import Split, knn_accuracy, knn_correct
 from benchmark.evaluation.probe import Probe, linear_probe
 from benchmark.planning.configuration import EvaluationConfig
 
 VERSION = 1
 """Raised whenever the same weights would get other metrics."""
 
-Split = tuple[Tensor, Tensor]
+Columns = Mapping[str, Mapping[str, Split]]
+"""Embeddings and labels by readout and split."""
 
 
 class Evaluation(NamedTuple):
@@ -47,56 +48,51 @@ def evaluate(
     """
     judge = spec.judge
 
-    def embedded() -> dict[str, dict[str, Tensor]]:
-        return {name: embed(backbone, split[0], standardise) for name, split in splits.items()}
+    def embedded() -> Columns:
+        z = {name: embed(backbone, split[0], standardise) for name, split in splits.items()}
+        return {
+            readout: {name: (z[name][readout], splits[name][1]) for name in splits}
+            for readout in z["train"]
+        }
 
-    features = embedded()
-    metrics = _judge(features, splits, spec, "")
+    columns = embedded()
+    metrics = _metrics(columns, spec, "")
     if reestimate(backbone, splits["train"][0], spec.precise_bn_batch_size, standardise, encode):
-        features = embedded()
-        metrics |= _judge(features, splits, spec, "_reestimated")
+        columns = embedded()
+        metrics |= _metrics(columns, spec, "_reestimated")
     else:
         metrics |= {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
-    correct = _correct(features, splits, spec) if judge == "test" else None
+    correct = _correct(columns["pooled"], spec) if judge == "test" else None
     return Evaluation(metrics | {"judge": judge}, correct)
 
 
-def _correct(
-    features: Mapping[str, Mapping[str, Tensor]],
-    splits: Mapping[str, Split],
-    spec: EvaluationConfig,
-) -> str | None:
-    bank, queries = ((features[name]["pooled"], splits[name][1]) for name in ("train", spec.judge))
+def _correct(column: Mapping[str, Split], spec: EvaluationConfig) -> str | None:
+    bank, queries = column["train"], column[spec.judge]
     if not finite(bank[0], queries[0]):
         return None
-    (correct,) = knn_correct(*bank, *queries, spec.knn_k[:1], spec.knn_temperature)
+    (correct,) = knn_correct(bank, queries, spec.knn_k[:1], spec.knn_temperature)
     bits = "".join("1" if one else "0" for one in correct.tolist())
     digits = -(-len(bits) // 4)
     return f"{int(bits.ljust(4 * digits, '0'), 2):0{digits}x}"
 
 
-def _judge(
-    features: Mapping[str, Mapping[str, Tensor]],
-    splits: Mapping[str, Split],
-    spec: EvaluationConfig,
-    suffix: str,
-) -> dict[str, Any]:
+def _metrics(columns: Columns, spec: EvaluationConfig, suffix: str) -> dict[str, Any]:
     judge = spec.judge
     metrics: dict[str, Any] = {}
-    for readout in features["train"]:
-        columns = {name: (features[name][readout], splits[name][1]) for name in features}
+    for readout, column in columns.items():
         prefix = f"{readout}{suffix}"
-        defined = finite(*(column[0] for column in columns.values()))
+        train = column["train"]
+        defined = finite(*(z for z, _ in column.values()))
         for split in dict.fromkeys(("validation", judge)):
             tag = "" if split == judge else f".{split}"
-            arguments = *columns["train"], *columns[split], spec.knn_k, spec.knn_temperature
-            scores = knn_accuracy(*arguments) if defined else [None] * len(spec.knn_k)
-            metrics |= {
-                f"{prefix}.knn{k}{tag}": score for k, score in zip(spec.knn_k, scores, strict=True)
-            }
+            scores: Sequence[float | None] = [None] * len(spec.knn_k)
+            if defined:
+                scores = knn_accuracy(train, column[split], spec.knn_k, spec.knn_temperature)
+            for k, score in zip(spec.knn_k, scores, strict=True):
+                metrics[f"{prefix}.knn{k}{tag}"] = score
         if judge == "validation":
             continue  # a trial of a sweep is scored by kNN alone
-        data = columns["train"], columns["validation"], columns[judge]
+        data = train, column["validation"], column[judge]
         probe = linear_probe(*data, spec.probe_c) if defined else Probe(*[None] * 4)
         for part, value in probe._asdict().items():
             metrics[f"{prefix}.linear{'' if part == 'accuracy' else '.' + part}"] = value

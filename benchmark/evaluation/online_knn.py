@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmark.backbones.base import Backbone
 from benchmark.evaluation.features import embed, finite, preserve_state, reestimate
-from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.knn import Split, knn_accuracy
 
 BANK = 1000
 """Most training images in the bank."""
@@ -41,8 +41,8 @@ def counts(images_seen: int, batch: int, evaluations: int) -> tuple[int, int]:
 
 def make_online_knn(
     backbone: Backbone,
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    train: Split,
+    validation: Split,
     neighbours: int,
     temperature: float,
     batch: int,
@@ -74,12 +74,13 @@ def make_online_knn(
             return None
         if not finite(*z):
             return float("nan")
-        return knn_accuracy(z[0], bank[1], z[1], queries[1], [neighbours], temperature)[0]
+        embedded = (z[0], bank[1]), (z[1], queries[1])
+        return knn_accuracy(*embedded, [neighbours], temperature)[0]
 
     return online_knn
 
 
-def _spaced(split: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+def _spaced(split: Split, count: int) -> Split:
     """At most `count` images and labels, evenly spaced over the split."""
     total = len(split[0])
     count = min(count, total)

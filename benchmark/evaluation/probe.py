@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+
+from benchmark.evaluation.knn import Split
 
 ITERATIONS = 200
 """Most L-BFGS steps for each penalty, which starts from the last penalty's solution."""
@@ -29,21 +30,18 @@ class Probe(NamedTuple):
 
 
 def linear_probe(
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
-    scored: tuple[Tensor, Tensor],
-    penalties: Sequence[float],
+    train: Split, validation: Split, scored: Split, penalties: Sequence[float]
 ) -> Probe:
     """Fits one probe for each penalty on `train` and scores the one that is best on `validation`.
 
-    Each split holds embeddings (N, D) and class indices (N,). Embeddings are standardised by the
-    training split's mean and standard deviation. If several penalties are best, the strongest wins.
+    Embeddings are standardised by the training split's mean and standard deviation. If several
+    penalties are best, the strongest wins.
     """
     x = train[0].cpu().double().numpy()
     mean, std = x.mean(0), x.std(0)
     std[std == 0] = 1.0
 
-    def prepared(split: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def prepared(split: Split) -> tuple[np.ndarray, np.ndarray]:
         return (split[0].cpu().double().numpy() - mean) / std, split[1].cpu().numpy()
 
     (x, y), held_out, final = prepared(train), prepared(validation), prepared(scored)

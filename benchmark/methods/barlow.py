@@ -25,7 +25,7 @@ COMPONENT = {
 
 
 class BarlowTwins(Method):
-    """The cross-correlation of two views' embeddings is driven to the identity."""
+    """The loss drives the cross-correlation of two views' embeddings to the identity."""
 
     def __init__(
         self,

@@ -32,9 +32,9 @@ class Policy(NamedTuple):
     """How a teacher's norms get their statistics."""
 
     statistics: str
-    """`batch`: the current batch. `running`: the teacher's own running statistics. `momentum`: a
-    weighted mean of history and current batch. `eman`: the moving average of the student's running
-    statistics, in evaluation mode (2101.08482, equation 3)."""
+    """`batch`: the current batch; the teacher has running statistics of its own. `running`: the latter.
+    `momentum`: a weighted mean of history and current batch. `eman`: the moving average of the
+    student's running statistics, in evaluation mode (2101.08482, equation 3)."""
     shuffle: bool
     """Whether each forward pass permutes its batch across BN groups, and back (MoCo, §3.3)."""
 

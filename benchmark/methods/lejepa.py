@@ -46,7 +46,7 @@ class LeJEPA(Method):
         self.weight, self.slices, self.points = weight, slices, points
 
     def forward(self, batch: Batch) -> Outcome:
-        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, its directions drawn anew each step (§5)."""
+        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, with new random directions in each step (§5)."""
         z = torch.stack(self.projections(batch.views))
         prediction = (z - z.mean(0)).square().mean()
         directions = torch.randn(

@@ -58,7 +58,7 @@ class MAE(MaskedMethod):
         self.mask_ratio, self.patch, self.normalize_target = mask_ratio, patch, normalize_target
 
     def forward(self, batch: Batch) -> Outcome:
-        """Mean squared error on the hidden patches, each standardised by itself if so declared."""
+        """Mean squared error on the hidden patches, each standardised if `normalize_target`."""
         (view,) = batch.views
         mask = self.mask(len(view), batch.draw.generator("mask"))
         prediction, target, hidden = self.reconstruct(view, mask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +36,12 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module, momentum: float) -> None:
         """θ ← m θ + (1 − m) θ_student, and the same for running statistics under `eman`."""
-        mine: list[Tensor] = list(self.network.parameters())
-        theirs: list[Tensor] = list(student.parameters())
-        if self.policy.statistics == "eman":
-            mine += [b for b in self.network.buffers() if b.is_floating_point()]
-            theirs += [b for b in student.buffers() if b.is_floating_point()]
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+
+        def averaged(network: nn.Module) -> list[Tensor]:
+            statistics = network.buffers() if self.policy.statistics == "eman" else ()
+            return [*network.parameters(), *(b for b in statistics if b.is_floating_point())]
+
+        torch._foreach_lerp_(averaged(self.network), averaged(student), 1 - momentum)
 
     @torch.no_grad()
     def forward(self, x: Tensor, batch: Batch, number: int) -> Tensor:
@@ -50,10 +49,10 @@ class Teacher(nn.Module):
         for layer in self.historic:
             layer.history = rising(0.0, 1.0, batch.progress)
         if not self.policy.shuffle:
-            return cast(Tensor, self.network(x))
+            return self.network(x)
         generator = batch.draw.generator(f"shuffle {number}")
         order = torch.randperm(len(x), generator=generator).to(x.device)
-        return cast(Tensor, self.network(x[order]))[order.argsort()]
+        return self.network(x[order])[order.argsort()]
 
 
 class TeacherMethod(Method):

@@ -39,8 +39,7 @@ class KeepsPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The next base's output in the type of the input."""
-        y: Tensor = super().forward(x)
-        return y.to(x.dtype)
+        return super().forward(x).to(x.dtype)
 
 
 class ByPosition(nn.Module):
@@ -48,5 +47,4 @@ class ByPosition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
-        y: Tensor = super().forward(x.movedim(1, -1))
-        return y.movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)

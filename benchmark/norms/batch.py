@@ -73,7 +73,7 @@ class GhostBatchNorm(RunningNorm):
                 f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}"
             )
         if x.numel() == self.groups * x.shape[1]:
-            raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no deviation")
+            raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no variance")
         # The groups become channels side by side, so that one call normalizes all of them.
         mean, var = self.running_mean.repeat(self.groups), self.running_var.repeat(self.groups)
         weight, bias = (

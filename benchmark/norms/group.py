@@ -36,7 +36,7 @@ def build(name: str, site: Site, groups: int) -> nn.Module:
     if site.width % groups:
         raise ValueError(f"groups {groups} do not divide {site.width} channels")
     if site.width == groups and (site.shape != "map" or site.positions == 1):
-        raise ValueError(f"with {groups} groups of one channel nothing is left but the bias")
+        raise ValueError(f"with {groups} groups of one channel its output is only the bias")
     if site.shape == "map":
         return MapGroupNorm(groups, site.width, eps=site.eps, affine=site.affine)
     layer = GroupNorm(groups, site.width, eps=site.eps, affine=site.affine)

@@ -28,7 +28,7 @@ def build(name: str, site: Site) -> nn.Module:
     """RMSNorm with a scale for each channel and no shift, as in the paper (§3).
 
     `rmsnorm` on a map is over all channels and positions of a sample, `rmsnorm-position` over the
-    channels of each position, the same distinction as LN's. On vectors and tokens they are the same.
+    channels of each position, as with LN. On vectors and tokens they are the same.
     """
     if site.shape != "map":
         return RMSNorm(site.width, eps=site.eps, elementwise_affine=site.affine)

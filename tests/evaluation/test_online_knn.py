@@ -34,7 +34,7 @@ def expected(network):
     (bank, votes), (queries, labels) = SPLITS["train"], SPLITS["validation"]
     reestimate(twin, bank, BATCH, standardise)
     z = [embed(twin, images, standardise)["pooled"] for images in (bank, queries)]
-    return knn_accuracy(z[0], votes, z[1], labels, [5], 0.07)[0]
+    return knn_accuracy((z[0], votes), (z[1], labels), [5], 0.07)[0]
 
 
 @pytest.mark.parametrize("mode", [True, False])

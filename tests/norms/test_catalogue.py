@@ -35,9 +35,9 @@ UNDEFINED = {
     ("in", "tokens"): "over the positions of a map",
     ("frn", "vector"): "over the positions of a map",
     ("frn", "tokens"): "over the positions of a map",
-    ("evonorm-s0", "tokens"): "stands for a norm with its activation, and no norm here has one",
+    ("evonorm-s0", "tokens"): "replaces a norm and its activation, and no norm of tokens has one",
 }
-"""Norms of the benchmark that cannot stand at sites of a shape, and why; all its others must."""
+"""Norms of the benchmark that are not defined at sites of a shape, and why; all its others are."""
 NOTICE_SCALE = {"dyt", "none-plain", "none-skipinit"}
 """What stands for a norm without normalizing: the scale of its input shows in its output."""
 NO_BARE_FORM = {"frn", "evonorm-s0"}
@@ -77,7 +77,7 @@ def test_layer_keeps_the_shape_of_its_input(name, shape):
 def test_norm_of_the_benchmark_is_defined_unless_listed(name, shape):
     section = norms(name, "projector")
     if reason := UNDEFINED.get((name, shape)):
-        message = rf"norm '{name}' cannot stand in the projector \({shape} of 8 channels\): .*"
+        message = rf"norm '{name}' is not defined in the projector \({shape} of 8 channels\): .*"
         with pytest.raises(UserError, match=message + reason):
             section.layer(shape, 8, POSITIONS[shape])
         with pytest.raises(UserError, match=message + reason):
@@ -85,7 +85,7 @@ def test_norm_of_the_benchmark_is_defined_unless_listed(name, shape):
         return
     assert (name, shape) in DEFINED
     if name in NO_BARE_FORM:
-        with pytest.raises(UserError, match="no form without scale and shift"):
+        with pytest.raises(UserError, match="always has a scale and a shift"):
             section.layer(shape, 8, POSITIONS[shape], affine=False)
     else:
         assert defined(name, shape, POSITIONS[shape], affine=False)
@@ -94,16 +94,16 @@ def test_norm_of_the_benchmark_is_defined_unless_listed(name, shape):
 @pytest.mark.parametrize(
     ("name", "shape", "width", "positions", "message"),
     [
-        ("in", "map", 8, 1, "on a 1×1 map nothing is left but the bias"),
-        ("frn", "map", 8, 1, "on a 1×1 map it leaves little but the sign"),
+        ("in", "map", 8, 1, "on a 1×1 map its output is only the bias"),
+        ("frn", "map", 8, 1, "on a 1×1 map its output is little more than the sign"),
         ("gn", "map", 10, 9, "groups 4 do not divide 10 channels"),
         ("gn-ws", "vector", 10, 1, "groups 4 do not divide 10 channels"),
         ("evonorm-s0", "map", 10, 9, "groups 4 do not divide 10 channels"),
-        ("gn", "vector", 4, 1, "with 4 groups of one channel nothing is left but the bias"),
-        ("gn-ws", "tokens", 4, 5, "with 4 groups of one channel nothing is left but the bias"),
-        ("gn", "map", 4, 1, "with 4 groups of one channel nothing is left but the bias"),
-        ("evonorm-s0", "vector", 4, 1, "4 groups of one value have no deviation"),
-        ("evonorm-s0", "map", 4, 1, "4 groups of one value have no deviation"),
+        ("gn", "vector", 4, 1, "with 4 groups of one channel its output is only the bias"),
+        ("gn-ws", "tokens", 4, 5, "with 4 groups of one channel its output is only the bias"),
+        ("gn", "map", 4, 1, "with 4 groups of one channel its output is only the bias"),
+        ("evonorm-s0", "vector", 4, 1, "4 groups of one value have no variance"),
+        ("evonorm-s0", "map", 4, 1, "4 groups of one value have no variance"),
     ],
 )
 def test_site_that_a_norm_cannot_normalize_is_refused(name, shape, width, positions, message):
@@ -124,7 +124,7 @@ def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, backbone):
         expected = not undefined and not (method in BARE_HEADS and name in NO_BARE_FORM)
         assert legal(method, backbone, name) == expected, method
         if not expected:
-            with pytest.raises(UserError, match=f"norm '{name}' cannot stand in"):
+            with pytest.raises(UserError, match=f"norm '{name}' is not defined in"):
                 build(method, backbone, name)
 
 

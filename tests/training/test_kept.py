@@ -117,7 +117,8 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
     bank, queries = (
         embed(method.eval_backbone, images[name], standardise)["pooled"] for name in images
     )
-    (score,) = knn_accuracy(bank, labels["train"], queries, labels["validation"], [5], 0.1)
+    splits_of = (bank, labels["train"]), (queries, labels["validation"])
+    (score,) = knn_accuracy(*splits_of, [5], 0.1)
     # Both splits are smaller than the online kNN asks for, so its last score is the whole judgement.
     assert float(scores[1][-1]) == pytest.approx(score)
     assert len(set(scores[1].tolist())) > 1

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.norms.bases import widened
+
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
@@ -22,14 +24,11 @@ def full_precision(loss: Loss) -> Loss:
     @functools.wraps(loss)
     def computed(first: Tensor, *others: Any) -> Any:
         with torch.autocast(first.device.type, enabled=False):
-            return loss(*map(_widened, (first, *others)))
+            return loss(
+                widened(first), *(widened(x) if isinstance(x, Tensor) else x for x in others)
+            )
 
     return cast(Loss, computed)
-
-
-def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-    return value.float() if half else value
 
 
 @full_precision

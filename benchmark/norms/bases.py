@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+
+def widened(x: Tensor) -> Tensor:
+    """The tensor in float32 if it is of half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class RunningNorm(_NormBase):
@@ -32,7 +38,7 @@ class RunningNorm(_NormBase):
 class KeepsPrecision(nn.Module):
     """The base class before a torch norm whose output shall have the type of the input.
 
-    Under bfloat16 autocast torch's LN, GN and RMSNorm return float32 and BN returns bfloat16, so that
+    Under bfloat16 autocast torch's LN and GN return float32 and BN returns bfloat16, so that
     activations and the residual stream would have another precision from norm to norm. Statistics are
     computed in float32 either way.
     """

@@ -61,7 +61,9 @@ def build(
             f"backbone vit: patch_size {patch_size} does not divide {shape.height}×{shape.width}"
         )
     if embed_dim % num_heads:
-        raise UserError(f"backbone vit: num_heads {num_heads} do not divide embed_dim {embed_dim}")
+        raise UserError(
+            f"backbone vit: num_heads {num_heads} does not divide embed_dim {embed_dim}"
+        )
     positions = 1 + shape.height * shape.width // patch_size**2
     net = VisionTransformer(
         img_size=(shape.height, shape.width), patch_size=patch_size, in_chans=shape.channels,

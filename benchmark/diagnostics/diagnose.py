@@ -169,10 +169,10 @@ def _pretext(method: Method, held_out: HeldOut, batch: int) -> tuple[float, floa
     total = len(held_out.images) // batch
     # The queue has other images: another view of a query's image would count as a negative.
     queued = min(-(-networks.queue // batch), total - 1)
-    asked = min(SWAPPED, total - queued)
+    queries = min(SWAPPED, total - queued)
     views = [
         held_out.views(start, count * batch, number).unflatten(0, (count, batch))
-        for start, count, number in ((0, asked, 0), (0, asked, 1), (asked * batch, queued, 1))
+        for start, count, number in ((0, queries, 0), (0, queries, 1), (queries * batch, queued, 1))
         if count
     ]
     earlier = views[2] if queued else views[1][:0]

@@ -51,7 +51,7 @@ def three_way(
     bank = min(math.ceil(BANK / batch), available - queries)
     if not batch_norms(backbone) or queries < 1:
         return dict.fromkeys(KEYS)
-    voting, asked = _drawn(train, seed, bank * batch, queries * batch)
+    voting, seen = _drawn(train, seed, bank * batch, queries * batch)
     (unseen,) = _drawn(held_out, seed, queries * batch)
 
     def embedded(split: Split, statistics: Statistics) -> Split:
@@ -69,7 +69,7 @@ def three_way(
     by_batch = embedded(voting, batch_statistics)
     by_population = embedded(voting, population_statistics)
     return {
-        "train_batch": accuracy(by_batch, embedded(asked, batch_statistics)),
+        "train_batch": accuracy(by_batch, embedded(seen, batch_statistics)),
         "held_out_batch": accuracy(by_batch, embedded(unseen, batch_statistics)),
         "held_out_population": accuracy(by_population, embedded(unseen, population_statistics)),
     }

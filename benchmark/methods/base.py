@@ -1,4 +1,4 @@
-"""What a method is given, and what the training loop asks of it."""
+"""The interface of methods: their input, and what the training loop calls."""
 
 from __future__ import annotations
 

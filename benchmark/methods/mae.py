@@ -42,7 +42,7 @@ class MAE(MaskedMethod):
     ) -> None:
         super().__init__(backbone, context)
         if not isinstance(backbone, MaskedBackbone):
-            raise UserError("method mae needs a backbone that can encode a masked image")
+            raise UserError("method mae needs a backbone that encodes masked images, e.g. vit")
         if context.shape.height % patch or context.shape.height != context.shape.width:
             raise UserError(
                 f"method mae: patch {patch} does not divide "

@@ -52,7 +52,7 @@ class MoCo(TeacherMethod):
         joining = context.batch * (2 if symmetric else 1)
         if queue % joining:
             raise UserError(
-                f"method moco: queue {queue} is not a multiple of {joining} keys a step"
+                f"method moco: queue {queue} is not a multiple of a step's {joining} keys"
             )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.teacher = Teacher(self.student(), context.teacher)

@@ -53,7 +53,9 @@ class SwAV(Method):
     ) -> None:
         super().__init__(backbone, context)
         if queue % max(context.batch, 1):
-            raise UserError(f"method swav: queue {queue} is not a multiple of {context.batch}")
+            raise UserError(
+                f"method swav: queue {queue} is not a multiple of the batch size {context.batch}"
+            )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.prototypes = nn.Linear(output, prototypes, bias=False)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations

@@ -64,7 +64,7 @@ class GroupNorm(KeepsPrecision, nn.GroupNorm):
 
 
 class MapGroupNorm(nn.GroupNorm):
-    """torch's GroupNorm on maps, computed plane by plane whatever the memory format.
+    """torch's GroupNorm on maps, computed plane by plane for every memory format.
 
     On the CPU its channels_last kernel is up to 27 times slower where a group has few channels, and
     doubles a small ResNet's step.

@@ -142,7 +142,7 @@ def test_final_norm_is_the_schemes(final_norm, norm):
     ("changed", "message"),
     [
         ({"patch_size": 5}, "patch_size 5 does not divide 16×16"),
-        ({"num_heads": 3}, "num_heads 3 do not divide embed_dim 16"),
+        ({"num_heads": 3}, "num_heads 3 does not divide embed_dim 16"),
     ],
 )
 def test_vit_that_cannot_be_built_is_refused(changed, message):

@@ -1,4 +1,4 @@
-"""What the rest of the benchmark knows of a backbone."""
+"""The interface of backbones."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Backbone(nn.Module, ABC):
 
 
 class MaskedBackbone(Backbone):
-    """A backbone that can encode an image of which patches are hidden, for masked modelling."""
+    """A backbone that can encode images with hidden patches, for masked modelling."""
 
     @abstractmethod
     def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
-        """Images (N, C, H, W) → an encoding of their visible patches that `decoder` understands."""
+        """Images (N, C, H, W) → an encoding of their visible patches, for `decoder`."""
 
     @abstractmethod
     def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
@@ -66,7 +66,7 @@ class MaskedBackbone(Backbone):
 
     @abstractmethod
     def prepare_masking(self, patch: int) -> None:
-        """Adds what is learnt for masked images alone; called once, before the weights are initialised.
+        """Adds parameters for masked images; called once, before the weights are initialised.
 
         Raises UserError if the backbone cannot be trained on masked patches of that many pixels.
         """

@@ -1,4 +1,4 @@
-"""No backbone at all: the pixels themselves, as a control."""
+"""The pixels themselves as the embedding, as a control."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ def build(
 ) -> TimmResNet:
     """A ResNet of basic blocks, one stage for each entry of `channels`, each halving the map.
 
-    `branch_gain` is the scale with which the last norm of each residual branch starts: 1, or 0 (Goyal et
-    al. 2017, 1706.02677, §5.1; timm's default), which helps long trainings of deep networks and costs
-    short ones of shallow networks. Norms without a scale take no notice of it.
+    `branch_gain` is the initial scale of the last norm of each residual branch: 1, or 0 (Goyal et al.
+    2017, 1706.02677, §5.1; timm's default), which helps long training of deep networks and slows short
+    training of shallow ones. Norms without a scale ignore it.
     """
     if len(channels) != len(layers) or len(channels) != 4:
         raise UserError(
@@ -50,9 +50,9 @@ def build(
         )
 
     net: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=tuple(channels))  # type: ignore[arg-type]  # timm's annotation lacks type[…]
-    # timm's stem is 64 channels wide, whatever the first stage is; ours has the stage's width. So
-    # timm's class gives the forward pass, and stem and stages are made here, by timm's functions.
-    # With 64 channels it is the network timm would build.
+    # timm's stem always has 64 channels; ours has those of the first stage. So timm's class gives the
+    # forward pass, and stem and stages are made here with timm's functions. With 64 channels it is the
+    # network that timm builds.
     net.conv1 = nn.Conv2d(
         shape.channels, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False
     )
@@ -60,7 +60,7 @@ def build(
         net.maxpool = nn.Identity()
     stages, _ = make_blocks(
         (BasicBlock,) * 4, tuple(channels), tuple(layers), channels[0],
-        act_layer=nn.ReLU, norm_layer=_to_be_placed,
+        act_layer=nn.ReLU, norm_layer=nn.Identity,
     )  # fmt: skip
     for name, stage in stages:
         setattr(net, name, stage)
@@ -69,12 +69,8 @@ def build(
     return TimmResNet(net, shape)
 
 
-def _to_be_placed(width: int, **_: object) -> nn.Module:
-    return nn.Identity()
-
-
 def _place(net: Any, stages: list[Any], norms: SectionNorms, shape: ImageShape) -> None:
-    """Puts the norms of a scheme, and what comes with them, into every site."""
+    """Puts the norms, and what they need around them, into every site."""
 
     def halved(sides: tuple[int, int]) -> tuple[int, int]:
         return (sides[0] + 1) // 2, (sides[1] + 1) // 2
@@ -99,7 +95,7 @@ def _place(net: Any, stages: list[Any], norms: SectionNorms, shape: ImageShape) 
             if block.downsample is not None:
                 block.downsample[0] = norms.convolution(block.downsample[0])
                 block.downsample[1] = norms.layer("map", channels, positions)
-            # drop_path is what timm applies last on the branch, just before the addition.
+            # timm applies drop_path last on the branch, just before the addition.
             block.drop_path = norms.branch()
 
 
@@ -118,8 +114,8 @@ class TimmResNet(MaskedBackbone):
     def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
         """The last map (N, width, h, w) of the images with a learnt patch in place of each hidden one.
 
-        Zeros, or any constant, would leave positions without variance, where the Jacobian of a norm over
-        channels is up to 1/√eps, and a batch statistic that is mostly of the mask.
+        With a constant instead, positions would have no variance, the Jacobian of a norm over channels
+        would be up to 1/√eps there, and batch statistics would mostly be those of the mask.
         """
         n, _, height, width = images.shape
         rows, columns = height // mask.patch, width // mask.patch
@@ -127,16 +123,14 @@ class TimmResNet(MaskedBackbone):
         hidden = grid.repeat_interleave(mask.patch, 2).repeat_interleave(mask.patch, 3)
         filled = self.mask_patch.to(images).repeat(1, 1, rows, columns)
         masked = torch.where(hidden, filled, images).contiguous(memory_format=torch.channels_last)
-        encoded: Tensor = self.net.forward_features(masked)
-        return encoded
+        return self.net.forward_features(masked)
 
     def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
         """One convolution over the map resampled to the patch grid, then a linear readout."""
         return MapDecoder(self.width, width, norms, patch, self.shape)
 
     def prepare_masking(self, patch: int) -> None:
-        """A patch of pixels to be learnt, which stands for every hidden one (as SimMIM's token for a
-        patch's embedding, 2111.09886, §3.2). Any size that divides the image will do."""
+        """Adds a learnt patch of pixels for hidden ones (as SimMIM's token, 2111.09886, §3.2)."""
         self.mask_patch = nn.Parameter(torch.zeros(1, self.shape.channels, patch, patch))
 
 
@@ -158,14 +152,13 @@ class MapDecoder(nn.Module):
         rows = _bilinear(encoded.shape[2], grid, encoded)
         columns = _bilinear(encoded.shape[3], grid, encoded)
         resampled = rows @ encoded @ columns.T
-        decoded: Tensor = self.read(self.act(self.norm(self.mix(resampled))))
-        return decoded.flatten(2).transpose(1, 2)
+        return self.read(self.act(self.norm(self.mix(resampled)))).flatten(2).transpose(1, 2)
 
 
 def _bilinear(size: int, out: int, like: Tensor) -> Tensor:
     """The (out, size) matrix of bilinear resampling, pixel centres aligned as in torch.
 
-    A matrix product has a deterministic gradient on every device; interpolate's has not.
+    A matrix product has a deterministic gradient on every device, interpolate does not.
     """
     position = ((torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5).clamp(
         0, size - 1

@@ -52,17 +52,18 @@ def build(
     """A ViT with a class token and learnt positions.
 
     `placement`: x + f(norm(x)) (`pre`), x + norm(f(x)) (`res-post`, Swin v2, 2111.09883) or
-    norm(x + f(x)) (`post`, 1706.03762). `final_norm`: over all tokens before they are pooled, on the
-    pooled embedding, on the class token, which then is the embedding that is trained, or nowhere.
-    `mlp_norm`: a further norm between the MLP's two layers. `qk_norm`: on queries and keys, each
-    head's width.
+    norm(x + f(x)) (`post`, 1706.03762). `final_norm`: on all tokens before pooling, on the pooled
+    embedding, on the class token (then methods train this embedding), or none. `mlp_norm`: another norm
+    between the MLP's two layers. `qk_norm`: norms on the queries and keys of each head.
     """
     if shape.height % patch_size or shape.width % patch_size:
         raise UserError(
             f"backbone vit: patch_size {patch_size} does not divide {shape.height}×{shape.width}"
         )
     if embed_dim % num_heads:
-        raise UserError(f"backbone vit: num_heads {num_heads} do not divide embed_dim {embed_dim}")
+        raise UserError(
+            f"backbone vit: num_heads {num_heads} does not divide embed_dim {embed_dim}"
+        )
     positions = 1 + shape.height * shape.width // patch_size**2
     net = VisionTransformer(
         img_size=(shape.height, shape.width), patch_size=patch_size, in_chans=shape.channels,
@@ -86,8 +87,7 @@ class PostBlock(Block):
         """Tokens (N, T, C) → (N, T, C)."""
         attended = self.attn(x, attn_mask=attn_mask, is_causal=is_causal)
         x = self.norm1(x + self.ls1(attended))
-        normalized: Tensor = self.norm2(x + self.ls2(self.mlp(x)))
-        return normalized
+        return self.norm2(x + self.ls2(self.mlp(x)))
 
 
 BLOCKS = {"pre": Block, "res-post": ResPostBlock, "post": PostBlock}
@@ -101,14 +101,13 @@ def _injected(norms: SectionNorms, positions: int) -> Any:
 
 
 def _add_branches(blocks: nn.Module, norms: SectionNorms) -> None:
-    """Puts what a norm wants at the end of a residual branch there, in every block."""
+    """Puts the norm's layer at the end of every residual branch, if it has one."""
     for block in blocks.modules():
         if not isinstance(block, Block | ResPostBlock):
             continue
         ends = ("drop_path1", "drop_path2") if isinstance(block, ResPostBlock) else ("ls1", "ls2")
         for name in ends:
-            if (branch := norms.branch()) is not None:
-                setattr(block, name, branch)
+            setattr(block, name, norms.branch() or getattr(block, name))
 
 
 class TimmViT(MaskedBackbone):
@@ -135,10 +134,9 @@ class TimmViT(MaskedBackbone):
         return self.net._pos_embed(self.net.patch_embed(images))
 
     def _normalized(self, tokens: Tensor) -> Tensor:
-        """What the final norm does to tokens (N, T, C)."""
+        """Tokens (N, T, C) after the final norm."""
         if self.final_norm == "before-pool":
-            normalized: Tensor = self.net.norm(tokens)
-            return normalized
+            return self.net.norm(tokens)
         if self.final_norm == "class-token":
             return torch.cat((self.net.norm(tokens[:, :1]), tokens[:, 1:]), 1)
         return tokens
@@ -155,18 +153,18 @@ class TimmViT(MaskedBackbone):
         return TokenDecoder(self, width, norms)
 
     def prepare_masking(self, patch: int) -> None:
-        """The masked patches are the ViT's own, and the final norm has to see tokens."""
+        """Checks that masked patches are the ViT's patches and that the final norm is on tokens."""
         own = int(self.net.patch_embed.patch_size[0])
         if patch != own:
             raise UserError(f"method mae: patch {patch} is not the ViT's patch {own}")
         if self.final_norm == "after-pool":
-            raise UserError("method mae pools nothing, so final_norm cannot stand after-pool")
+            raise UserError("method mae does not pool, so final_norm cannot be 'after-pool'")
 
 
 class TokenDecoder(nn.Module):
     """Tokens (N, 1 + V, C) → pixels of every patch (N, P, patch² · channels) (MAE, 2111.06377).
 
-    One pre-norm block, whatever the backbone's placement: the decoder is a section of its own.
+    One pre-norm block for every placement in the backbone: the decoder is a section of its own.
     """
 
     def __init__(self, backbone: TimmViT, width: int, norms: SectionNorms) -> None:
@@ -186,9 +184,8 @@ class TokenDecoder(nn.Module):
         tokens = self.embed(encoded)
         n, total = mask.hidden.shape
         index = mask.visible[:, :, None].expand(-1, -1, tokens.shape[2])
-        # Under bfloat16 autocast the tokens are of another type than the parameter.
+        # Under bfloat16 autocast the tokens have another type than the parameter.
         mask_token = self.mask_token.to(tokens)
         grid = mask_token.expand(n, total, -1).scatter(1, index, tokens[:, 1:])
         tokens = torch.cat((tokens[:, :1], grid), 1) + self.pos_embed
-        decoded: Tensor = self.read(self.norm(self.block(tokens)))
-        return decoded[:, 1:]
+        return self.read(self.norm(self.block(tokens)))[:, 1:]

@@ -1,1 +1,1 @@
-"""What a cell's embeddings say beside their accuracy."""
+"""Diagnostics of a cell: collapse, leakage and stability."""

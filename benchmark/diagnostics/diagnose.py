@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,19 +21,19 @@ VERSION = 3
 """Raised whenever the same weights would get other diagnostics."""
 
 VIEWED = 500
-"""Held-out images whose views the collapse measures look at."""
+"""Held-out images whose views the collapse measures use."""
 
 VIEWS = 4
 """Views of each: enough for LiDAR's scatter within an image, which is pooled over all images."""
 
 BATCHES = 8
-"""Batches into which images are dealt again and again: an eighth of the mates are the same by chance."""
+"""Batches of a redraw: an eighth of an image's batch-mates are the same in two redraws by chance."""
 
 REDRAWS = 3
-"""How often they are dealt."""
+"""Random assignments of the images to batches."""
 
 SWAPPED = 16
-"""Batches of the swap gap, at most: at 64 images each, 1,024 queries."""
+"""Most batches of the swap gap: with 64 images each, 1,024 queries."""
 
 LEAKAGE = (
     "pretext_same_group",
@@ -57,9 +57,9 @@ def diagnose(
 ) -> dict[str, Measures]:
     """`sections`, `leakage` and `three_way` of a finished cell, see docs/diagnostics.md.
 
-    `config` is the cell's; `splits` holds uint8 images and labels of `train` and of the split that
-    the cell is judged on; `initial` makes the method as it was before its training. The method is
-    left as it was. A value that is not finite, or not defined, is null.
+    `config` is the cell's. `splits` holds uint8 images and labels of `train` and of the split that the
+    cell is judged on. `initial` builds the method with its initial weights. The method's state is
+    restored. Values that are not finite or not defined are None.
     """
     training, spec, seed = config.training, config.evaluation, config.seed
     judged = splits[spec.judge]
@@ -72,10 +72,10 @@ def diagnose(
         if training and held_out:
             if len(judged[0]) >= 2 * training.batch_size:
                 training_mode(method)
-                found, leaks = _leakage(method, held_out, training.batch_size, initial)
-                sections = {name: sections[name] | found[name] for name in sections}
+                of_batch, leaks = _leakage(method, held_out, training.batch_size, initial)
+                sections = {name: sections[name] | of_batch[name] for name in sections}
             shares = three_way(
-                method.evaluated, splits["train"], judged, training.batch_size, spec,
+                method.eval_backbone, splits["train"], judged, training.batch_size, spec,
                 standardise, seed,
             )  # fmt: skip
     return {"sections": sections, "leakage": leaks, "three_way": shares}
@@ -88,46 +88,43 @@ def _sections(
     standardise: Callable[[Tensor], Tensor],
     held_out: HeldOut | None,
 ) -> dict[str, Measures]:
-    """What the embeddings of each section say in evaluation mode, and nulls for the rest."""
-    networks = method.measured()
-    parts = [_embeddings(networks, part) for part in in_parts(images, standardise)]
-    several = []
+    """The collapse measures of each section in evaluation mode; measures of batches are None."""
+    networks = method.embedding_networks()
+
+    def embedded(parts: Iterable[Tensor]) -> dict[str, Tensor]:
+        z = [_embeddings(networks, part) for part in parts]
+        return {name: torch.cat([part[name] for part in z]) for name in networks}
+
+    clean, views = embedded(in_parts(images, standardise)), []
     if held_out:
-        for number in range(VIEWS):
-            given = held_out.views(0, min(VIEWED, len(images)), number).split(CHUNK)
-            several.append([_embeddings(networks, part) for part in given])
-    found = {}
-    for name in networks:
-        clean = torch.cat([part[name] for part in parts])
-        views = [torch.cat([part[name] for part in view]) for view in several]
-        found[name] = {
-            "width": clean.shape[1],
-            **collapse.measures(clean, torch.stack(views, 1) if views else None),
+        count = min(VIEWED, len(images))
+        views = [embedded(held_out.views(0, count, n).split(CHUNK)) for n in range(VIEWS)]
+    return {
+        name: {
+            "width": z.shape[1],
+            **collapse.measures(z, torch.stack([v[name] for v in views], 1) if views else None),
             "batch_dependence": None,
             "jacobian_ratio": None,
         }
-    return found
+        for name, z in clean.items()
+    }
 
 
 def _embeddings(networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-    """Each network's embeddings (N, D); one that begins with another goes on from its embeddings."""
-    found: dict[str, Tensor] = {}
+    """Each network's embeddings (N, D); a network that begins with an earlier one reuses its output."""
+    z: dict[str, Tensor] = {}
     for name, network in networks.items():
-        begun = None
-        if isinstance(network, nn.Sequential):
-            begun = next((other for other in found if networks[other] is network[0]), None)
-        if begun is not None and isinstance(network, nn.Sequential):
-            found[name] = network[1:](found[begun])
-        else:
-            found[name] = network(x)
-    return found
+        layers = list(network) if isinstance(network, nn.Sequential) else [network]
+        begun = [other for other in z if networks[other] is layers[0]]
+        z[name] = nn.Sequential(*layers[1:])(z[begun[0]]) if begun else network(x)
+    return z
 
 
 def _leakage(
     method: Method, held_out: HeldOut, batch: int, initial: Callable[[], Method]
 ) -> tuple[dict[str, Measures], Measures]:
-    """By section what depends on the batch-mates, and what leaks; the method is in training mode."""
-    seed, networks = held_out.seed, method.measured()
+    """The measures of batches by section, and those of leakage; the method is in training mode."""
+    seed, networks = held_out.seed, method.embedding_networks()
     count = min(BATCHES, len(held_out.images) // batch)
     x = held_out.views(0, count * batch, 0)
     dealt = batches(REDRAWS, count, batch, seed).to(x.device)
@@ -165,25 +162,22 @@ def _leakage(
 
 
 def _pretext(method: Method, held_out: HeldOut, batch: int) -> tuple[float, float] | None:
-    """See `leakage.pretext_accuracies`.
-
-    Null without positives, and where their target's network has fewer than two groups.
-    """
-    pair = method.pair() if len(held_out.specs) > 1 else None
-    if pair is None or grouping(pair.second, batch) is None:
+    """See `leakage.pretext_accuracies`; None without positives or with fewer than two BN groups."""
+    networks = method.query_and_target() if len(held_out.specs) > 1 else None
+    if networks is None or grouping(networks.target, batch) is None:
         return None
     total = len(held_out.images) // batch
-    # A queue of images of its own: another view of a query's image would pass for a negative.
-    queued = min(-(-pair.queue // batch), total - 1)
-    asked = min(SWAPPED, total - queued)
+    # The queue has other images: another view of a query's image would count as a negative.
+    queued = min(-(-networks.queue // batch), total - 1)
+    queries = min(SWAPPED, total - queued)
     views = [
         held_out.views(start, count * batch, number).unflatten(0, (count, batch))
-        for start, count, number in ((0, asked, 0), (0, asked, 1), (asked * batch, queued, 1))
+        for start, count, number in ((0, queries, 0), (0, queries, 1), (queries * batch, queued, 1))
         if count
     ]
     earlier = views[2] if queued else views[1][:0]
     return leakage.pretext_accuracies(
-        pair, views[0], views[1], earlier, held_out.seed,
+        networks, views[0], views[1], earlier, held_out.seed,
         joint=method.context.view_batching == "joint",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Networks in training mode, looked at without a trace in them."""
+"""Modes of a finished network in which diagnostics measure it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from benchmark.norms.history import HistoryBatchNorm
 
 
 def training_mode(method: Method) -> None:
-    """Puts a method into the mode that its networks have at the end of a training.
+    """Puts a method's networks into the mode of the end of their training.
 
-    That of an `eman` teacher is evaluation mode. A norm with a history gets its stored statistics:
-    under `running` it normalizes with these in any case, and under `momentum` at the end, where the
-    current batch has no weight any more.
+    An `eman` teacher is in evaluation mode. A norm with a history normalizes with its stored statistics:
+    under `running` it always does, under `momentum` when the weight of the current batch has become 0.
     """
     method.train()
     for module in method.modules():
@@ -28,7 +27,7 @@ def training_mode(method: Method) -> None:
 
 @contextlib.contextmanager
 def population_statistics(network: nn.Module) -> Iterator[None]:
-    """Norms with running statistics normalize with these: evaluation mode."""
+    """Evaluation mode: norms with running statistics normalize with these."""
     with preserve_state(network):
         network.eval()
         yield
@@ -36,10 +35,9 @@ def population_statistics(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Norms with running statistics normalize with those of the batch alone, whatever they do else.
+    """Norms with running statistics normalize with the statistics of the batch alone.
 
-    A norm without momentum is one whose statistics are being estimated anew: it then has nothing
-    but the batch (see `evaluation.features.reestimate`).
+    Without momentum, as in `evaluation.features.reestimate`, every such norm uses the batch.
     """
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
@@ -55,10 +53,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def grouping(network: nn.Module, batch: int) -> Tensor | None:
-    """The BN group (batch,) of each sample of a batch, None with fewer than two groups.
-
-    Of several norms, that with the most groups.
-    """
+    """The BN group (batch,) of each sample in the norm with most groups, None with fewer than two."""
     norms = [norm for norm in batch_norms(network) if getattr(norm, "groups", 1) > 1]
     if not norms:
         return None

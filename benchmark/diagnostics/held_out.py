@@ -1,4 +1,4 @@
-"""Held-out images as a training would show them: augmented views, in batches drawn at random."""
+"""Held-out images as a training run would get them: augmented views in random batches."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from benchmark.data.augment import view
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images that no training has seen. The same seed gives the same views and batches."""
+    """Images that were not trained on. The same seed gives the same views and batches."""
 
     images: Tensor
     """(N, C, H, W) uint8."""
     specs: Sequence[Mapping[str, Any]]
-    """Of the views that the cell is trained on, at least one."""
+    """The cell's views, at least one."""
     standardise: Callable[[Tensor], Tensor]
     seed: int
 
     def views(self, start: int, count: int, number: int) -> Tensor:
-        """View `number` of `count` images, from place `start` of an order that is drawn once.
+        """View `number` of `count` images from place `start` of a fixed random order.
 
-        Standardised, (count, C, H, W); a cell with two kinds of views gives them by turns.
+        Standardised, (count, C, H, W). A cell's kinds of views alternate by `number`.
         """
         order = torch.randperm(len(self.images), generator=keyed(self.seed, "diagnostics", "order"))
         chosen = order[start : start + count].to(self.images.device)
@@ -37,7 +37,7 @@ class HeldOut:
 
 
 def batches(redraws: int, count: int, size: int, seed: int) -> Tensor:
-    """`count · size` images dealt into `count` batches, `redraws` times: indices (M, count, size)."""
+    """`redraws` random assignments of `count · size` images to batches: indices (M, count, size)."""
     orders = [
         torch.randperm(count * size, generator=keyed(seed, "diagnostics", "batches", redraw))
         for redraw in range(redraws)
@@ -46,17 +46,17 @@ def batches(redraws: int, count: int, size: int, seed: int) -> Tensor:
 
 
 def by_image(call: Callable[[Tensor], Mapping[str, Tensor]], dealt: Tensor) -> dict[str, Tensor]:
-    """What `call` gives for the batches of `batches`, put back in the order of the images.
+    """The values of `call` for the batches of `batches`, in the order of the images.
 
-    `call` takes the indices (B,) of a batch and gives values (B, …) by name; these come back as
-    (M, N, …), where the values [m, i] are those of image i among its batch-mates of redraw m.
+    `call` takes the indices (B,) of a batch and returns values (B, …) by name. The result is (M, N, …):
+    [m, i] are the values of image i among its batch-mates of redraw m.
     """
-    found: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     for redraw, indices in enumerate(dealt):
         for index in indices:
             for name, values in call(index).items():
-                if name not in found:
+                if name not in results:
                     shape = (len(dealt), indices.numel(), *values.shape[1:])
-                    found[name] = values.new_empty(shape)
-                found[name][redraw, index] = values
-    return found
+                    results[name] = values.new_empty(shape)
+                results[name][redraw, index] = values
+    return results

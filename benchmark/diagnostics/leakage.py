@@ -1,8 +1,7 @@
-"""How much a batch's statistics tell of one sample to another, and whether a task uses it.
+"""How much information batch statistics pass between samples, and whether the pretext task uses it.
 
-The measures are this project's own, built from the mechanism that the papers describe (MoCo,
-1911.05722, A.9): dependence on the other images of the batch, and the accuracy of the pretext task with
-and without what the positives' common BN group gives away.
+The measures are this project's own, for the mechanism described in MoCo (1911.05722, A.9): dependence
+on the other images of the batch, and pretext accuracy with and without a common BN group of positives.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ from torch import Tensor, nn
 
 from benchmark.core.randomness import keyed
 from benchmark.diagnostics.collapse import ROUNDING
-from benchmark.evaluation.features import preserve_state
-from benchmark.methods.base import Pair
+from benchmark.evaluation.features import finite, preserve_state
+from benchmark.methods.base import QueryAndTarget
 
 PLACES = 5
-"""Samples z_i whose gradients the Jacobian ratio takes, spread over the batch and so over its groups."""
+"""Samples z_i whose gradients the Jacobian ratio uses, spread over the batch and so over its groups."""
 
 DIRECTIONS = 2
-"""Random output directions for each. With 5 × 2 gradients the ratio is right to about a tenth."""
+"""Random output directions of each. With 5 × 2 gradients the ratio has an error of about a tenth."""
 
 REGROUPINGS = 20
-"""Redraws of the groups behind a swap gap, over all of its batches."""
+"""Redraws of the groups for a swap gap, over all its batches."""
 
 
 def batch_dependence(z: Tensor) -> float | None:
     """How far embeddings (M, N, D) of N images depend on their batch-mates, drawn M ≥ 2 times.
 
-    The mean over images of 1 − cos between two redraws, over the mean of 1 − cos between two images
-    of one redraw: 0 where batch-mates do not matter, 1 where nothing else does. None under collapse,
-    where both are 0, and where an embedding is not finite.
+    The mean over images of 1 − cos between two redraws, over the mean of 1 − cos between two images of
+    one redraw: 0 if batch-mates do not matter, 1 if nothing else does. None under collapse, where both
+    are 0, or if an embedding is not finite.
     """
     unit = F.normalize(z.double(), dim=2)
     # For unit vectors the mean of 1 − cos over pairs is the (unbiased) variance, summed over dimensions,
-    # which does not suffer from cancellation.
+    # which has no cancellation.
     between_redraws = float(unit.var(0).sum(1).mean())
     between_images = float(unit.var(1).sum(1).mean())
     if not between_images > ROUNDING**2:
@@ -52,16 +51,16 @@ def jacobian_ratios(
     """‖∂z_i/∂x_j‖ / ‖∂z_i/∂x_i‖ of each network, the mean over j ≠ i and over a few i.
 
     `x` (B, C, H, W) is one batch. The Frobenius norms are estimated from random directions v: the
-    mean of ‖v ∂z_i/∂x_j‖² is the square of the norm. None where z_i does not depend on x_i either, and
-    where no gradient passes.
+    mean of ‖v ∂z_i/∂x_j‖² is the square of the norm. None if z_i does not depend on x_i either, or no
+    gradient passes.
     """
-    found: dict[str, float | None] = {}
+    ratios: dict[str, float | None] = {}
     for name, network in networks.items():
         inputs = x.detach().clone().requires_grad_()
         with preserve_state(network), torch.enable_grad():
             z = network(inputs)
-            found[name] = _jacobian_ratio(z, inputs, seed) if z.requires_grad else None
-    return found
+            ratios[name] = _jacobian_ratio(z, inputs, seed) if z.requires_grad else None
+    return ratios
 
 
 def _jacobian_ratio(z: Tensor, x: Tensor, seed: int) -> float | None:
@@ -81,14 +80,14 @@ def _jacobian_ratio(z: Tensor, x: Tensor, seed: int) -> float | None:
 
 
 def same_group(z: Tensor, group: Tensor) -> tuple[float | None, float | None]:
-    """Share of the nearest neighbours that lie in a sample's own BN group, and that share by chance.
+    """Share of a sample's nearest neighbours that are in its own BN group, and that share by chance.
 
-    `z` (P, B, D) are P batches, `group` (B,) the group of each place. The neighbours of a sample are as
-    many as its group has other members, by cosine, in its own batch. None with groups of one.
+    `z` (P, B, D) are P batches, `group` (B,) the group of each place. A sample has as many neighbours,
+    by cosine in its own batch, as its group has other members. None with groups of one sample.
     """
     batch = len(group)
     size = batch // len(group.unique())
-    if size < 2 or not bool(z.isfinite().all()):
+    if size < 2 or not finite(z):
         return None, None
     unit = F.normalize(z.double(), dim=2)
     cosine = unit @ unit.transpose(1, 2)
@@ -101,40 +100,44 @@ def same_group(z: Tensor, group: Tensor) -> tuple[float | None, float | None]:
 
 @torch.no_grad()
 def pretext_accuracies(
-    pair: Pair, first: Tensor, second: Tensor, earlier: Tensor, seed: int, *, joint: bool = False
+    networks: QueryAndTarget,
+    first: Tensor,
+    second: Tensor,
+    earlier: Tensor,
+    seed: int,
+    *,
+    joint: bool = False,
 ) -> tuple[float, float] | None:
     """Pretext accuracy with both views of an image in one BN group, and with groups redrawn.
 
-    Their difference is the swap gap: how much better a positive is found for sharing a group.
-
-    `first` and `second` (P, B, C, H, W) are two views of P batches. The redraw permutes the second views
-    before their network and back after it, as MoCo's shuffling does (1911.05722, §3.3). An image is
-    found if its first view is nearer, by cosine, to its own second view than to all others: those of
-    the batch or, where the task has a queue, those of `earlier` batches (K, B, C, H, W) of other
-    images. With `joint` the views of a batch are one forward pass, for a task of one network whose views
-    are batched so. None where an output is not finite.
+    Their difference is the swap gap. `first` and `second` (P, B, C, H, W) are two views of P batches.
+    The redraw permutes the second views before their network and back after it, as MoCo's shuffling
+    does (1911.05722, §3.3). A query is correct if its first view is nearer, by cosine, to its own second
+    view than to all others: those of the batch or, if the task has a queue, those of `earlier` batches
+    (K, B, C, H, W) of other images. `joint`: the views of a batch are one forward pass, if both networks
+    are the same. None if an output is not finite.
     """
-    joint = joint and pair.first is pair.second
+    joint = joint and networks.query is networks.target
 
     def outputs(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         if joint:
-            query, target = _output(pair.first, torch.cat((one, other))).chunk(2)
+            query, target = _output(networks.query, torch.cat((one, other))).chunk(2)
             return query, target
-        return _output(pair.first, one), _output(pair.second, other)
+        return _output(networks.query, one), _output(networks.target, other)
 
     queue = None
-    if pair.queue:
-        queue = torch.cat([_output(pair.second, part) for part in earlier])[: pair.queue]
+    if networks.queue:
+        queue = torch.cat([_output(networks.target, part) for part in earlier])[: networks.queue]
     together, apart = [], []
     for number, (one, other) in enumerate(zip(first, second, strict=True)):
-        together.append(_found(*outputs(one, other), queue))
+        together.append(_accuracy(*outputs(one, other), queue))
         for redraw in range(math.ceil(REGROUPINGS / len(first))):
             generator = keyed(seed, "diagnostics", "regrouping", number, redraw)
             order = torch.randperm(len(other), generator=generator).to(other.device)
             query, target = outputs(one, other[order])
-            apart.append(_found(query, target[order.argsort()], queue))
-    found = sum(together) / len(together), sum(apart) / len(apart)
-    return found if all(map(math.isfinite, found)) else None
+            apart.append(_accuracy(query, target[order.argsort()], queue))
+    means = sum(together) / len(together), sum(apart) / len(apart)
+    return means if all(map(math.isfinite, means)) else None
 
 
 def _output(network: nn.Module, x: Tensor) -> Tensor:
@@ -142,24 +145,18 @@ def _output(network: nn.Module, x: Tensor) -> Tensor:
         return F.normalize(network(x).double(), dim=1)
 
 
-def _found(query: Tensor, target: Tensor, queue: Tensor | None) -> float:
-    """The share of queries nearer to their own target than to every other; NaN if one is not finite."""
-    if queue is None:
-        others = query @ target.T
-        others.fill_diagonal_(-math.inf)
-    else:
-        others = query @ queue.T
-    own = (query * target).sum(1)
-    if not bool((own + others.amax(1)).isfinite().all()):
-        return math.nan
-    return float((own > others.amax(1)).double().mean())
+def _accuracy(query: Tensor, target: Tensor, queue: Tensor | None) -> float:
+    """The share of queries nearest to their own target; NaN if a cosine is not finite."""
+    others = (query @ target.T).fill_diagonal_(-math.inf) if queue is None else query @ queue.T
+    own, nearest = (query * target).sum(1), others.amax(1)
+    return float((own > nearest).double().mean()) if finite(own, nearest) else math.nan
 
 
 def relative_change(losses: Tensor) -> float | None:
     """Change of an image's loss between two redraws of its batch-mates, over its mean loss.
 
-    `losses` (M, N) of M ≥ 2 redraws and N images; the mean over images and pairs of redraws. None
-    where a loss is not finite or the mean is 0.
+    The mean over images and pairs of redraws of `losses` (M, N), from M ≥ 2 redraws of N images. None if
+    a loss is not finite or the mean is 0.
     """
     losses = losses.double()
     redraws = len(losses)

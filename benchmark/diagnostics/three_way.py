@@ -1,4 +1,4 @@
-"""kNN accuracy with statistics of the batch and of the training, on seen and on unseen images."""
+"""kNN accuracy with batch statistics and running statistics, on training and held-out images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from torch import Tensor, nn
 from benchmark.backbones.base import Backbone
 from benchmark.core.randomness import keyed
 from benchmark.diagnostics.frozen import batch_statistics, population_statistics
-from benchmark.evaluation.features import batch_norms, in_parts
-from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.features import batch_norms, finite, in_parts
+from benchmark.evaluation.knn import Split, knn_accuracy
 from benchmark.planning.configuration import EvaluationConfig
 
 BANK = 1000
-"""Training images that vote, up to a whole number of batches."""
+"""Training images in the bank, rounded up to whole batches."""
 
 QUERIES = 500
-"""Images of either split that are classified, likewise: the error of an accuracy is about .02."""
+"""Images classified of either split, rounded up to whole batches: an accuracy's error is about .02."""
 
 KEYS = ("train_batch", "held_out_batch", "held_out_population")
-
-Split = tuple[Tensor, Tensor]
-"""uint8 images (N, C, H, W) and labels (N,)."""
 
 Statistics = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -43,18 +40,18 @@ def three_way(
     """Accuracies in 0..1 of the pooled embedding by statistics and split (2105.07576, §3).
 
     `train_batch`: batches of `batch` training images, each with its own statistics. `held_out_batch`:
-    the same of held-out images, whose difference from the first is the generalisation gap.
-    `held_out_population`: held-out images with the running statistics, whose difference from the
-    second is the inconsistency between training and test. The bank consists of other training images,
-    with the statistics of its queries. `spec` is the cell's evaluation. All are None where the backbone
-    has no batch statistics or there are too few images; one is where an embedding is not finite.
+    the same of held-out images; its difference from the first is the generalisation gap.
+    `held_out_population`: held-out images with the running statistics; its difference from the second is
+    the inconsistency between training and test. The bank has other training images, with the same kind
+    of statistics as the queries. All are None if the backbone has no batch statistics or there are too
+    few images; one is None if an embedding is not finite.
     """
     available = len(train[0]) // batch
     queries = min(math.ceil(QUERIES / batch), len(held_out[0]) // batch, available // 3)
     bank = min(math.ceil(BANK / batch), available - queries)
     if not batch_norms(backbone) or queries < 1:
         return dict.fromkeys(KEYS)
-    voting, asked = _drawn(train, seed, bank * batch, queries * batch)
+    voting, seen = _drawn(train, seed, bank * batch, queries * batch)
     (unseen,) = _drawn(held_out, seed, queries * batch)
 
     def embedded(split: Split, statistics: Statistics) -> Split:
@@ -65,15 +62,14 @@ def three_way(
         return torch.cat(parts), split[1]
 
     def accuracy(bank: Split, queries: Split) -> float | None:
-        if not all(bool(torch.isfinite(split[0]).all()) for split in (bank, queries)):
+        if not finite(bank[0], queries[0]):
             return None
-        (score,) = knn_accuracy(*bank, *queries, spec.knn_k[:1], spec.knn_temperature)
-        return score
+        return knn_accuracy(bank, queries, spec.knn_k[:1], spec.knn_temperature)[0]
 
     by_batch = embedded(voting, batch_statistics)
     by_population = embedded(voting, population_statistics)
     return {
-        "train_batch": accuracy(by_batch, embedded(asked, batch_statistics)),
+        "train_batch": accuracy(by_batch, embedded(seen, batch_statistics)),
         "held_out_batch": accuracy(by_batch, embedded(unseen, batch_statistics)),
         "held_out_population": accuracy(by_population, embedded(unseen, population_statistics)),
     }

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
-from benchmark.evaluation.features import embed, reestimate
-from benchmark.evaluation.knn import knn_accuracy, knn_correct
-from benchmark.evaluation.probe import linear_probe
+from benchmark.evaluation.features import embed, finite, reestimate
+from benchmark.evaluation.knn import Split, knn_accuracy, knn_correct
+from benchmark.evaluation.probe import Probe, linear_probe
 from benchmark.planning.configuration import EvaluationConfig
 
 VERSION = 1
 """Raised whenever the same weights would get other metrics."""
 
-Split = tuple[Tensor, Tensor]
+Columns = Mapping[str, Mapping[str, Split]]
+"""Embeddings and labels by readout and split."""
 
 
 class Evaluation(NamedTuple):
-    """What a frozen backbone is judged by."""
+    """The scores of a frozen backbone."""
 
     metrics: dict[str, Any]
     """Accuracies in 0..1, unless the name says otherwise, by `<readout>[_reestimated].<metric>`."""
     correct: str | None
-    """Which images of the judged split the first k nearest neighbours get right, as hexadecimal bits.
+    """Which images of the judged split kNN with the first k classifies correctly, as hexadecimal bits.
 
-    By the pooled embedding with re-estimated statistics, so that two networks can be compared on the
-    images that they disagree on. The first image is the highest bit of the first digit. None where an
+    It uses the pooled embedding with re-estimated statistics. With it, two networks can be compared on
+    the images that they disagree on. The first image is the highest bit of the first digit. None if an
     embedding is not finite, and for a trial of a sweep.
     """
 
@@ -41,90 +41,59 @@ def evaluate(
     standardise: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor, int], object] | None = None,
 ) -> Evaluation:
-    """Judges a frozen backbone.
+    """Evaluates a frozen backbone, whose BN statistics it re-estimates in place (see `reestimate`).
 
-    `splits` holds uint8 images and labels: `train`, `validation` and, where the cell is judged on
-    it, `test`. Without batch statistics the re-estimated metrics are those of the only network there is.
-    Re-estimates the statistics in place; `encode` is what `reestimate` takes.
+    `splits` holds uint8 images and labels: `train`, `validation` and, if the cell is judged on it,
+    `test`. Without BN statistics the re-estimated metrics are copies of the first ones.
     """
     judge = spec.judge
-    features = embed_all(backbone, splits, standardise)
-    metrics = _judge(features, splits, spec, "")
+
+    def embedded() -> Columns:
+        z = {name: embed(backbone, split[0], standardise) for name, split in splits.items()}
+        return {
+            readout: {name: (z[name][readout], splits[name][1]) for name in splits}
+            for readout in z["train"]
+        }
+
+    columns = embedded()
+    metrics = _metrics(columns, spec, "")
     if reestimate(backbone, splits["train"][0], spec.precise_bn_batch_size, standardise, encode):
-        features = embed_all(backbone, splits, standardise)
-        metrics |= _judge(features, splits, spec, "_reestimated")
+        columns = embedded()
+        metrics |= _metrics(columns, spec, "_reestimated")
     else:
         metrics |= {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
-    # A trial of a sweep keeps its scores alone.
-    right = _correct(features, splits, spec) if judge == "test" else None
-    return Evaluation(metrics | {"judge": judge}, right)
+    correct = _correct(columns["pooled"], spec) if judge == "test" else None
+    return Evaluation(metrics | {"judge": judge}, correct)
 
 
-def _correct(
-    features: Mapping[str, Mapping[str, Tensor]],
-    splits: Mapping[str, Split],
-    spec: EvaluationConfig,
-) -> str | None:
-    columns = [(features[name]["pooled"], splits[name][1]) for name in ("train", spec.judge)]
-    if not all(bool(torch.isfinite(column[0]).all()) for column in columns):
+def _correct(column: Mapping[str, Split], spec: EvaluationConfig) -> str | None:
+    bank, queries = column["train"], column[spec.judge]
+    if not finite(bank[0], queries[0]):
         return None
-    (right,) = knn_correct(*columns[0], *columns[1], spec.knn_k[:1], spec.knn_temperature)
-    bits = "".join("1" if one else "0" for one in right.tolist())
+    (correct,) = knn_correct(bank, queries, spec.knn_k[:1], spec.knn_temperature)
+    bits = "".join("1" if one else "0" for one in correct.tolist())
     digits = -(-len(bits) // 4)
     return f"{int(bits.ljust(4 * digits, '0'), 2):0{digits}x}"
 
 
-def embed_all(
-    backbone: Backbone, splits: Mapping[str, Split], standardise: Callable[[Tensor], Tensor]
-) -> dict[str, dict[str, Tensor]]:
-    """Every split's readouts by split and readout."""
-    return {name: embed(backbone, split[0], standardise) for name, split in splits.items()}
-
-
-def _judge(
-    features: Mapping[str, Mapping[str, Tensor]],
-    splits: Mapping[str, Split],
-    spec: EvaluationConfig,
-    suffix: str,
-) -> dict[str, Any]:
+def _metrics(columns: Columns, spec: EvaluationConfig, suffix: str) -> dict[str, Any]:
     judge = spec.judge
     metrics: dict[str, Any] = {}
-    for readout in features["train"]:
-        columns = {name: (features[name][readout], splits[name][1]) for name in features}
+    for readout, column in columns.items():
         prefix = f"{readout}{suffix}"
-        if not all(bool(torch.isfinite(column[0]).all()) for column in columns.values()):
-            metrics |= dict.fromkeys(_keys(prefix, spec))
-            continue
+        train = column["train"]
+        defined = finite(*(z for z, _ in column.values()))
         for split in dict.fromkeys(("validation", judge)):
-            tag = _tag(split, judge)
-            scores = knn_accuracy(
-                *columns["train"], *columns[split], spec.knn_k, spec.knn_temperature
-            )
-            metrics |= {
-                f"{prefix}.knn{k}{tag}": score for k, score in zip(spec.knn_k, scores, strict=True)
-            }
+            tag = "" if split == judge else f".{split}"
+            scores: Sequence[float | None] = [None] * len(spec.knn_k)
+            if defined:
+                scores = knn_accuracy(train, column[split], spec.knn_k, spec.knn_temperature)
+            for k, score in zip(spec.knn_k, scores, strict=True):
+                metrics[f"{prefix}.knn{k}{tag}"] = score
         if judge == "validation":
-            continue  # a trial of a sweep is scored by its nearest neighbours alone
-        probe = linear_probe(columns["train"], columns["validation"], columns[judge], spec.probe_c)
-        metrics |= {
-            f"{prefix}.linear": probe.accuracy,
-            f"{prefix}.linear.validation": probe.validation,
-            f"{prefix}.linear.penalty": probe.penalty,
-            f"{prefix}.linear.penalty_at_edge": probe.at_edge,
-        }
+            continue  # a trial of a sweep is scored by kNN alone
+        data = train, column["validation"], column[judge]
+        probe = linear_probe(*data, spec.probe_c) if defined else Probe(*[None] * 4)
+        for part, value in probe._asdict().items():
+            metrics[f"{prefix}.linear{'' if part == 'accuracy' else '.' + part}"] = value
     return metrics
-
-
-def _tag(split: str, judge: str) -> str:
-    return "" if split == judge else f".{split}"
-
-
-def _keys(prefix: str, spec: EvaluationConfig) -> list[str]:
-    """The metrics of a readout that is not finite, all of them null."""
-    judge = spec.judge
-    tags = [_tag(split, judge) for split in dict.fromkeys(("validation", judge))]
-    keys = [f"{prefix}.knn{k}{tag}" for k in spec.knn_k for tag in tags]
-    if judge == "validation":
-        return keys
-    parts = ("", ".validation", ".penalty", ".penalty_at_edge")
-    return keys + [f"{prefix}.linear{part}" for part in parts]

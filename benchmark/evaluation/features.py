@@ -19,16 +19,21 @@ CHUNK = 500
 def in_parts(
     images: Tensor, standardise: Callable[[Tensor], Tensor], size: int = CHUNK
 ) -> Iterator[Tensor]:
-    """Standardised float images of uint8 ones (N, C, H, W), `size` at a time."""
+    """Standardised images of uint8 images (N, C, H, W), `size` at a time."""
     return (standardise(part.float() / 255) for part in images.split(size))
+
+
+def finite(*tensors: Tensor) -> bool:
+    """Whether all values of all tensors are finite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 @contextlib.contextmanager
 def preserve_state(network: nn.Module) -> Iterator[None]:
-    """Afterwards the network's buffers and modes are what they were before.
+    """Restores the network's buffers and modes at the end of the block.
 
-    Each forward pass in training mode stands in a block of its own, so that running statistics are not
-    updated from one to the next. A gradient is taken inside the block.
+    Each forward pass in training mode needs its own block, or it updates the running statistics for the
+    next. Gradients are taken inside the block.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
@@ -67,16 +72,16 @@ def reestimate(
 ) -> bool:
     """Replaces running statistics by their mean over the training images, in batches of `batch`.
 
-    Short trainings, small groups and untrained networks have poor running statistics, which would
-    look like an effect of the norm (precise-BN, Wu & Johnson 2021, 2105.07576, §3). `encode` makes the
-    forward pass of a batch and is told the batch's number; by default it is the backbone's of whole
-    images (see `Method.encode`). Returns whether there was anything to estimate.
+    Short runs, small groups and untrained networks have poor running statistics, which would look like
+    an effect of the norm (precise-BN, Wu & Johnson 2021, 2105.07576, §3). `encode(images, number)` is
+    the forward pass of a batch (see `Method.encode`), by default the backbone's. Returns whether the
+    backbone has such statistics.
     """
     norms = batch_norms(backbone)
     if not norms:
         return False
     batch = min(batch, len(images))
-    # A norm over parts of the batch takes the largest batch that its parts divide.
+    # The number of a norm's groups must divide the batch.
     groups = math.lcm(*(int(getattr(norm, "groups", 1)) for norm in norms))
     batch = max(batch - batch % groups, groups)
     momenta = [norm.momentum for norm in norms]

@@ -12,43 +12,37 @@ CHUNK = 2000
 """Queries in one matrix product."""
 
 
+Split = tuple[Tensor, Tensor]
+"""Embeddings (N, D), or images, and class indices (N,)."""
+
+
 def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    query_labels: Tensor,
-    neighbours: Sequence[int],
-    temperature: float,
+    bank: Split, queries: Split, neighbours: Sequence[int], temperature: float
 ) -> list[float]:
-    """Top-1 accuracy in 0..1 for each number of neighbours, see `knn_correct`."""
-    correct = knn_correct(bank, bank_labels, queries, query_labels, neighbours, temperature)
-    return [int(row.sum()) / len(queries) for row in correct]
+    """The top-1 accuracy of `knn_correct` in 0..1, for each number of neighbours."""
+    correct = knn_correct(bank, queries, neighbours, temperature)
+    return [int(row.sum()) / len(row) for row in correct]
 
 
 def knn_correct(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    query_labels: Tensor,
-    neighbours: Sequence[int],
-    temperature: float,
+    bank: Split, queries: Split, neighbours: Sequence[int], temperature: float
 ) -> Tensor:
-    """Which queries get their own class, for each number of neighbours: (K, N) bool.
+    """Which queries are classified correctly, for each number of neighbours: (K, N) bool.
 
-    `bank` (M, D) and `queries` (N, D) are embeddings, labels are class indices. The k nearest of the
-    bank by cosine vote for their class with weight exp(cosine / temperature).
+    The k nearest neighbours by cosine vote for their class with weight exp(cosine / temperature).
     """
+    bank_labels = bank[1]
     classes = int(bank_labels.max()) + 1
-    normalized = F.normalize(bank, dim=1)
+    normalized = F.normalize(bank[0], dim=1)
     parts = []
-    for part, truth in zip(queries.split(CHUNK), query_labels.split(CHUNK), strict=True):
+    for part, truth in zip(*(column.split(CHUNK) for column in queries), strict=True):
         similarity = F.normalize(part, dim=1) @ normalized.T
-        nearest, index = similarity.topk(min(max(neighbours), len(bank)), dim=1)
+        nearest, index = similarity.topk(min(max(neighbours), len(normalized)), dim=1)
         weights = (nearest / temperature).exp().double()
         labels = bank_labels[index]
         right = []
         for k in neighbours:
-            votes = torch.zeros(len(part), classes, dtype=torch.float64, device=bank.device)
+            votes = torch.zeros(len(part), classes, dtype=torch.float64, device=part.device)
             votes.scatter_add_(1, labels[:, :k], weights[:, :k])
             right.append(votes.argmax(1) == truth)
         parts.append(torch.stack(right))

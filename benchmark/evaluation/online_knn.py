@@ -1,4 +1,4 @@
-"""A quick judgement of a network in training: kNN accuracy on a part of the validation split."""
+"""The online kNN: the accuracy of a network in training on a part of the validation split."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
-from benchmark.evaluation.features import embed, preserve_state, reestimate
-from benchmark.evaluation.knn import knn_accuracy
+from benchmark.evaluation.features import embed, finite, preserve_state, reestimate
+from benchmark.evaluation.knn import Split, knn_accuracy
 
 BANK = 1000
-"""Training images that vote, at most."""
+"""Most training images in the bank."""
 
 QUERIES = 500
-"""Validation images that are classified, at most."""
+"""Most validation images that are classified."""
 
 SHARE = 3
-"""Images seen in training for each image that all judgements together embed, at least. They are then
-less than a fifth of the work: training takes a forward and a backward pass of one view or more."""
+"""Fewest training images for each image that the online kNN embeds in the whole training run.
+
+It is then less than a fifth of the work: a training step has forward and backward passes of each view.
+"""
 
 
 class _Stopped(Exception):
-    """In a judgement that was told to stop."""
+    """Raised inside the online kNN if it is told to stop."""
 
 
-def counts(images_seen: int, batch: int, looks: int) -> tuple[int, int]:
-    """Images that vote and images that are classified in each of `looks` judgements of a training.
+def counts(images_seen: int, batch: int, evaluations: int) -> tuple[int, int]:
+    """Bank and query images in each of `evaluations` of a training run.
 
-    BANK and QUERIES, or fewer in the same ratio if the training sees fewer than SHARE images for each.
-    At least a batch votes, since a norm over the batch may not be defined for less.
+    BANK and QUERIES, or fewer in the same ratio if the run sees fewer than SHARE images for each. The
+    bank has at least a batch, since a norm over the batch may not be defined for less.
     """
-    both = max(3 * batch // 2, images_seen // SHARE // looks)
+    both = max(3 * batch // 2, images_seen // SHARE // evaluations)
     bank = min(BANK, max(batch, both * BANK // (BANK + QUERIES)))
     return bank, max(1, min(QUERIES, both - bank))
 
 
-def watcher(
+def make_online_knn(
     backbone: Backbone,
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    train: Split,
+    validation: Split,
     neighbours: int,
     temperature: float,
     batch: int,
@@ -48,42 +50,37 @@ def watcher(
     encode: Callable[[Tensor, int], object] | None = None,
     images: tuple[int, int] = (BANK, QUERIES),
 ) -> Callable[[Callable[[], bool]], float | None]:
-    """A function that returns the backbone's accuracy now, in 0..1, and NaN if it is not finite.
+    """A function that returns the backbone's current accuracy in 0..1, NaN if it is not finite.
 
-    `train` and `validation` are uint8 images and labels. At most the number in `images` is taken of
-    each, evenly spaced and the same every time. Statistics of a batch are re-estimated on the images
-    that vote, in batches of `batch`: the running ones of an early moment are poor, and would look like a
-    slow start of the norms that have them; `encode` is what `reestimate` takes. The backbone is left as
-    it was. The function asks its argument before each forward pass whether to go on, and returns None
-    if not.
+    `train` and `validation` are uint8 images and labels, of which it takes at most the numbers in
+    `images`, evenly spaced. BN statistics are re-estimated on the bank in batches of `batch` (see
+    `reestimate`, which also takes `encode`): early running statistics are poor, and would look like a
+    slow start of the norm. The backbone's state is restored. The function calls its argument before each
+    forward pass and returns None if the answer is False.
     """
     bank, queries = _spaced(train, images[0]), _spaced(validation, images[1])
 
-    def watch(go_on: Callable[[], bool]) -> float | None:
+    def online_knn(proceed: Callable[[], bool]) -> float | None:
         def prepare(part: Tensor) -> Tensor:
-            if not go_on():
+            if not proceed():
                 raise _Stopped
             return standardise(part)
 
         try:
             with preserve_state(backbone):
                 reestimate(backbone, bank[0], batch, prepare, encode)
-                embedded = [
-                    embed(backbone, images, prepare)["pooled"] for images in (bank[0], queries[0])
-                ]
+                z = [embed(backbone, part[0], prepare)["pooled"] for part in (bank, queries)]
         except _Stopped:
             return None
-        if not all(bool(torch.isfinite(z).all()) for z in embedded):
+        if not finite(*z):
             return float("nan")
-        (score,) = knn_accuracy(
-            embedded[0], bank[1], embedded[1], queries[1], [neighbours], temperature
-        )
-        return score
+        embedded = (z[0], bank[1]), (z[1], queries[1])
+        return knn_accuracy(*embedded, [neighbours], temperature)[0]
 
-    return watch
+    return online_knn
 
 
-def _spaced(split: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+def _spaced(split: Split, count: int) -> Split:
     """At most `count` images and labels, evenly spaced over the split."""
     total = len(split[0])
     count = min(count, total)

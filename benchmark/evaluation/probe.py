@@ -10,40 +10,38 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+
+from benchmark.evaluation.knn import Split
 
 ITERATIONS = 200
-"""Most L-BFGS steps for each penalty; starting from the last penalty's solution, few need more."""
+"""Most L-BFGS steps for each penalty, which starts from the last penalty's solution."""
 
 
 class Probe(NamedTuple):
-    """What the probe found."""
+    """The result of the probe; all None if an embedding is not finite."""
 
-    accuracy: float
+    accuracy: float | None
     """Top-1 in 0..1 on the scored split, with the penalty chosen on the validation split."""
-    validation: float
-    penalty: float
+    validation: float | None
+    penalty: float | None
     """scikit-learn's C, the inverse strength of the L2 penalty."""
-    at_edge: bool
-    """Whether the choice is the first or the last of the penalties tried."""
+    penalty_at_edge: bool | None
+    """Whether the chosen penalty is the smallest or the largest one tried."""
 
 
 def linear_probe(
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
-    scored: tuple[Tensor, Tensor],
-    penalties: Sequence[float],
+    train: Split, validation: Split, scored: Split, penalties: Sequence[float]
 ) -> Probe:
     """Fits one probe for each penalty on `train` and scores the one that is best on `validation`.
 
-    Each argument holds embeddings (N, D) and class indices (N,). Embeddings are standardised by the
-    training split's mean and standard deviation. Among equals the strongest penalty wins.
+    Embeddings are standardised by the training split's mean and standard deviation. If several
+    penalties are best, the strongest wins.
     """
     x = train[0].cpu().double().numpy()
     mean, std = x.mean(0), x.std(0)
     std[std == 0] = 1.0
 
-    def prepared(split: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def prepared(split: Split) -> tuple[np.ndarray, np.ndarray]:
         return (split[0].cpu().double().numpy() - mean) / std, split[1].cpu().numpy()
 
     (x, y), held_out, final = prepared(train), prepared(validation), prepared(scored)

@@ -20,7 +20,7 @@ from benchmark.data.pool import Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.online_knn import counts, watcher
+from benchmark.evaluation.online_knn import counts, make_online_knn
 from benchmark.methods.base import Method
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
 from benchmark.planning.configuration import TrainingConfig
@@ -117,10 +117,10 @@ def _result(
     }
     if recipe := cell.config.training:
         begun = time.perf_counter()
-        watch, final = None, None
+        online_knn, final = None, None
         if judged:
-            watch = watcher(
-                method.evaluated, on_device["train"], on_device["validation"],
+            online_knn = make_online_knn(
+                method.eval_backbone, on_device["train"], on_device["validation"],
                 spec.knn_k[0], spec.knn_temperature,
                 spec.precise_bn_batch_size, standardise, method.encode,
                 counts(recipe.images_seen, recipe.batch_size, len(MARKS)),
@@ -129,7 +129,7 @@ def _result(
         trained = train(
             method, recipe, cell.config.seed, *on_device["train"], standardise, device,
             store.checkpoint(task.fingerprint), task.fingerprint, progress, checkpoint_steps,
-            watch, final, trace,
+            online_knn, final, trace,
         )  # fmt: skip
         log = _training_log(recipe, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
@@ -138,7 +138,7 @@ def _result(
             "flops_per_step": trained.flops_per_step,
             "first_non_finite_step": trained.first_non_finite,
             "curves": thinned(trained),
-            "watched": _watched(trained) if judged else None,
+            "watched": _online_knn(trained) if judged else None,
         }
         if status == "diverged":
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
@@ -148,7 +148,7 @@ def _result(
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
-        found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
+        found = evaluate(method.eval_backbone, on_device, spec, standardise, method.encode)
         result["metrics"], result["correct"] = found.metrics, found.correct
     return status, Result(**result), log | {"trace": trace.found}
 
@@ -183,9 +183,9 @@ def thinned(trained: Trained) -> dict[str, list[float | None]]:
     return curves
 
 
-def _watched(trained: Trained) -> Watched:
+def _online_knn(trained: Trained) -> Watched:
     """kNN accuracy on a part of the validation split, by the share of the training done."""
-    scores = [score if math.isfinite(score) else None for score in trained.watched.tolist()]
+    scores = [score if math.isfinite(score) else None for score in trained.online_knn.tolist()]
     return Watched(share=MARKS, knn=tuple(scores))
 
 

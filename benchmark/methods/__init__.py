@@ -1,1 +1,1 @@
-"""Self-supervised methods and the controls they are held against, one file each."""
+"""Self-supervised methods and their controls, one file each."""

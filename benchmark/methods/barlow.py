@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from benchmark.backbones.base import Backbone
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
@@ -27,7 +25,7 @@ COMPONENT = {
 
 
 class BarlowTwins(Method):
-    """The cross-correlation of two views' embeddings is driven to the identity."""
+    """The loss drives the cross-correlation of two views' embeddings to the identity."""
 
     def __init__(
         self,
@@ -46,8 +44,7 @@ class BarlowTwins(Method):
 
     def forward(self, batch: Batch) -> Outcome:
         """Σ (1 − Cᵢᵢ)² + λ Σ Cᵢⱼ², times `scale` (equation 1; the authors' code has a scale, too)."""
-        network = nn.Sequential(self.backbone, self.projector)
-        first, second = self.each_view(network, batch.views)
+        first, second = self.projections(batch.views)
         loss = redundancy(first, second, self.off_diagonal, self.loss_norm)
         return Outcome(self.scale * loss, None)
 

@@ -1,4 +1,4 @@
-"""What a method is given, and what the training loop asks of it."""
+"""The interface of methods: their input, and what the training loop calls."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Batch(NamedTuple):
     views: Sequence[Tensor]
     """As many as the method's `views`, each (N, C, H, W), standardised, on the device."""
     labels: Tensor
-    """Class indices (N,); only the supervised control may look at them."""
+    """Class indices (N,), for the supervised control alone."""
     draw: Draw
     """The step's own randomness."""
     progress: float
-    """The share of the training that lies behind this step, from 0 to just below 1."""
+    """The share of the training before this step, from 0 to just below 1."""
 
 
 class Policy(NamedTuple):
     """How a teacher's norms get their statistics."""
 
     statistics: str
-    """`batch`: the current batch of keys, beside running statistics of its own. `running`: its own
-    running statistics. `momentum`: history and current batch, weighted. `eman`: the moving average
-    of the student's running statistics, in evaluation mode (2101.08482, equation 3)."""
+    """`batch`: the current batch; the teacher has running statistics of its own. `running`: the latter.
+    `momentum`: a weighted mean of history and current batch. `eman`: the moving average of the
+    student's running statistics, in evaluation mode (2101.08482, equation 3)."""
     shuffle: bool
     """Whether each forward pass permutes its batch across BN groups, and back (MoCo, §3.3)."""
 
@@ -48,15 +48,15 @@ class Outcome(NamedTuple):
     """Accuracy of the pretext task in 0..1, a detached scalar, where the task has one."""
 
 
-class Pair(NamedTuple):
+class QueryAndTarget(NamedTuple):
     """The networks (N, C, H, W) → (N, D) whose outputs a task with two views compares."""
 
-    first: nn.Module
-    """Of the view that asks."""
-    second: nn.Module
-    """Of the other view, its target."""
+    query: nn.Module
+    """The network of the first view."""
+    target: nn.Module
+    """The network of the second view."""
     queue: int = 0
-    """Targets of earlier batches from which an image's own is to be told; 0: from the batch's."""
+    """Targets of earlier batches that a query is compared with; 0: those of its own batch."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ class Context:
     view_batching: str
     """`separate`: each view is a forward pass, and a BN batch, of its own; `joint`: one for all."""
     teacher: Policy
-    """How a teacher's norms get their statistics."""
 
 
 class Method(nn.Module, ABC):
     """A method: a backbone, its heads and a loss."""
+
+    projector: nn.Module
+    """The head on the backbone, if the method has one."""
 
     def __init__(self, backbone: Backbone, context: Context) -> None:
         super().__init__()
@@ -84,59 +86,55 @@ class Method(nn.Module, ABC):
         self.context = context
 
     @property
-    def evaluated(self) -> Backbone:
-        """The backbone whose embeddings are judged."""
+    def eval_backbone(self) -> Backbone:
+        """The backbone that is evaluated."""
         return self.backbone
 
-    def measured(self) -> dict[str, nn.Module]:
-        """The networks (N, C, H, W) → (N, D) whose embeddings the diagnostics look at, by section.
+    def embedding_networks(self) -> dict[str, nn.Module]:
+        """The networks (N, C, H, W) → (N, D) whose embeddings the diagnostics measure, by section.
 
-        The backbone that is judged, and the student's projector on the student's backbone. A method
-        whose attribute `projector` takes something else than an embedding says so here.
+        By default the evaluated backbone, and the student's projector on the student's backbone.
         """
-        found: dict[str, nn.Module] = {"backbone": self.evaluated}
-        projector = getattr(self, "projector", None)
-        if isinstance(projector, nn.Module):
-            found["projector"] = nn.Sequential(self.backbone, projector)
-        return found
+        networks: dict[str, nn.Module] = {"backbone": self.eval_backbone}
+        if hasattr(self, "projector"):
+            networks["projector"] = nn.Sequential(self.backbone, self.projector)
+        return networks
 
-    def pair(self) -> Pair | None:
-        """What the pretext accuracy of the diagnostics compares; None where it is not defined.
+    def query_and_target(self) -> QueryAndTarget | None:
+        """What the diagnostics' pretext accuracy compares, None where it is not defined.
 
-        The projector on the backbone, for both views or, where there is an attribute `teacher`, with
-        its network for the second. A method that compares something else says so here. Asked of
-        methods with two views alone.
+        By default the projector on the backbone. A `predictor` joins the query's network, and the
+        network of a `teacher` is the target's. Only called for methods with two views.
         """
-        projected = self.measured().get("projector")
+        projected = self.embedding_networks().get("projector")
         if projected is None:
             return None
-        return Pair(projected, getattr(getattr(self, "teacher", None), "network", projected))
+        predictor = getattr(self, "predictor", None)
+        query = nn.Sequential(projected, predictor) if predictor else projected
+        return QueryAndTarget(query, getattr(getattr(self, "teacher", None), "network", projected))
 
     def encode(self, images: Tensor, number: int) -> Tensor:
-        """The judged backbone's encoding of standardised images (N, C, H, W), as the training makes it.
+        """The evaluated backbone's encoding of standardised images (N, C, H, W), as in training.
 
-        What the statistics of batch norm are re-estimated from: each layer has to be given there what it
-        was trained on. `number` tells apart the batches, where something is drawn for each.
+        Batch norm's statistics are re-estimated from it, so each layer must get what it was trained on.
+        `number` is the batch's, for methods that draw something for each batch.
         """
-        return self.evaluated.features(images)["pooled"]
+        return self.eval_backbone.features(images)["pooled"]
 
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step."""
 
     def start(self) -> None:
-        """Called once, when the weights have been initialised."""
+        """Called once, after the weights are initialised."""
 
     def after_step(self, progress: float) -> None:
-        """Called once after each optimizer step, with the progress of the batch it was made on."""
+        """Called after each optimizer step, with the progress of its batch."""
 
     def each_target(
         self, teacher: nn.Module, batch: Batch, numbers: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """The teacher's outputs (N, D) for each view, batched as the student's views are.
-
-        `numbers` are the views, in the order of the outputs; by default all.
-        """
+        """The teacher's outputs (N, D) of the views `numbers` (by default all), batched as declared."""
         numbers = range(len(batch.views)) if numbers is None else numbers
         if self.context.view_batching == "joint":
             views = torch.cat([batch.views[number] for number in numbers])
@@ -144,23 +142,27 @@ class Method(nn.Module, ABC):
         return [teacher(batch.views[number], batch, number) for number in numbers]
 
     def each_view(self, network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-        """`network` of each view (N, …), in one forward pass or in one for each, as declared."""
+        """The network's output of each view (N, …), batched as declared (`view_batching`)."""
         if self.context.view_batching == "joint":
             return list(network(torch.cat(list(views))).chunk(len(views)))
         return [network(view) for view in views]
+
+    def projections(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Backbone and projector on each view, see `each_view`."""
+        return self.each_view(nn.Sequential(self.backbone, self.projector), views)
 
 
 class MaskedMethod(Method):
     """A method that predicts the hidden patches of an image from the visible ones."""
 
     def encode(self, images: Tensor, number: int) -> Tensor:
-        """Of masked images: on whole ones the statistics would be those of another task."""
+        """The encoding of masked images, since the network is not trained on whole ones."""
         mask = self.mask(len(images), keyed(0, "statistics", number)).to(images.device)
         return cast(MaskedBackbone, self.backbone).encode_masked(images, mask)
 
     @abstractmethod
     def mask(self, n: int, generator: torch.Generator) -> Mask:
-        """Which patches of each of n images are hidden, drawn at random, on the CPU."""
+        """A random mask of n images, on the CPU."""
 
     @abstractmethod
     def errors(self, view: Tensor, mask: Mask) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
+from benchmark.methods.base import Batch, Context, Outcome
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import regression
-from benchmark.methods.teacher import Teacher, rising
+from benchmark.methods.teacher import Teacher, TeacherMethod
 
 COMPONENT = {
     "name": "byol",
@@ -26,8 +26,8 @@ COMPONENT = {
 }
 
 
-class BYOL(Method):
-    """The student predicts what its teacher makes of the other view; nothing repels."""
+class BYOL(TeacherMethod):
+    """The student predicts its teacher's projection of the other view, without negatives."""
 
     def __init__(
         self,
@@ -44,32 +44,16 @@ class BYOL(Method):
         self.teacher = Teacher(self.student(), context.teacher)
         self.momentum, self.loss_norm = momentum, loss_norm
 
-    def student(self) -> nn.Sequential:
-        """What the teacher is a copy of: backbone and projector."""
-        return nn.Sequential(self.backbone, self.projector)
-
-    def start(self) -> None:
-        """The teacher starts at the student's initial weights."""
-        self.teacher.load(self.student())
-
-    def pair(self) -> Pair:
-        """The predictor's output against the teacher's projection."""
-        return Pair(nn.Sequential(self.student(), self.predictor), self.teacher.network)
-
     def forward(self, batch: Batch) -> Outcome:
         """p = q(g(f(x))), z' = g'(f'(x')); ‖p̂₁ − ẑ'₂‖² + ‖p̂₂ − ẑ'₁‖² (equations 2 and 3).
 
-        What the hat does is `loss_norm`: length 1 in the paper, whose table 20 tries the others.
+        The hat is `loss_norm`: length 1 in the paper, whose table 20 compares the others.
         """
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
         targets = self.each_target(self.teacher, batch)
         loss = regression(first, targets[1], self.loss_norm)
         return Outcome(loss + regression(second, targets[0], self.loss_norm), None)
-
-    def after_step(self, progress: float) -> None:
-        """The teacher follows the student, slower and slower (§3.2)."""
-        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
 
 
 build = BYOL

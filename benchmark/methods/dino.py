@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
+from benchmark.methods.base import Batch, Context, Outcome, QueryAndTarget
 from benchmark.methods.heads import mlp
-from benchmark.methods.losses import soft_cross_entropy
-from benchmark.methods.teacher import Teacher, rising
+from benchmark.methods.losses import swapped_prediction
+from benchmark.methods.teacher import Teacher, TeacherMethod
 
 COMPONENT = {
     "name": "dino",
@@ -46,7 +46,7 @@ class Prototypes(nn.Linear):
         return F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
 
 
-class DINO(Method):
+class DINO(TeacherMethod):
     """The student's distribution over prototypes matches its teacher's on the other view."""
 
     def __init__(
@@ -78,18 +78,14 @@ class DINO(Method):
         """Backbone, projector and prototypes."""
         return nn.Sequential(self.backbone, self.projector, self.prototypes)
 
-    def start(self) -> None:
-        """The teacher starts at the student's initial weights."""
-        self.teacher.load(self.student())
-
     @property
-    def evaluated(self) -> Backbone:
-        """The teacher's backbone: it is the better one throughout training (§5.1, figure 6)."""
+    def eval_backbone(self) -> Backbone:
+        """The teacher's backbone, which is better throughout training (§5.1, figure 6)."""
         return cast(Backbone, cast(nn.Sequential, self.teacher.network)[0])
 
-    def pair(self) -> Pair:
+    def query_and_target(self) -> QueryAndTarget:
         """The student's scores against the teacher's."""
-        return Pair(self.student(), self.teacher.network)
+        return QueryAndTarget(self.student(), self.teacher.network)
 
     def forward(self, batch: Batch) -> Outcome:
         """Mean of H(P_t(x₁), P_s(x₂)) and H(P_t(x₂), P_s(x₁)), P_t centred and sharpened (§3.1)."""
@@ -98,17 +94,8 @@ class DINO(Method):
         scores = self.each_view(self.student(), batch.views)
         outputs = self.each_target(self.teacher, batch)
         targets = [((output - self.center) / teacher).softmax(1) for output in outputs]
-        losses = [
-            soft_cross_entropy(scores[one] / student, targets[other])
-            for one, other in ((0, 1), (1, 0))
-        ]
         self.center.lerp_(torch.cat(outputs).to(self.center).mean(0), 1 - self.rate)
-        agreeing = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
-        return Outcome((losses[0] + losses[1]) / 2, agreeing)
-
-    def after_step(self, progress: float) -> None:
-        """The teacher follows the student, slower and slower."""
-        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
+        return Outcome(*swapped_prediction([score / student for score in scores], targets))
 
 
 build = DINO

@@ -19,9 +19,8 @@ def mlp(
 ) -> nn.Sequential:
     """Linear layers of the given widths with a norm and an activation between them.
 
-    A linear layer before a norm has no bias of its own: the norm, or what stands for it, brings one.
-    `last` is what the last linear layer ends in: a bias, nothing, a norm, a norm without a learnable
-    shift, or one without a learnable scale and shift.
+    A linear layer before a norm has no bias, since the norm has one. `last` is the end of the head: a
+    linear layer with a bias or without, or a norm, with scale and shift or without some of them.
     """
     layers: list[nn.Module] = []
     for incoming, width in itertools.pairwise(widths[:-1]):

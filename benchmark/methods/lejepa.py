@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from benchmark.backbones.base import Backbone
 from benchmark.methods.base import Batch, Context, Method, Outcome
@@ -47,9 +46,8 @@ class LeJEPA(Method):
         self.weight, self.slices, self.points = weight, slices, points
 
     def forward(self, batch: Batch) -> Outcome:
-        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, its directions drawn anew each step (§5)."""
-        network = nn.Sequential(self.backbone, self.projector)
-        z = torch.stack(self.each_view(network, batch.views))
+        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, with new random directions in each step (§5)."""
+        z = torch.stack(self.projections(batch.views))
         prediction = (z - z.mean(0)).square().mean()
         directions = torch.randn(
             z.shape[2], self.slices, generator=batch.draw.generator("slices")

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.norms.bases import widened
+
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
 def full_precision(loss: Loss) -> Loss:
-    """A loss that is computed in float32 or better whatever the precision of the training.
+    """A loss, computed in float32 or better at any precision of the training.
 
     A bfloat16 of 1 is .008 from the next number: a tenth of a logit at a temperature of .1.
     """
 
     @functools.wraps(loss)
-    def computed(*given: Any, **named: Any) -> Any:
-        given = tuple(_widened(value) for value in given)
-        named = {name: _widened(value) for name, value in named.items()}
-        tensors = (v for v in (*given, *named.values()) if isinstance(v, Tensor))
-        with torch.autocast(next(tensors).device.type, enabled=False):
-            return loss(*given, **named)
+    def computed(first: Tensor, *others: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return loss(
+                widened(first), *(widened(x) if isinstance(x, Tensor) else x for x in others)
+            )
 
     return cast(Loss, computed)
 
 
-def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-    return value.float() if half else value
+@full_precision
+def classification(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of logits (N, K) against class indices (N,), and the accuracy, detached."""
+    accuracy = (logits.detach().argmax(1) == target).float().mean()
+    return F.cross_entropy(logits, target), accuracy
 
 
 @full_precision
@@ -40,15 +43,15 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     """Normalized temperature-scaled cross-entropy (SimCLR, 2002.05709, equation 1).
 
     `first` and `second` (N, D) are two views of the same images, unnormalized. Each of the 2N
-    embeddings must find its partner among the 2N − 1 others. Returns the mean loss and the share
-    that found it, detached.
+    embeddings must find its partner among the 2N − 1 others. Returns the mean loss and the
+    accuracy, detached.
     """
     z = F.normalize(torch.cat((first, second)), dim=1)
     n = len(first)
     logits = z @ z.T / temperature
     logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -torch.inf)
     partner = torch.arange(2 * n, device=z.device).roll(n)
-    return F.cross_entropy(logits, partner), _accuracy(logits, partner)
+    return classification(logits, partner)
 
 
 @full_precision
@@ -63,13 +66,7 @@ def info_nce(
     positive = (query * key).sum(1, keepdim=True)
     logits = torch.cat((positive, query @ negatives.T), 1) / temperature
     target = torch.zeros(len(query), dtype=torch.long, device=query.device)
-    return F.cross_entropy(logits, target), _accuracy(logits, target)
-
-
-@full_precision
-def classification(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of logits (N, K) against class indices (N,), and the accuracy, detached."""
-    return F.cross_entropy(logits, target), _accuracy(logits, target)
+    return classification(logits, target)
 
 
 @full_precision
@@ -89,10 +86,6 @@ def patch_errors(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
     return (error * hidden).sum(1) / hidden.sum(1)
 
 
-def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    return (logits.detach().argmax(1) == target).float().mean()
-
-
 @full_precision
 def contrast_in_batch(query: Tensor, key: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE with the other keys of the batch as negatives (MoCo v3, 2104.02057, equation 1).
@@ -102,14 +95,16 @@ def contrast_in_batch(query: Tensor, key: Tensor, temperature: float) -> tuple[T
     """
     logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature
     target = torch.arange(len(query), device=query.device)
-    return F.cross_entropy(logits, target), _accuracy(logits, target)
+    return classification(logits, target)
 
 
 @full_precision
 def normalized(z: Tensor, how: str) -> Tensor:
-    """Embeddings (N, D) as a loss takes them: `none`; `l2`, each of length 1; `layer`, each
-    standardised over its dimensions; `batch`, each dimension standardised over the batch. None has a
-    learnable scale and shift."""
+    """Embeddings (N, D) after the norm of a loss, without scale and shift.
+
+    `how`: `none`; `l2`, each of length 1; `layer`, each standardised over its dimensions; `batch`, each
+    dimension standardised over the batch.
+    """
     if how == "l2":
         return F.normalize(z, dim=1)
     if how == "layer":
@@ -180,6 +175,18 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy of logits (N, K) against distributions (N, K)."""
     return -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
+
+
+def swapped_prediction(
+    logits: Sequence[Tensor], targets: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean of two views' `soft_cross_entropy`, each against the other's distributions (N, K).
+
+    Also returns the share of images whose two distributions have the same largest entry.
+    """
+    losses = [soft_cross_entropy(logits[view], targets[1 - view]) for view in (0, 1)]
+    agreement = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
+    return (losses[0] + losses[1]) / 2, agreement
 
 
 @full_precision

@@ -42,7 +42,7 @@ class MAE(MaskedMethod):
     ) -> None:
         super().__init__(backbone, context)
         if not isinstance(backbone, MaskedBackbone):
-            raise UserError("method mae needs a backbone that can encode a masked image")
+            raise UserError("method mae needs a backbone that encodes masked images, e.g. vit")
         if context.shape.height % patch or context.shape.height != context.shape.width:
             raise UserError(
                 f"method mae: patch {patch} does not divide "
@@ -58,7 +58,7 @@ class MAE(MaskedMethod):
         self.mask_ratio, self.patch, self.normalize_target = mask_ratio, patch, normalize_target
 
     def forward(self, batch: Batch) -> Outcome:
-        """Mean squared error on the hidden patches, each standardised by itself if so declared."""
+        """Mean squared error on the hidden patches, each standardised if `normalize_target`."""
         (view,) = batch.views
         mask = self.mask(len(view), batch.draw.generator("mask"))
         prediction, target, hidden = self.reconstruct(view, mask)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.backbones.base import Backbone
 from benchmark.core.errors import UserError
 from benchmark.core.randomness import keyed
-from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
+from benchmark.methods.base import Batch, Context, Outcome, QueryAndTarget
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import info_nce
-from benchmark.methods.teacher import Teacher
+from benchmark.methods.teacher import Teacher, TeacherMethod
 
 COMPONENT = {
     "name": "moco",
@@ -34,7 +34,7 @@ COMPONENT = {
 }
 
 
-class MoCo(Method):
+class MoCo(TeacherMethod):
     """A query must find the key of its own image among the keys of a queue."""
 
     def __init__(
@@ -52,7 +52,7 @@ class MoCo(Method):
         joining = context.batch * (2 if symmetric else 1)
         if queue % joining:
             raise UserError(
-                f"method moco: queue {queue} is not a multiple of {joining} keys a step"
+                f"method moco: queue {queue} is not a multiple of a step's {joining} keys"
             )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.teacher = Teacher(self.student(), context.teacher)
@@ -61,23 +61,15 @@ class MoCo(Method):
         start = torch.randn(queue, output, generator=keyed(0, "moco queue"))
         self.register_buffer("queue", F.normalize(start, dim=1))
 
-    def student(self) -> nn.Sequential:
-        """The query encoder: backbone and projector."""
-        return nn.Sequential(self.backbone, self.projector)
-
-    def start(self) -> None:
-        """The teacher starts at the student's initial weights."""
-        self.teacher.load(self.student())
-
-    def pair(self) -> Pair:
+    def query_and_target(self) -> QueryAndTarget:
         """A query against its key and those of the queue."""
-        return Pair(self.student(), self.teacher.network, len(self.queue))
+        return QueryAndTarget(self.student(), self.teacher.network, len(self.queue))
 
     def forward(self, batch: Batch) -> Outcome:
         """q = f_q(x₁), k = f_k(x₂); InfoNCE of q against k and the queue; then k joins the queue.
 
-        The symmetric loss is the mean over both assignments of the views (the authors' CIFAR-10 demo
-        adds them up), so that it takes the learning rates of the other one.
+        The symmetric loss is the mean over both assignments of the views, so that it has the scale of
+        the other one (the authors' CIFAR-10 demo takes the sum).
         """
         pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
         queries = self.each_view(self.student(), [batch.views[first] for first, _ in pairs])
@@ -92,7 +84,7 @@ class MoCo(Method):
         return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
 
     def after_step(self, progress: float) -> None:
-        """The teacher follows the student."""
+        """The teacher follows the student at a constant momentum."""
         self.teacher.follow(self.student(), self.momentum)
 
 

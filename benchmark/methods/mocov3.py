@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
+from benchmark.methods.base import Batch, Context, Outcome
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import contrast_in_batch
-from benchmark.methods.teacher import Teacher, rising
+from benchmark.methods.teacher import Teacher, TeacherMethod
 
 COMPONENT = {
     "name": "mocov3",
@@ -26,7 +26,7 @@ COMPONENT = {
 }
 
 
-class MoCoV3(Method):
+class MoCoV3(TeacherMethod):
     """A query must find the key of its own image among the keys of the batch."""
 
     def __init__(
@@ -47,30 +47,14 @@ class MoCoV3(Method):
         self.teacher = Teacher(self.student(), context.teacher)
         self.temperature, self.momentum = temperature, momentum
 
-    def student(self) -> nn.Sequential:
-        """What the teacher is a copy of: backbone and projector."""
-        return nn.Sequential(self.backbone, self.projector)
-
-    def start(self) -> None:
-        """The teacher starts at the student's initial weights."""
-        self.teacher.load(self.student())
-
-    def pair(self) -> Pair:
-        """The predictor's output against the teacher's projection."""
-        return Pair(nn.Sequential(self.student(), self.predictor), self.teacher.network)
-
     def forward(self, batch: Batch) -> Outcome:
         """ctr(q₁, k₂) + ctr(q₂, k₁), each 2τ · InfoNCE over the batch (algorithm 1)."""
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
         keys = self.each_target(self.teacher, batch)
-        one, found = contrast_in_batch(first, keys[1], self.temperature)
-        other, found_too = contrast_in_batch(second, keys[0], self.temperature)
-        return Outcome(2 * self.temperature * (one + other), (found + found_too) / 2)
-
-    def after_step(self, progress: float) -> None:
-        """The teacher follows the student, slower and slower."""
-        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
+        one, accuracy = contrast_in_batch(first, keys[1], self.temperature)
+        other, other_accuracy = contrast_in_batch(second, keys[0], self.temperature)
+        return Outcome(2 * self.temperature * (one + other), (accuracy + other_accuracy) / 2)
 
 
 build = MoCoV3

@@ -22,7 +22,7 @@ COMPONENT = {
 
 
 class Rotation(Method):
-    """By how many quarter turns has the image been turned?"""
+    """Predicts by how many quarter turns an image was rotated."""
 
     def __init__(self, backbone: Backbone, context: Context, rotations: int) -> None:
         super().__init__(backbone, context)
@@ -36,9 +36,9 @@ class Rotation(Method):
     def forward(self, batch: Batch) -> Outcome:
         """Cross-entropy over the four turns.
 
-        All four of each image stand in one batch (the paper's choice, §3.1), or one of each image,
-        drawn at random: four times the steps for the same arithmetic. The turns of an image stand
-        side by side, so that no BN group holds one turn alone.
+        A batch has all four of each image (as in the paper, §3.1) or a random one of each, which gives
+        four times the steps at the same cost. The four are neighbours in the batch, so that no BN group
+        has images of a single turn.
         """
         (view,) = batch.views
         if self.rotations == 4:

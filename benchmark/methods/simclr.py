@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-
 from benchmark.backbones.base import Backbone
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
@@ -51,8 +49,7 @@ class SimCLR(Method):
 
     def forward(self, batch: Batch) -> Outcome:
         """z = g(f(x)) for both views; NT-Xent between them."""
-        network = nn.Sequential(self.backbone, self.projector)
-        first, second = self.each_view(network, batch.views)
+        first, second = self.projections(batch.views)
         return Outcome(*nt_xent(first, second, self.temperature))
 
 

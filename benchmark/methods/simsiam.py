@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from benchmark.backbones.base import Backbone
-from benchmark.methods.base import Batch, Context, Method, Outcome, Pair
+from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import negative_cosine
 
@@ -42,15 +40,9 @@ class SimSiam(Method):
         self.predictor = mlp([output, bottleneck, output], context.norms["predictor"])
         self.stop_gradient = stop_gradient
 
-    def pair(self) -> Pair:
-        """The predictor's output against the projection."""
-        network = nn.Sequential(self.backbone, self.projector)
-        return Pair(nn.Sequential(network, self.predictor), network)
-
     def forward(self, batch: Batch) -> Outcome:
         """D(p₁, sg(z₂)) / 2 + D(p₂, sg(z₁)) / 2 with D the negative cosine (equations 1 to 4)."""
-        network = nn.Sequential(self.backbone, self.projector)
-        z = self.each_view(network, batch.views)
+        z = self.projections(batch.views)
         first, second = self.each_view(self.predictor, z)
         if self.stop_gradient:
             z = [embedding.detach() for embedding in z]

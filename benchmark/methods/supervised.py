@@ -1,4 +1,4 @@
-"""Supervised training of the same backbone on the same views: the control from above."""
+"""Supervised training of the same backbone on the same views: the upper control."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPONENT = {
 
 
 class Supervised(Method):
-    """A linear classifier on the embedding, trained with it."""
+    """A linear classifier on the embedding, trained with the backbone."""
 
     def __init__(self, backbone: Backbone, context: Context) -> None:
         super().__init__(backbone, context)

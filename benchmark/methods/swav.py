@@ -10,7 +10,7 @@ from benchmark.backbones.base import Backbone
 from benchmark.core.errors import UserError
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
-from benchmark.methods.losses import sinkhorn, soft_cross_entropy
+from benchmark.methods.losses import sinkhorn, swapped_prediction
 
 COMPONENT = {
     "name": "swav",
@@ -53,7 +53,9 @@ class SwAV(Method):
     ) -> None:
         super().__init__(backbone, context)
         if queue % max(context.batch, 1):
-            raise UserError(f"method swav: queue {queue} is not a multiple of {context.batch}")
+            raise UserError(
+                f"method swav: queue {queue} is not a multiple of the batch size {context.batch}"
+            )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.prototypes = nn.Linear(output, prototypes, bias=False)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
@@ -65,24 +67,17 @@ class SwAV(Method):
         """Cross-entropy of each view's softmax(zᵀc / τ) against the other's assignment (equation 2).
 
         Assignments are the Sinkhorn–Knopp solution (§3.1) over the batch and, after a share
-        `queue_from` of the training, a queue of earlier embeddings of the same view. Prototypes are
-        kept at length 1 and do not move in the first share `freeze` of the training (as in the
-        authors' code).
+        `queue_from` of the training, a queue of earlier embeddings of the same view. Prototypes have
+        length 1 and are frozen for the first share `freeze` of the training, as in the authors' code.
         """
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
-        network = nn.Sequential(self.backbone, self.projector)
-        z = [F.normalize(e, dim=1) for e in self.each_view(network, batch.views)]
+        z = [F.normalize(e, dim=1) for e in self.projections(batch.views)]
         scores = [self.prototypes(embedding) for embedding in z]
         targets = [self.assign(number, score.detach()) for number, score in enumerate(scores)]
-        self.keep(z, batch.progress)
-        losses = [
-            soft_cross_entropy(scores[one] / self.temperature, targets[other])
-            for one, other in ((0, 1), (1, 0))
-        ]
-        agreeing = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
-        return Outcome((losses[0] + losses[1]) / 2, agreeing)
+        self.enqueue(z, batch.progress)
+        return Outcome(*swapped_prediction([score / self.temperature for score in scores], targets))
 
     @torch.no_grad()
     def assign(self, number: int, scores: Tensor) -> Tensor:
@@ -94,11 +89,11 @@ class SwAV(Method):
         return assignment[: len(assignment) - (self.queue.shape[1] if filled else 0)]
 
     @torch.no_grad()
-    def keep(self, z: list[Tensor], progress: float) -> None:
-        """The newest embeddings join the front of the queue and the oldest leave it."""
+    def enqueue(self, z: list[Tensor], progress: float) -> None:
+        """Adds each view's embeddings to the front of its queue, from which the oldest drop out."""
         if self.queue.shape[1] and progress >= self.queue_from:
-            kept = self.queue[:, : self.queue.shape[1] - len(z[0])]
-            self.queue = torch.cat((torch.stack(z).detach().to(kept), kept), 1)
+            newer = self.queue[:, : self.queue.shape[1] - len(z[0])]
+            self.queue = torch.cat((torch.stack(z).detach().to(newer), newer), 1)
 
 
 build = SwAV

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from benchmark.methods.base import Batch, Policy
+from benchmark.methods.base import Batch, Method, Policy
 from benchmark.norms.history import POLICIES, give_history
 
 
@@ -24,24 +24,24 @@ class Teacher(nn.Module):
         self.network.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Training mode, but for the network of an `eman` teacher, which stays in evaluation mode."""
+        """Sets the mode; the network of an `eman` teacher stays in evaluation mode."""
         super().train(mode)
         self.network.train(mode and self.policy.statistics != "eman")
         return self
 
     def load(self, student: nn.Module) -> None:
-        """Starts the teacher at the student's values."""
+        """Copies the student's parameters and buffers."""
         self.network.load_state_dict(student.state_dict())
 
     @torch.no_grad()
     def follow(self, student: nn.Module, momentum: float) -> None:
         """θ ← m θ + (1 − m) θ_student, and the same for running statistics under `eman`."""
-        mine: list[Tensor] = list(self.network.parameters())
-        theirs: list[Tensor] = list(student.parameters())
-        if self.policy.statistics == "eman":
-            mine += [b for b in self.network.buffers() if b.is_floating_point()]
-            theirs += [b for b in student.buffers() if b.is_floating_point()]
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+
+        def averaged(network: nn.Module) -> list[Tensor]:
+            statistics = network.buffers() if self.policy.statistics == "eman" else ()
+            return [*network.parameters(), *(b for b in statistics if b.is_floating_point())]
+
+        torch._foreach_lerp_(averaged(self.network), averaged(student), 1 - momentum)
 
     @torch.no_grad()
     def forward(self, x: Tensor, batch: Batch, number: int) -> Tensor:
@@ -49,12 +49,33 @@ class Teacher(nn.Module):
         for layer in self.historic:
             layer.history = rising(0.0, 1.0, batch.progress)
         if not self.policy.shuffle:
-            output: Tensor = self.network(x)
-            return output
+            return self.network(x)
         generator = batch.draw.generator(f"shuffle {number}")
         order = torch.randperm(len(x), generator=generator).to(x.device)
-        shuffled: Tensor = self.network(x[order])
-        return shuffled[order.argsort()]
+        return self.network(x[order])[order.argsort()]
+
+
+class TeacherMethod(Method):
+    """A method with a momentum encoder, which starts as a copy of `student` and follows it.
+
+    A subclass makes `projector`, then `teacher`, and sets `momentum`.
+    """
+
+    teacher: Teacher
+    momentum: float
+    """The weight that the teacher keeps at a step; it rises to 1 during the training."""
+
+    def student(self) -> nn.Sequential:
+        """The network that the teacher follows: backbone and projector."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def start(self) -> None:
+        """The teacher starts at the student's initial weights."""
+        self.teacher.load(self.student())
+
+    def after_step(self, progress: float) -> None:
+        """The teacher follows the student, more slowly at every step (BYOL, §3.2)."""
+        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
 
 
 def rising(start: float, end: float, progress: float) -> float:

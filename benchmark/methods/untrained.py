@@ -1,4 +1,4 @@
-"""The controls from below: the backbone as it was initialised, and no backbone at all."""
+"""The lower controls: the untrained backbone, and raw pixels."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ COMPONENT = [
 
 
 class Untrained(Method):
-    """Never trained: it has no loss."""
+    """A control without training."""
 
     def forward(self, batch: Batch) -> Outcome:
-        """A control with zero views is not trained, so nothing may ask for its loss."""
+        """Raises RuntimeError, since a method with zero views is never trained."""
         raise RuntimeError("an untrained control has no loss")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from benchmark.backbones.base import Backbone
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
@@ -28,7 +26,7 @@ COMPONENT = {
 
 
 class VICReg(Method):
-    """Views agree, every dimension keeps its spread, no two dimensions say the same."""
+    """Views agree, every dimension varies, and dimensions are uncorrelated."""
 
     def __init__(
         self,
@@ -50,12 +48,11 @@ class VICReg(Method):
     def forward(self, batch: Batch) -> Outcome:
         """λ s(Z, Z') + μ [v(Z) + v(Z')] / 2 + ν [c(Z) + c(Z')] (equation 6).
 
-        The invariance is averaged over the dimensions too, the variance terms are averaged over the
-        views and the covariance terms summed, as in the authors' code; `loss_norm` is what is done to
-        the embeddings first (the paper: nothing).
+        As in the authors' code, the invariance is a mean over dimensions too, and the variance terms are
+        averaged over the views but the covariance terms summed. `loss_norm` normalizes the embeddings
+        first (the paper: `none`).
         """
-        network = nn.Sequential(self.backbone, self.projector)
-        z = [normalized(e, self.loss_norm) for e in self.each_view(network, batch.views)]
+        z = [normalized(e, self.loss_norm) for e in self.projections(batch.views)]
         invariance, variance, covariance = self.weights
         agreement = (z[0] - z[1]).square().mean()
         spread = (variance_term(z[0]) + variance_term(z[1])) / 2

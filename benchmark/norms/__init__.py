@@ -1,1 +1,1 @@
-"""Normalization layers by name, built for the site where they stand."""
+"""Normalization layers by name, each built for its site in a network."""

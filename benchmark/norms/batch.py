@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.core.errors import UserError
+from benchmark.norms.bases import RunningNorm
 from benchmark.norms.factory import ChannelsLast, OverTokens, Site
 
 COMPONENT = [
@@ -30,7 +30,7 @@ def build(name: str, site: Site, groups: int = 1, assignment: str = "contiguous"
     layer: nn.Module
     if name == "ghost-bn":
         layer = GhostBatchNorm(site.width, groups, assignment, site.affine)
-        # Groups are of samples, so tokens must not be taken for samples of their own.
+        # Groups consist of whole samples, so tokens do not count as samples here.
         return ChannelsLast(layer) if site.shape == "tokens" else layer
     if site.shape == "map":
         return nn.BatchNorm2d(site.width, affine=site.affine)
@@ -44,13 +44,13 @@ def check_batch(name: str, size: int, groups: int = 1, assignment: str = "contig
         raise ValueError(f"{groups} groups do not divide a batch of {size}")
 
 
-class GhostBatchNorm(nn.Module):
+class GhostBatchNorm(RunningNorm):
     """BN whose statistics come from `groups` equal parts of the batch (1705.08741).
 
     `assignment`: sample i of n belongs to group ⌊i · groups / n⌋ (`contiguous`) or i mod groups
     (`strided`, which puts both views of an image into one group where one forward pass takes all
     views). One affine transform serves all groups; the running statistics are the mean over the
-    groups of what each would have recorded. In evaluation mode it is plain BN.
+    groups of what each would have recorded.
     """
 
     def __init__(
@@ -59,52 +59,33 @@ class GhostBatchNorm(nn.Module):
         groups: int,
         assignment: str = "contiguous",
         affine: bool = True,
-        eps: float = 1e-5,
         momentum: float | None = 0.1,
     ) -> None:
-        super().__init__()
-        self.groups, self.assignment, self.eps, self.momentum = groups, assignment, eps, momentum
-        self.weight = nn.Parameter(torch.ones(width)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.num_batches_tracked: Tensor
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    def reset_running_stats(self) -> None:
-        """Forgets the running statistics."""
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
+        super().__init__(width, momentum=momentum, affine=affine)
+        self.groups, self.assignment = groups, assignment
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …); N must be a multiple of the number of groups when training."""
         if not self.training:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
-            )
+            return self.evaluate(x)
         if len(x) % self.groups:
             raise UserError(
                 f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}"
             )
         if x.numel() == self.groups * x.shape[1]:
-            raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no deviation")
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        # The groups stand side by side as channels, so that one call normalizes all of them.
+            raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no variance")
+        # The groups become channels side by side, so that one call normalizes all of them.
         mean, var = self.running_mean.repeat(self.groups), self.running_var.repeat(self.groups)
         weight, bias = (
             None if p is None else p.repeat(self.groups) for p in (self.weight, self.bias)
         )
-        y = F.batch_norm(self._beside(x), mean, var, weight, bias, True, momentum, self.eps)
+        y = F.batch_norm(self._beside(x), mean, var, weight, bias, True, self.counted(), self.eps)
         self.running_mean.copy_(mean.view(self.groups, -1).mean(0))
         self.running_var.copy_(var.view(self.groups, -1).mean(0))
         return self._apart(y)
 
     def _beside(self, x: Tensor) -> Tensor:
-        """(groups · n, C, …) → (n, groups · C, …), channels last, which is how maps are stored here."""
+        """(groups · n, C, …) → (n, groups · C, …), channels last, the memory format of maps here."""
         parts = x.movedim(1, -1)
         if self.assignment == "strided":
             parts = parts.unflatten(0, (-1, self.groups)).movedim(1, -2)

@@ -1,4 +1,4 @@
-"""EvoNorm-S0: a norm and an activation found together (Liu et al. 2020, 2004.02967)."""
+"""EvoNorm-S0: a layer in place of a norm and its activation (Liu et al. 2020, 2004.02967)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ COMPONENT = {
 def build(name: str, site: Site, groups: int) -> nn.Module:
     """timm's layer: x · sigmoid(v x) / group deviation, then scale and shift (table 2).
 
-    Where no activation follows (the end of a residual branch) scale and shift alone are left, as
-    in the authors' networks.
+    Without an activation (at the end of a residual branch) it has scale and shift alone, as in the
+    authors' networks.
     """
     if site.width % groups:
         raise ValueError(f"groups {groups} do not divide {site.width} channels")
     if site.shape == "tokens":
-        raise ValueError("it stands for a norm with its activation, and no norm here has one")
+        raise ValueError("it replaces a norm and its activation, and no norm of tokens has one")
     if not site.affine:
-        raise ValueError("it has no form without scale and shift")
+        raise ValueError("it always has a scale and a shift")
     if site.width == groups and site.positions == 1:
-        raise ValueError(f"{groups} groups of one value have no deviation")
+        raise ValueError(f"{groups} groups of one value have no variance")
     layer = EvoNorm2dS0(site.width, groups, apply_act=site.activated)
     return layer if site.shape == "map" else OnVectors(layer)
 
@@ -43,5 +43,4 @@ class OnVectors(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) → (N, C)."""
-        y: Tensor = self.layer(x[:, :, None, None])
-        return y[:, :, 0, 0]
+        return self.layer(x[:, :, None, None])[:, :, 0, 0]

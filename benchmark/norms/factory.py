@@ -1,4 +1,4 @@
-"""The one place where a norm's name becomes a layer: sections hand out layers site by site."""
+"""The one place where a norm's name becomes a layer for a site."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Shape = Literal["map", "vector", "tokens"]
 
 
 EPS = 1e-5
-"""What every norm adds to a variance, torch's default of BN and GN; timm's ViTs give LN 1e-6."""
+"""What every norm adds to a variance: torch's default for BN and GN (timm's ViTs give LN 1e-6)."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a norm stands: what it gets is a map (N, C, H, W), a vector (N, C) or tokens (N, T, C)."""
+    """A norm's place in a network, for a map (N, C, H, W), a vector (N, C) or tokens (N, T, C)."""
 
     shape: Shape
     width: int
@@ -31,11 +31,10 @@ class Site:
     positions: int = 1
     """Positions of one sample over which a norm could average: H·W of a map, T of tokens."""
     affine: bool = True
-    """Whether a learnable scale and shift follow; some heads end in a norm without them."""
+    """Whether it has a learnable scale and shift; some heads end in a norm without them."""
     activated: bool = False
-    """Whether an activation follows, which a norm that brings its own replaces."""
+    """Whether an activation follows, which a norm that includes one replaces."""
     eps: float = EPS
-    """What is added to a variance."""
 
 
 class SectionNorms:
@@ -60,9 +59,9 @@ class SectionNorms:
         affine: bool = True,
         shift: bool = True,
     ) -> nn.Module:
-        """A new layer for one site; raises UserError where the norm is not defined there.
+        """A new layer for one site; raises UserError if the norm is not defined there.
 
-        Without `shift` its scale is learnt and its shift stays zero.
+        Without `shift` it learns its scale alone, and its shift stays zero.
         """
         layer = self._build(Site(shape, width, self.section, positions, affine))
         if not shift:
@@ -74,22 +73,21 @@ class SectionNorms:
     def activated(
         self, shape: Shape, width: int, activation: nn.Module, positions: int = 1
     ) -> tuple[nn.Module, nn.Module]:
-        """A new layer and the activation after it: none where the norm brings one of its own."""
+        """A new layer and the activation after it: the identity if the norm includes one."""
         layer = self._build(Site(shape, width, self.section, positions, activated=True))
         return layer, nn.Identity() if self.facts.get("activates") else activation
 
     def _build(self, site: Site) -> nn.Module:
         try:
-            layer: nn.Module = self._module.build(self.name, site, **self.options)
+            return self._module.build(self.name, site, **self.options)
         except ValueError as error:
             raise UserError(
-                f"norm {self.name!r} cannot stand in the {self.section} "
+                f"norm {self.name!r} is not defined in the {self.section} "
                 f"({site.shape} of {site.width} channels): {error}"
             ) from None
-        return layer
 
     def check_batch(self, size: int) -> None:
-        """Raises UserError if the norm cannot normalize batches of that many samples."""
+        """Raises UserError if the norm is not defined for batches of that size."""
         check = getattr(self._module, "check_batch", None)
         try:
             if check is not None:
@@ -98,13 +96,12 @@ class SectionNorms:
             raise UserError(f"norm {self.name!r} in the {self.section}: {error}") from None
 
     def convolution(self, conv: nn.Conv2d) -> nn.Conv2d:
-        """A convolution that a norm follows, as the norm wants it, e.g. with standardized weights."""
+        """The convolution before a norm, in the form the norm needs, e.g. with standardized weights."""
         change = getattr(self._module, "convolution", None)
-        changed: nn.Conv2d = conv if change is None else change(self.name, conv)
-        return changed
+        return conv if change is None else change(self.name, conv)
 
     def branch(self) -> nn.Module | None:
-        """What multiplies the end of a residual branch, or None where the norm brings nothing."""
+        """The layer that the norm adds at the end of a residual branch, if any."""
         return SkipInit() if self.facts.get("branch") == "skipinit" else None
 
 
@@ -121,9 +118,9 @@ class SkipInit(nn.Module):
 
 
 class OverTokens(nn.Module):
-    """Applies a layer for vectors (N, C) to tokens (N, T, C), each token a sample of its own.
+    """Applies a layer for vectors (N, C) to tokens (N, T, C), each token a sample.
 
-    nn.BatchNorm1d on (N, T, C) would take the T tokens for channels.
+    nn.BatchNorm1d on (N, T, C) would treat the T tokens as channels.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -132,12 +129,11 @@ class OverTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, C) → (N, T, C)."""
-        flat: Tensor = self.layer(x.flatten(0, -2))
-        return flat.view(x.shape)
+        return self.layer(x.flatten(0, -2)).view(x.shape)
 
 
 class ChannelsLast(nn.Module):
-    """Applies a layer for (N, C, …) to tokens (N, T, C) with the samples kept apart."""
+    """Applies a layer for (N, C, …) to tokens (N, T, C), each image a sample."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -145,5 +141,4 @@ class ChannelsLast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, …, C) → (N, …, C)."""
-        normalized: Tensor = self.layer(x.movedim(-1, 1))
-        return normalized.movedim(1, -1)
+        return self.layer(x.movedim(-1, 1)).movedim(1, -1)

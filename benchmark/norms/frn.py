@@ -17,11 +17,11 @@ COMPONENT = {
 
 
 def build(name: str, site: Site) -> nn.Module:
-    """timm's layer; where no activation follows, without the threshold."""
+    """timm's layer, without the threshold if no activation follows."""
     if site.shape != "map":
         raise ValueError("it normalizes over the positions of a map")
     if site.positions == 1:
-        raise ValueError("on a 1×1 map it leaves little but the sign (§3.1)")
+        raise ValueError("on a 1×1 map its output is little more than the sign (§3.1)")
     if not site.affine:
-        raise ValueError("it has no form without scale and shift")
+        raise ValueError("it always has a scale and a shift")
     return FilterResponseNormTlu2d(site.width, apply_act=site.activated)

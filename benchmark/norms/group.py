@@ -36,7 +36,7 @@ def build(name: str, site: Site, groups: int) -> nn.Module:
     if site.width % groups:
         raise ValueError(f"groups {groups} do not divide {site.width} channels")
     if site.width == groups and (site.shape != "map" or site.positions == 1):
-        raise ValueError(f"with {groups} groups of one channel nothing is left but the bias")
+        raise ValueError(f"with {groups} groups of one channel its output is only the bias")
     if site.shape == "map":
         return MapGroupNorm(groups, site.width, eps=site.eps, affine=site.affine)
     layer = GroupNorm(groups, site.width, eps=site.eps, affine=site.affine)
@@ -64,7 +64,7 @@ class GroupNorm(KeepsPrecision, nn.GroupNorm):
 
 
 class MapGroupNorm(nn.GroupNorm):
-    """torch's GroupNorm on maps, computed plane by plane whatever the memory format.
+    """torch's GroupNorm on maps, computed plane by plane for every memory format.
 
     On the CPU its channels_last kernel is up to 27 times slower where a group has few channels, and
     doubles a small ResNet's step.

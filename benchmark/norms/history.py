@@ -1,4 +1,4 @@
-"""BN that normalizes with statistics from its history: two policies of a teacher's norms."""
+"""BN that normalizes with stored statistics: two policies of a teacher's norms."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ POLICIES = ("running", "momentum")
 
 
 class HistoryBatchNorm(_BatchNorm):
-    """BN whose training mode normalizes with stored statistics.
+    """BN whose training mode normalizes with stored statistics, without gradient.
 
-    `running`: with the running statistics as they stand; the batch joins them afterwards.
-    `momentum`: with α · history + (1 − α) · batch, which becomes the history (Momentum² Teacher,
-    2101.07525, equation 5); α is `history`, which the teacher moves from 0 to 1 during training.
-    Under either, samples of one batch do not set each other's scale alone, and no gradient passes.
-    In evaluation mode, and while its running statistics are re-estimated (`momentum` None), it is
-    plain BN.
+    `running`: with the running statistics, which it updates with the batch afterwards. `momentum`: with
+    α · history + (1 − α) · batch, which becomes the history (Momentum² Teacher, 2101.07525,
+    equation 5); α is `history`, which the teacher moves from 0 to 1 during training. In evaluation mode,
+    and while its running statistics are re-estimated (`momentum` None), it is plain BN.
     """
 
     def __init__(self, layer: _BatchNorm, policy: str) -> None:
@@ -31,7 +29,7 @@ class HistoryBatchNorm(_BatchNorm):
         self.history = 0.0
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Vectors and maps alike."""
+        """Accepts vectors and maps."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
@@ -59,18 +57,18 @@ class HistoryBatchNorm(_BatchNorm):
 
 
 def give_history(network: nn.Module, policy: str) -> list[HistoryBatchNorm]:
-    """Replaces every BN of `network` in place; another norm of the batch has no such form."""
+    """Replaces every BN of `network` in place; raises UserError for other norms of the batch."""
     made = []
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            # Not a class of somebody else's that is derived from these: it may do more.
+            # Not a subclass, which may do more.
             if isinstance(module, _BatchNorm) and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 layer = HistoryBatchNorm(module, policy)
                 setattr(parent, name, layer)
                 made.append(layer)
             elif isinstance(getattr(module, "running_mean", None), Tensor):
                 raise UserError(
-                    f"teacher statistics {policy!r} are defined for bn, not for a norm of "
-                    f"class {type(module).__name__}"
+                    f"teacher statistics {policy!r} need bn, not a norm of class "
+                    f"{type(module).__name__}"
                 )
     return made

@@ -15,9 +15,9 @@ COMPONENT = {
 
 
 def build(name: str, site: Site) -> nn.Module:
-    """torch's layer, without running statistics; defined on maps alone."""
+    """torch's layer without running statistics, for maps alone."""
     if site.shape != "map":
         raise ValueError("it normalizes over the positions of a map")
     if site.positions == 1:
-        raise ValueError("on a 1×1 map nothing is left but the bias")
+        raise ValueError("on a 1×1 map its output is only the bias")
     return nn.InstanceNorm2d(site.width, affine=site.affine)

@@ -27,10 +27,10 @@ COMPONENT = [
 def build(name: str, site: Site) -> nn.Module:
     """LN with a scale and a shift for each channel.
 
-    On a map `ln` is over all channels and positions of a sample, as Ba et al. (§3) and the literature
-    on ResNets have it (Wu & He 2018, 1803.08494, §3.1: GN with one group). `ln-position` is over the
-    channels of each position alone, ConvNeXt's (2201.03545). On vectors and tokens they are the same:
-    each token is normalized by itself.
+    On a map `ln` is over all channels and positions of a sample, as in Ba et al. (§3) and the literature
+    on ResNets (Wu & He 2018, 1803.08494, §3.1: GN with one group). `ln-position` is over the channels of
+    each position, as in ConvNeXt (2201.03545). On vectors and tokens they are the same: each token is
+    normalized by itself.
     """
     if site.shape != "map":
         return LayerNorm(site.width, eps=site.eps, elementwise_affine=site.affine)

@@ -1,7 +1,7 @@
 """No normalization, in two forms that answer different questions.
 
-`none-plain` takes the norm away and nothing else: what did the norm do? `none-skipinit` also puts
-a scalar that starts at zero on every residual branch: what can good initialisation replace?
+`none-plain` only removes the norm: what did the norm do? `none-skipinit` also multiplies every residual
+branch by a learnable scalar that starts at zero: what can good initialisation replace?
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ COMPONENT = [
 
 
 def build(name: str, site: Site) -> nn.Module:
-    """The bias that the norm supplied, where the layer before it has none (convolutions, heads).
-
-    A ViT's linear layers have biases of their own, so there the norm leaves nothing behind.
-    """
+    """The norm's bias if the layer before it has none (convolutions, heads), else the identity."""
     bare = site.shape == "tokens" or not site.affine
     return nn.Identity() if bare else Bias(site.width)
 
@@ -46,5 +43,5 @@ class Bias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
-        # In the type of the input, which autocast may have made a narrower one than the bias's.
+        # Under autocast the input may have a narrower type than the bias; the output keeps it.
         return (x + self.bias.view(1, -1, *[1] * (x.ndim - 2))).to(x.dtype)

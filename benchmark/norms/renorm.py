@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.norms.bases import RunningNorm
 from benchmark.norms.factory import OverTokens, Site
 
 COMPONENT = {
@@ -29,7 +29,7 @@ def build(name: str, site: Site, r_max: float, d_max: float, start: int, end: in
     return OverTokens(layer) if site.shape == "tokens" else layer
 
 
-class BatchRenorm(nn.Module):
+class BatchRenorm(RunningNorm):
     """BN corrected towards the running statistics, within limits (algorithm 1 and §3).
 
     With batch statistics μ_B, σ_B and running ones μ, σ, the output is (x − μ_B)/σ_B · r + d with
@@ -47,31 +47,15 @@ class BatchRenorm(nn.Module):
         start: int,
         end: int,
         affine: bool = True,
-        eps: float = 1e-5,
         momentum: float | None = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(width, momentum=momentum, affine=affine)
         self.r_max, self.d_max, self.begin, self.end = r_max, d_max, start, end
-        self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(width)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.num_batches_tracked: Tensor
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    def reset_running_stats(self) -> None:
-        """Forgets the running statistics."""
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
 
     def limits(self) -> tuple[Tensor, Tensor]:
-        """r_max and d_max as they are at this forward pass, scalars on the device.
+        """r_max and d_max of this forward pass, scalars on the device.
 
-        Closed while statistics are estimated anew (no momentum): there is nothing to correct towards.
+        1 and 0 while statistics are re-estimated (no momentum), when there is nothing to correct to.
         """
         if self.momentum is None:
             return torch.ones_like(self.running_mean[0]), torch.zeros_like(self.running_mean[0])
@@ -82,12 +66,10 @@ class BatchRenorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
         if not self.training:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
-            )
+            return self.evaluate(x)
         shape = (1, -1, *[1] * (x.ndim - 2))
         dims = [0, *range(2, x.ndim)]
-        # In the statistics' own precision: under autocast x may be bfloat16.
+        # The statistics have their own precision: under autocast x may be bfloat16.
         wide = x.to(self.running_mean)
         variance, mean = torch.var_mean(wide, dims, correction=0)
         with torch.no_grad():
@@ -95,10 +77,9 @@ class BatchRenorm(nn.Module):
             batch_sd, sd = (variance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
             r = (batch_sd / sd).clamp(1 / r_max, r_max)
             d = ((mean - self.running_mean) / sd).clamp(-d_max, d_max)
-            self.num_batches_tracked.add_(1)
-            share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            share = self.counted()
             self.running_mean.lerp_(mean, share)
-            # torch's running variance is the unbiased one; so is this, for the same evaluation.
+            # Unbiased, as torch's running variance, so that evaluation is BN's.
             count = x.numel() / x.shape[1]
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
         y = (wide - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from benchmark.norms.bases import ByPosition, KeepsPrecision
+from benchmark.norms.bases import ByPosition, widened
 from benchmark.norms.factory import Site
 
 COMPONENT = [
@@ -28,7 +27,7 @@ def build(name: str, site: Site) -> nn.Module:
     """RMSNorm with a scale for each channel and no shift, as in the paper (§3).
 
     `rmsnorm` on a map is over all channels and positions of a sample, `rmsnorm-position` over the
-    channels of each position, the same distinction as LN's. On vectors and tokens they are the same.
+    channels of each position, as with LN. On vectors and tokens they are the same.
     """
     if site.shape != "map":
         return RMSNorm(site.width, eps=site.eps, elementwise_affine=site.affine)
@@ -36,8 +35,12 @@ def build(name: str, site: Site) -> nn.Module:
     return kind(site.width, eps=site.eps, elementwise_affine=site.affine)
 
 
-class RMSNorm(KeepsPrecision, nn.RMSNorm):
-    """torch's RMSNorm over the last dimension."""
+class RMSNorm(nn.RMSNorm):
+    """torch's RMSNorm over the last dimension, computed in float32 or better."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C), of the input's type."""
+        return super().forward(widened(x)).to(x.dtype)
 
 
 class PositionRMSNorm(ByPosition, RMSNorm):
@@ -49,7 +52,7 @@ class MapRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        wide = widened(x)
         y = wide * (wide.square().mean((1, 2, 3), keepdim=True) + (self.eps or 0.0)).rsqrt()
         if self.weight is not None:
             y = y * self.weight.view(1, -1, 1, 1)

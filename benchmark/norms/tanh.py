@@ -1,4 +1,4 @@
-"""Dynamic tanh (Zhu et al. 2025, 2503.10622): an elementwise stand-in for a norm."""
+"""Dynamic tanh (Zhu et al. 2025, 2503.10622): an elementwise replacement of a norm."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class DyT(nn.Module):
             return y
         shape = [1] * x.ndim
         shape[self.axis] = -1
-        # Under autocast the parameters are of a wider type than the input, which the output keeps.
+        # Under autocast the parameters may have a wider type; the output keeps the input's.
         return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,39 +28,39 @@ from benchmark.training.network import parameter_groups
 VERSION = 2
 """Raised whenever the loop would give other weights for the same configuration."""
 
-LOOK = 25
-"""Steps between two looks at the loss: each look waits for the device."""
+LOSS_CHECK = 25
+"""Steps between two checks that the losses are finite: each check waits for the device."""
 
 CHECKPOINT_SECONDS = 30.0
-"""Time between two checkpoints if `checkpoint_steps` take longer: a kill costs so much and one step."""
+"""Longest time between two checkpoints, plus one step: the most that a killed run loses."""
 
 MARKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Shares of the training after which a watched network is judged."""
+"""Shares of the training after which the online kNN judges the network."""
 
 
 Progress = Callable[[int, int, Tensor], bool]
-"""Is told the steps done, those in all, and the last loss (on the device); returns whether to go on."""
+"""Gets the steps done, all steps and the last loss (on the device); returns whether to continue."""
 
 
 class Interrupted(Exception):
-    """The training was asked to stop and has saved a checkpoint."""
+    """The training was asked to stop, and saved a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training went."""
+    """The result of a training run."""
 
     status: Literal["done", "diverged"]
-    """`done`, or `diverged` where a loss was not finite."""
+    """`diverged` if a loss was not finite."""
     steps: int
-    """Steps in the whole training."""
+    """Steps of the whole training run."""
     first_non_finite: int | None
     """The first step, counted from 1, whose loss was not finite."""
     curves: dict[str, Tensor]
     """By step (steps,), float32 on the CPU: loss, gradient_norm, pretext (NaN where undefined), and the
-    relative update of each section, NaN but for the steps that end a stretch."""
-    watched: Tensor
-    """What `watch` said after each of MARKS; NaN where it was not asked."""
+    relative update of each section, which is NaN except at the last step of a stretch."""
+    online_knn: Tensor
+    """The accuracy after each of MARKS; NaN where it was not computed."""
     resumed_at: int
     flops_per_step: int
     """Floating-point operations of the first step's matrix products and convolutions, both ways."""
@@ -78,7 +78,7 @@ def rate_at(step: int, steps: int, peak: float, warmup_fraction: float) -> float
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
-    """The images of one step: epochs of a permutation each, the incomplete last batch left out."""
+    """The images of one step. Each epoch is a permutation without its incomplete last batch."""
     epoch, place = divmod(step, count // batch)
     order = torch.randperm(count, generator=keyed(seed, "order", epoch))
     return order[place * batch : (place + 1) * batch]
@@ -96,19 +96,18 @@ def train(
     fingerprint: str,
     progress: Progress,
     checkpoint_steps: int = 200,
-    watch: Callable[[Callable[[], bool]], float | None] | None = None,
+    online_knn: Callable[[Callable[[], bool]], float | None] | None = None,
     final: tuple[Path, str] | None = None,
     trace: Callable[[str, Iterable[tuple[str, Tensor]]], None] | None = None,
 ) -> Trained:
     """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
 
-    `progress` is called after every step; where it returns False, the state is saved and Interrupted is
+    `progress` is called after every step. If it returns False, the state is saved and Interrupted is
     raised. A later call with the same fingerprint resumes from the checkpoint and gives the same bits.
-    `watch` judges the network after each of MARKS, in evaluation mode, and must leave it as it was. It
-    gets a function that says whether to go on, and returns None if it was stopped; the resumed training
-    then judges again. `final` is where the state at the end is kept, and under which key: if it exists,
-    nothing is trained. `trace` is shown the `views` of the first step and the state after it
-    (`first_step`).
+    `online_knn` judges the network after each of MARKS and restores its state. Its argument is a
+    function that returns whether to continue; it returns None if it was stopped, and the resumed run
+    judges again. `final` is the file of the state at the end, and its fingerprint: if it exists, nothing
+    is trained. `trace` gets the `views` of the first step and the state after it (`first_step`).
     """
     batch, steps = recipe.batch_size, recipe.steps
     groups = parameter_groups(method, recipe.weight_decay, recipe.weight_decay_on)
@@ -120,49 +119,52 @@ def train(
     sections = _sections(method)
     names = ["loss", "gradient_norm", "pretext", *(UPDATE + section for section in sections)]
     curves = {name: torch.full((steps,), torch.nan, device=device) for name in names}
-    measured = set(stretches(steps))
+    stretch_ends = set(stretches(steps))
     method.train()
-    # Counted at the first step (a later one may differ: frozen weights, a queue that has filled) and
-    # held as a tensor so that it is saved and restored with the rest.
+    # Counted at the first step (a later one may differ: frozen weights, a queue that has filled). A
+    # tensor, so that it is saved and restored with the rest.
     flops = torch.zeros((), dtype=torch.int64)
-    watched = torch.full((len(MARKS),), torch.nan)
-    kept = curves | {"flops": flops, "watched": watched}
-    start = load_checkpoint(*final, method, optimizer, kept) if final else 0
-    if start == steps:
-        return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
-    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, kept)
-    marks = [max(1, round(share * steps)) for share in MARKS]
+    scores = torch.full((len(MARKS),), torch.nan)
+    saved_curves = curves | {"flops": flops, "watched": scores}
+    marks = torch.tensor([max(1, round(share * steps)) for share in MARKS])
 
-    def stop(done: int) -> NoReturn:
-        save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
-        raise Interrupted
+    def result(status: Literal["done", "diverged"], done: int, first: int | None = None) -> Trained:
+        ended = {name: curve[:done].cpu() for name, curve in curves.items()}
+        return Trained(status, steps, first, ended, scores, start, int(flops))
+
+    start = load_checkpoint(*final, method, optimizer, saved_curves) if final else 0
+    if start == steps:
+        return result("done", steps)
+    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, saved_curves)
+
+    def save(done: int) -> None:
+        save_checkpoint(checkpoint, fingerprint, done, method, optimizer, saved_curves)
 
     def judge(done: int) -> None:
-        if watch is None or done not in marks:
+        unscored = (marks == done) & scores.isnan()
+        if online_knn is None or not unscored.any():
             return
-        here = (torch.tensor(marks) == done) & watched.isnan()
-        if not here.any():
-            return
-        said = watch(lambda: progress(done, steps, curves["loss"][done - 1]))
+        score = online_knn(lambda: progress(done, steps, curves["loss"][done - 1]))
         method.train()
-        if said is None:
-            stop(done)
-        watched[here] = said
+        if score is None:
+            save(done)
+            raise Interrupted
+        scores[unscored] = score
 
     def diverged(done: int) -> Trained | None:
-        if done % LOOK and done < steps:
+        if done % LOSS_CHECK and done < steps:
             return None
         broken = torch.nonzero(~curves["loss"][:done].isfinite())
         if not len(broken):
             return None
         first = int(broken[0]) + 1
-        return Trained("diverged", steps, first, _kept(curves, first), watched, start, int(flops))
+        return result("diverged", first, first)
 
-    if start:  # what was left of the last step if the training was stopped while it was judged
+    if start:  # The run may have been stopped while its last step was judged.
         judge(start)
         if ended := diverged(start):
             return ended
-    saved = time.monotonic()
+    saved_at = time.monotonic()
     mixed = recipe.precision == "bfloat16"
     counter = FlopCounterMode(display=False)
     for step in range(start, steps):
@@ -189,7 +191,8 @@ def train(
             optimizer.param_groups[0]["weight_decay"] = rising(
                 recipe.weight_decay, recipe.weight_decay_end, step / steps
             )
-        before = _copied(sections) if step + 1 in measured else {}
+        measured = sections if step + 1 in stretch_ends else {}
+        before = {name: [w.detach().clone() for w in weights] for name, weights in measured.items()}
         optimizer.step()
         for section, weights in before.items():
             curves[UPDATE + section][step] = _relative_update(weights, sections[section])
@@ -205,42 +208,35 @@ def train(
         if ended := diverged(done):
             return ended
         if not progress(done, steps, curves["loss"][step]):
-            stop(done)
-        due = done % checkpoint_steps == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS
+            save(done)
+            raise Interrupted
+        due = done % checkpoint_steps == 0 or time.monotonic() - saved_at > CHECKPOINT_SECONDS
         if due and done < steps:
-            save_checkpoint(checkpoint, fingerprint, done, method, optimizer, kept)
-            saved = time.monotonic()
+            save(done)
+            saved_at = time.monotonic()
     if final:
-        save_checkpoint(*final, steps, method, None, kept)
-    return Trained("done", steps, None, _kept(curves, steps), watched, start, int(flops))
+        save_checkpoint(*final, steps, method, None, saved_curves)
+    return result("done", steps)
 
 
 def _sections(method: Method) -> dict[str, list[Tensor]]:
-    """The trained weights, of two or more dimensions, of each section of the network."""
-    found: dict[str, list[Tensor]] = {}
+    """The trained weights of two or more dimensions, by section."""
+    sections: dict[str, list[Tensor]] = {}
     for name, parameter in method.named_parameters():
         section = name.partition(".")[0]
         if section in SECTIONS and parameter.requires_grad and parameter.ndim >= 2:
-            found.setdefault(section, []).append(parameter)
-    return found
-
-
-def _copied(sections: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
-    return {name: [w.detach().clone() for w in weights] for name, weights in sections.items()}
+            sections.setdefault(section, []).append(parameter)
+    return sections
 
 
 @torch.no_grad()
 def _relative_update(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    """‖Δw‖ / ‖w‖ over all weights of a section: the step's size whatever the scale of the weights.
+    """‖Δw‖ / ‖w‖ over all weights of a section: the step's size relative to the weights.
 
-    A norm makes a network indifferent to the scale of the weights before it, so that one learning rate
-    is another step with it and without it (Arora et al. 2019, 1812.03981; Wan et al. 2021, 2006.08419).
+    With a norm, the scale of the weights before it does not matter, so that the same learning rate is
+    another step than without it (Arora et al. 2019, 1812.03981; Wan et al. 2021, 2006.08419).
     """
     moved = torch.nn.utils.get_total_norm(
         [new - old for old, new in zip(before, after, strict=True)]
     )
     return moved / torch.nn.utils.get_total_norm(list(before))
-
-
-def _kept(curves: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
-    return {name: curve[:steps].cpu() for name, curve in curves.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from benchmark.planning.sizes import check as check_sizes
 
 
 def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
-    """The network of a cell for the images of `manifest`; what it cannot be is a UserError."""
+    """The network of a cell for the images of `manifest`; raises UserError if they do not fit."""
     config = cell.config
     shape = ImageShape(*manifest["shape"])
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
@@ -30,8 +31,7 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     backbone = registry.build(
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
-    built = registry.facts("backbone", config.backbone.model).get("initialized", False)
-    kept = list(backbone.parameters()) if built else []
+    initialized = registry.facts("backbone", config.backbone.model).get("initialized", False)
     count = manifest["splits"]["train"]["count"]
     check_sizes(config, count)
     teacher = training.teacher if training else None
@@ -47,31 +47,30 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
     method: Method = registry.build(
         "method", config.method.name, backbone, context, **config.method.options
     )
-    initialise(method, config.seed, kept)
+    initialise(method, config.seed, set(backbone.parameters()) if initialized else set())
     method.start()
     return method
 
 
 TOKENS = {"pos_embed": 0.02, "cls_token": 0.02, "mask_token": 0.02, "mask_patch": 1.0}
-"""Standard deviations of what is learnt in place of something: .02 for tokens, as in ViT and MAE; for a
-patch of pixels 1, that of standardised images."""
+"""Initial standard deviations: .02 for tokens, as in ViT and MAE; 1 for a patch of pixels."""
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, seed: int, kept: Iterable[nn.Parameter] = ()) -> None:
-    """Draws every unnormalized weight from a generator keyed by the seed and the weight's own name.
+def initialise(
+    network: nn.Module, seed: int, initialized: AbstractSet[nn.Parameter] = frozenset()
+) -> None:
+    """Draws every weight outside norms from a generator keyed by the seed and the weight's own name.
 
-    So a weight starts at the same value whatever norms, heads or other layers stand around it.
-    Convolutions: He normal by fan-out, as timm's ResNet. Linear layers and the patch embedding: Xavier
-    uniform, as MAE (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three layers
-    of one shape each, as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions:
-    normal, see `TOKENS`. Norm layers keep what their constructors, or a residual branch that starts at
-    zero, gave them; so do the weights in `kept`.
+    So a weight's initial value does not depend on norms, heads or other layers. Convolutions: He normal
+    by fan-out, as timm's ResNet. Linear layers and the patch embedding: Xavier uniform, as MAE
+    (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three layers of one shape,
+    as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions: normal, see
+    `TOKENS`. Norms, and the parameters in `initialized`, are not changed.
     """
-    same = {id(parameter) for parameter in kept}
     for name, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in same:
+            if parameter in initialized:
                 continue
             generator = keyed(seed, "weights", f"{name}.{key}")
             if key in TOKENS:
@@ -92,13 +91,14 @@ def initialise(network: nn.Module, seed: int, kept: Iterable[nn.Parameter] = ())
 def parameter_groups(network: nn.Module, weight_decay: float, on: str) -> list[dict[str, Any]]:
     """Parameters with and without weight decay.
 
-    `on` is `all`, or `weights`: those of two or more dimensions. Going by dimension and not by
-    class or name keeps the groups the same when the norm changes.
+    `on` is `all`, or `weights`: those of two or more dimensions. A rule by dimension, not by class or
+    name, keeps the groups the same when the norm changes.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in trained if on == "all" or p.ndim >= 2]
-    rest = [p for p in trained if on != "all" and p.ndim < 2]
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            groups[on == "all" or parameter.ndim >= 2].append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
     ]

@@ -142,7 +142,7 @@ def test_final_norm_is_the_schemes(final_norm, norm):
     ("changed", "message"),
     [
         ({"patch_size": 5}, "patch_size 5 does not divide 16×16"),
-        ({"num_heads": 3}, "num_heads 3 do not divide embed_dim 16"),
+        ({"num_heads": 3}, "num_heads 3 does not divide embed_dim 16"),
     ],
 )
 def test_vit_that_cannot_be_built_is_refused(changed, message):
@@ -166,13 +166,13 @@ def test_masks_are_on_the_vits_own_patches():
 
 
 def test_mae_has_no_pool_for_a_norm_to_stand_after(monkeypatch):
-    with pytest.raises(UserError, match="final_norm cannot stand after-pool"):
+    with pytest.raises(UserError, match="final_norm cannot be 'after-pool'"):
         small_vit(final_norm="after-pool").prepare_masking(4)
     for final_norm in FINAL_NORMS:
         changed = BACKBONE_OPTIONS["vit"] | {"final_norm": final_norm}
         monkeypatch.setitem(BACKBONE_OPTIONS, "vit", changed)
         if final_norm == "after-pool":
-            with pytest.raises(UserError, match="final_norm cannot stand after-pool"):
+            with pytest.raises(UserError, match="final_norm cannot be 'after-pool'"):
                 build("mae", "vit", "ln")
         else:
             build("mae", "vit", "ln")

@@ -19,7 +19,7 @@ from benchmark.diagnostics.leakage import (
     relative_change,
     same_group,
 )
-from benchmark.methods.base import MaskedMethod, Pair
+from benchmark.methods.base import MaskedMethod, QueryAndTarget
 from tests.helpers.diagnosed import diagnosed
 from tests.helpers.small import BACKBONES, batch, build, images, stir
 
@@ -103,7 +103,7 @@ def test_jacobian_ratio_of_frobenius_norms() -> None:
     """Against the whole Jacobian of a network with BN, to the estimate's own accuracy."""
     network = build("simclr", "vit", "bn").double().train()
     stir(network)
-    projector = network.measured()["projector"]
+    projector = network.embedding_networks()["projector"]
     x = images(8).double()
     whole = torch.autograd.functional.jacobian(projector, x).flatten(3)  # (B, D, B, pixels)
     norms = whole.transpose(1, 2).flatten(2).norm(dim=2)
@@ -185,7 +185,9 @@ def test_a_planted_signature_is_found(queue: int) -> None:
 
     def gap(strength: float) -> float:
         network = Marked(strength)
-        found = pretext_accuracies(Pair(network, network, queue), first, second, earlier, 0)
+        found = pretext_accuracies(
+            QueryAndTarget(network, network, queue), first, second, earlier, 0
+        )
         assert found is not None
         assert int(network.running_mean.sum()) == 0  # nothing is left of it
         return found[0] - found[1]
@@ -211,7 +213,9 @@ def test_pretext_accuracies_count_the_images_that_are_found() -> None:
 
     numbered = torch.arange(BATCH).float().view(1, BATCH, 1, 1, 1).repeat(5, 1, 3, 4, 4)
     exact = nn.Sequential(nn.Flatten(), Numbers())
-    found = pretext_accuracies(Pair(exact, Ordered()), numbered, numbered, numbered[:0], 0)
+    found = pretext_accuracies(
+        QueryAndTarget(exact, Ordered()), numbered, numbered, numbered[:0], 0
+    )
     # In order all are found, and a redraw leaves one of 32 in its place.
     assert found is not None
     assert found[0] == 1
@@ -220,7 +224,7 @@ def test_pretext_accuracies_count_the_images_that_are_found() -> None:
 
 def test_pretext_accuracies_without_numbers() -> None:
     first, second = two_views(2)
-    broken = Pair(Marked(math.nan), Marked(1.0))
+    broken = QueryAndTarget(Marked(math.nan), Marked(1.0))
     assert pretext_accuracies(broken, first, second, first[:0], 0) is None
 
 
@@ -244,7 +248,7 @@ def test_views_of_one_pass_share_their_groups_where_that_is_how_they_were_traine
     for joint in (False, True):
         network.sizes.clear()
         accuracies = pretext_accuracies(
-            Pair(network, network), first, second, first[:0], 0, joint=joint
+            QueryAndTarget(network, network), first, second, first[:0], 0, joint=joint
         )
         assert set(network.sizes) == {2 * BATCH if joint else BATCH}
         assert accuracies is not None
@@ -260,7 +264,9 @@ def test_views_of_one_pass_share_their_groups_where_that_is_how_they_were_traine
     # A teacher's views pass through another network, so there is no pass to share.
     other = Passes()
     network.sizes.clear()
-    apart = pretext_accuracies(Pair(network, other), first, second, first[:0], 0, joint=True)
+    apart = pretext_accuracies(
+        QueryAndTarget(network, other), first, second, first[:0], 0, joint=True
+    )
     assert set(network.sizes + other.sizes) == {BATCH}
     assert apart == found[False]
 
@@ -281,7 +287,7 @@ def test_pretext_accuracies_draw_enough_groups() -> None:
     for count in (1, 3, 5):
         calls.clear()
         first, second = two_views(count)
-        pretext_accuracies(Pair(Marked(1.0), Counted(1.0)), first, second, first[:0], 0)
+        pretext_accuracies(QueryAndTarget(Marked(1.0), Counted(1.0)), first, second, first[:0], 0)
         redrawn = [x for x in calls if not any(torch.equal(x, own) for own in second)]
         assert len(redrawn) >= REGROUPINGS
         assert len(calls) == len(redrawn) + count

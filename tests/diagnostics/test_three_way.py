@@ -136,7 +136,7 @@ def test_groups_of_a_network() -> None:
     for backbone in ("resnet", "vit"):
         assert grouping(encoder(backbone, "ghost-bn"), 8).tolist() == [0] * 4 + [1] * 4  # type: ignore[union-attr]
     fine = {"norm": "ghost-bn", "groups": 4, "assignment": "strided"}
-    network = build("simclr", "resnet", "ghost-bn", spec=fine).measured()["projector"]
+    network = build("simclr", "resnet", "ghost-bn", spec=fine).embedding_networks()["projector"]
     assert grouping(network, 8).tolist() == [0, 1, 2, 3] * 2  # type: ignore[union-attr]
     coarse = encoder("resnet", "ghost-bn")
     both = nn.Sequential(coarse, network)

@@ -49,17 +49,17 @@ def test_knn_is_a_plain_loop(temperature, monkeypatch):
     expected = [plain(*bank, *queries, k, temperature) for k in ks]
     assert len(set(expected)) > 1
     assert all(0.2 < score < 1 for score in expected)
-    assert knn_accuracy(*bank, *queries, ks, temperature) == pytest.approx(expected)
+    assert knn_accuracy(bank, queries, ks, temperature) == pytest.approx(expected)
     monkeypatch.setattr(knn, "CHUNK", 7)  # the last part is smaller
-    assert knn_accuracy(*bank, *queries, ks, temperature) == pytest.approx(expected)
+    assert knn_accuracy(bank, queries, ks, temperature) == pytest.approx(expected)
 
 
 def test_temperature_weighs_the_votes():
     # Two far neighbours of class 1 outvote a near one of class 0 unless the weights are sharp.
     bank = torch.tensor([[1.0, 0.0], [1.0, 0.5], [1.0, 0.6]])
-    labels, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
+    labels, query = torch.tensor([0, 1, 1]), (torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     for temperature, right in ((0.01, 1.0), (10.0, 0.0)):
-        assert knn_accuracy(bank, labels, query, torch.tensor([0]), [3], temperature) == [right]
+        assert knn_accuracy((bank, labels), query, [3], temperature) == [right]
 
 
 @pytest.mark.parametrize("k", [1, 20])
@@ -69,18 +69,18 @@ def test_knn_is_scikit_learns(k):
         k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
     ).fit(bank.double().numpy(), labels.numpy())
     expected = float((oracle.predict(queries.double().numpy()) == truth.numpy()).mean())
-    assert knn_accuracy(bank, labels, queries, truth, [k], 0.07) == [pytest.approx(expected)]
+    assert knn_accuracy((bank, labels), (queries, truth), [k], 0.07) == [pytest.approx(expected)]
 
 
 def test_more_neighbours_than_there_are():
     bank, queries = clouds(10, 0), clouds(20, 1)
-    found = knn_accuracy(*bank, *queries, [10, 200], 0.07)
+    found = knn_accuracy(bank, queries, [10, 200], 0.07)
     assert found[0] == found[1]
 
 
 def test_length_of_an_embedding_does_not_matter():
     (bank, labels), queries = clouds(90, 0), clouds(40, 1)
     scaled = bank * torch.linspace(0.01, 100, 90)[:, None]
-    assert knn_accuracy(bank, labels, *queries, [5], 0.07) == knn_accuracy(
-        scaled, labels, *queries, [5], 0.07
+    assert knn_accuracy((bank, labels), queries, [5], 0.07) == knn_accuracy(
+        (scaled, labels), queries, [5], 0.07
     )

@@ -22,7 +22,7 @@ BATCH = 20
 
 
 def watching(network):
-    judge = online_knn.watcher(
+    judge = online_knn.make_online_knn(
         network, SPLITS["train"], SPLITS["validation"], 5, 0.07, BATCH, standardise
     )
     return lambda: judge(lambda: True)
@@ -34,7 +34,7 @@ def expected(network):
     (bank, votes), (queries, labels) = SPLITS["train"], SPLITS["validation"]
     reestimate(twin, bank, BATCH, standardise)
     z = [embed(twin, images, standardise)["pooled"] for images in (bank, queries)]
-    return knn_accuracy(z[0], votes, z[1], labels, [5], 0.07)[0]
+    return knn_accuracy((z[0], votes), (z[1], labels), [5], 0.07)[0]
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -81,7 +81,7 @@ def test_what_is_not_finite_has_no_score():
 def test_a_stop_is_looked_at_before_every_forward_pass_and_leaves_no_trace(passes):
     """Three batches of statistics, then the images that vote and those that are classified."""
     network = OneNorm("bn").train()
-    judge = online_knn.watcher(
+    judge = online_knn.make_online_knn(
         network, SPLITS["train"], SPLITS["validation"], 5, 0.07, BATCH, standardise
     )
     before = copy.deepcopy(network.state_dict())

@@ -41,7 +41,7 @@ def test_probe_of_one_penalty_is_the_pipeline(penalty):
     assert probe.validation == pytest.approx(score(model, VALIDATION), abs=0.0101)
     assert probe.accuracy == pytest.approx(score(model, TEST), abs=0.0101)
     assert 0.4 < probe.accuracy < 0.95
-    assert (probe.penalty, probe.at_edge) == (penalty, True)
+    assert (probe.penalty, probe.penalty_at_edge) == (penalty, True)
 
 
 def scarce(n, seed):
@@ -81,7 +81,7 @@ def test_penalty_is_chosen_on_the_validation_split(wanted, penalties, draw, coun
     scored = draw(120, 77)
     # Given in any order.
     probe = linear_probe(train, validation, scored, penalties[::-1])
-    assert (probe.penalty, probe.at_edge) == (penalties[wanted], wanted != 1)
+    assert (probe.penalty, probe.penalty_at_edge) == (penalties[wanted], wanted != 1)
     model = direct(train, penalties[wanted])
     assert probe.accuracy == pytest.approx(score(model, scored), abs=0.02)
     # The scored split's labels have no say.
@@ -92,7 +92,7 @@ def test_penalty_is_chosen_on_the_validation_split(wanted, penalties, draw, coun
 def test_among_equals_the_strongest_penalty_wins():
     split = clouds(80, 3, spread=0.01)
     probe = linear_probe(split, split, split, [0.1, 1.0, 10.0])
-    assert (probe.accuracy, probe.penalty, probe.at_edge) == (1.0, 0.1, True)
+    assert (probe.accuracy, probe.penalty, probe.penalty_at_edge) == (1.0, 0.1, True)
 
 
 def test_constant_features_do_not_matter():

@@ -259,11 +259,11 @@ def test_what_is_judged(method):
     """DINO's teacher; of all others, the network that the gradient trains."""
     network = build(method, "vit", "ln")
     teaches = method == "dino"
-    assert network.evaluated is (network.teacher.network[0] if teaches else network.backbone)
-    assert all(p.requires_grad != teaches for p in network.evaluated.parameters())
+    assert network.eval_backbone is (network.teacher.network[0] if teaches else network.backbone)
+    assert all(p.requires_grad != teaches for p in network.eval_backbone.parameters())
     assert set(network.state_dict()) >= {
         f"{'teacher.network.0' if teaches else 'backbone'}.{key}"
-        for key in network.evaluated.state_dict()
+        for key in network.eval_backbone.state_dict()
     }
 
 

@@ -206,8 +206,8 @@ def test_simclrs_output_norm_has_a_scale_that_is_trained_and_no_shift(norm):
 def test_what_a_method_encodes_reaches_every_norm_of_its_backbone(method, backbone):
     """Else a norm's statistics would be estimated from nothing."""
     made = build(method, backbone, "bn")
-    counted = batch_norms(made.evaluated)
-    assert reestimate(made.evaluated, uint8_images(), BATCH, lambda x: 4 * x - 2, made.encode)
+    counted = batch_norms(made.eval_backbone)
+    assert reestimate(made.eval_backbone, uint8_images(), BATCH, lambda x: 4 * x - 2, made.encode)
     assert counted
     assert all(int(norm.num_batches_tracked) == 2 for norm in counted)
 
@@ -226,8 +226,8 @@ def test_a_masked_networks_statistics_are_of_masked_images(backbone):
             )
             if name != "as they are":
                 part[(hidden == (name == "hidden ones changed")).expand_as(part)] = 255
-        reestimate(method.evaluated, images, BATCH, lambda x: 4 * x - 2, method.encode)
-        found[name] = torch.cat([norm.running_mean for norm in batch_norms(method.evaluated)])
+        reestimate(method.eval_backbone, images, BATCH, lambda x: 4 * x - 2, method.encode)
+        found[name] = torch.cat([norm.running_mean for norm in batch_norms(method.eval_backbone)])
     assert torch.equal(found["as they are"], found["hidden ones changed"])
     assert not torch.allclose(found["as they are"], found["visible ones changed"], atol=1e-3)
 

@@ -123,7 +123,7 @@ def test_without_a_norm_of_the_batch_every_policy_is_the_same(norm):
 @pytest.mark.parametrize("statistics", ["running", "momentum"])
 @pytest.mark.parametrize("norm", ["ghost-bn", "batch-renorm"])
 def test_history_of_another_norm_of_the_batch_is_refused(norm, statistics):
-    with pytest.raises(UserError, match=f"teacher statistics '{statistics}' are defined for bn"):
+    with pytest.raises(UserError, match=f"teacher statistics '{statistics}' need bn"):
         build("byol", "resnet", norm, training=training(statistics))
 
 

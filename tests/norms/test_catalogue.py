@@ -13,14 +13,18 @@ from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms, SkipInit
 from tests.helpers.small import (
     BACKBONES,
+    BARE_HEADS,
     BATCH,
     NORMS,
     TRAINED,
     backbones,
+    build,
+    defined,
     encoder,
     images,
     legal,
     norms,
+    section_shape,
     stir,
 )
 
@@ -31,27 +35,15 @@ UNDEFINED = {
     ("in", "tokens"): "over the positions of a map",
     ("frn", "vector"): "over the positions of a map",
     ("frn", "tokens"): "over the positions of a map",
-    ("evonorm-s0", "tokens"): "stands for a norm with its activation, and no norm here has one",
+    ("evonorm-s0", "tokens"): "replaces a norm and its activation, and no norm of tokens has one",
 }
-"""Norms of the benchmark that cannot stand at sites of a shape, and why; all its others must."""
+"""Norms of the benchmark that are not defined at sites of a shape, and why; all its others are."""
 NOTICE_SCALE = {"dyt", "none-plain", "none-skipinit"}
 """What stands for a norm without normalizing: the scale of its input shows in its output."""
 NO_BARE_FORM = {"frn", "evonorm-s0"}
 """Norms of the benchmark that cannot be without scale and shift."""
-IN_PLACES = {"vit": "tokens", "resnet": "map"}
 OWN = sorted(registry.own("norm"))
-
-
-def defined(name, shape, **site):
-    """Whether a norm can stand at a site, by its own account."""
-    try:
-        norms(name).layer(shape, 8, POSITIONS[shape], **site)
-    except UserError:
-        return False
-    return True
-
-
-DEFINED = [(n, s) for n in NORMS for s in SHAPES if defined(n, s)]
+DEFINED = [(n, s) for n in NORMS for s in SHAPES if defined(n, s, POSITIONS[s])]
 
 
 def trained(layer):
@@ -60,7 +52,9 @@ def trained(layer):
 
 @pytest.mark.parametrize("name", NORMS)
 def test_norm_is_defined_somewhere(name):
-    assert any(defined(name, shape) for shape in SHAPES), "build raises ValueError at every site"
+    assert any((name, shape) in DEFINED for shape in SHAPES), (
+        "build raises ValueError at every site"
+    )
 
 
 @pytest.mark.parametrize(("name", "shape"), DEFINED)
@@ -71,7 +65,7 @@ def test_layer_keeps_the_shape_of_its_input(name, shape):
     assert layer(x).shape == x.shape, wanted
     layer, activation = section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
     assert activation(layer(x)).shape == x.shape, f"{wanted} before an activation too"
-    if defined(name, shape, affine=False):
+    if defined(name, shape, POSITIONS[shape], affine=False):
         bare = section.layer(shape, 8, POSITIONS[shape], affine=False)
         assert bare(x).shape == x.shape, f"{wanted} with site.affine False too"
         vectors = [tuple(p.shape) for p in trained(bare) if p.ndim]
@@ -83,33 +77,33 @@ def test_layer_keeps_the_shape_of_its_input(name, shape):
 def test_norm_of_the_benchmark_is_defined_unless_listed(name, shape):
     section = norms(name, "projector")
     if reason := UNDEFINED.get((name, shape)):
-        message = rf"norm '{name}' cannot stand in the projector \({shape} of 8 channels\): .*"
+        message = rf"norm '{name}' is not defined in the projector \({shape} of 8 channels\): .*"
         with pytest.raises(UserError, match=message + reason):
             section.layer(shape, 8, POSITIONS[shape])
         with pytest.raises(UserError, match=message + reason):
             section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
         return
-    assert defined(name, shape)
+    assert (name, shape) in DEFINED
     if name in NO_BARE_FORM:
-        with pytest.raises(UserError, match="no form without scale and shift"):
+        with pytest.raises(UserError, match="always has a scale and a shift"):
             section.layer(shape, 8, POSITIONS[shape], affine=False)
     else:
-        assert defined(name, shape, affine=False)
+        assert defined(name, shape, POSITIONS[shape], affine=False)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "width", "positions", "message"),
     [
-        ("in", "map", 8, 1, "on a 1×1 map nothing is left but the bias"),
-        ("frn", "map", 8, 1, "on a 1×1 map it leaves little but the sign"),
+        ("in", "map", 8, 1, "on a 1×1 map its output is only the bias"),
+        ("frn", "map", 8, 1, "on a 1×1 map its output is little more than the sign"),
         ("gn", "map", 10, 9, "groups 4 do not divide 10 channels"),
         ("gn-ws", "vector", 10, 1, "groups 4 do not divide 10 channels"),
         ("evonorm-s0", "map", 10, 9, "groups 4 do not divide 10 channels"),
-        ("gn", "vector", 4, 1, "with 4 groups of one channel nothing is left but the bias"),
-        ("gn-ws", "tokens", 4, 5, "with 4 groups of one channel nothing is left but the bias"),
-        ("gn", "map", 4, 1, "with 4 groups of one channel nothing is left but the bias"),
-        ("evonorm-s0", "vector", 4, 1, "4 groups of one value have no deviation"),
-        ("evonorm-s0", "map", 4, 1, "4 groups of one value have no deviation"),
+        ("gn", "vector", 4, 1, "with 4 groups of one channel its output is only the bias"),
+        ("gn-ws", "tokens", 4, 5, "with 4 groups of one channel its output is only the bias"),
+        ("gn", "map", 4, 1, "with 4 groups of one channel its output is only the bias"),
+        ("evonorm-s0", "vector", 4, 1, "4 groups of one value have no variance"),
+        ("evonorm-s0", "map", 4, 1, "4 groups of one value have no variance"),
     ],
 )
 def test_site_that_a_norm_cannot_normalize_is_refused(name, shape, width, positions, message):
@@ -120,19 +114,18 @@ def test_site_that_a_norm_cannot_normalize_is_refused(name, shape, width, positi
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", OWN)
 def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, backbone):
-    """Sections are known by the shape of their sites, so the table above says it for networks."""
-    shapes = {
-        "backbone": IN_PLACES[backbone],
-        "decoder": IN_PLACES[backbone],
-        "projector": "vector",
-        "predictor": "vector",
-    }
-    bare = {"mocov3", "simsiam"}  # their heads end in a norm without scale and shift
+    """The table above decides for networks too, by the shape of each section's sites.
+
+    tests/training/test_network.py builds every network that is legal.
+    """
     for method in TRAINED:
         sections = registry.facts("method", method)["sections"]
-        undefined = any((name, shapes[section]) in UNDEFINED for section in sections)
-        expected = not undefined and not (method in bare and name in NO_BARE_FORM)
+        undefined = any((name, section_shape(s, backbone)) in UNDEFINED for s in sections)
+        expected = not undefined and not (method in BARE_HEADS and name in NO_BARE_FORM)
         assert legal(method, backbone, name) == expected, method
+        if not expected:
+            with pytest.raises(UserError, match=f"norm '{name}' is not defined in"):
+                build(method, backbone, name)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -97,7 +97,7 @@ def test_every_bn_of_a_network_is_replaced_and_other_norms_of_the_batch_are_refu
 ):
     network = encoder(backbone, norm)
     if norm != "bn" and registry.facts("norm", norm)["batch_dependent"]:
-        with pytest.raises(UserError, match=f"statistics '{policy}' are defined for bn"):
+        with pytest.raises(UserError, match=f"statistics '{policy}' need bn"):
             give_history(network, policy)
         return
     keys = list(network.state_dict())

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmark.components import registry
 from benchmark.core import determinism
-from benchmark.evaluation.online_knn import watcher
+from benchmark.evaluation.online_knn import make_online_knn
 from benchmark.methods.base import Method
 from benchmark.planning import plan
 from benchmark.planning.cell import Row
@@ -23,8 +23,10 @@ from benchmark.training import loop, network
 from benchmark.training.loop import MARKS, Interrupted, Progress, Trained, train
 from tests.helpers import tiny
 
-BATCH, STEPS, EPOCH = 16, 60, 4
-"""A look at the loss comes every 25 steps, an epoch every 4; MARKS are at 1, 2, 4, 8, 15, 30 and 60."""
+BATCH, STEPS, EPOCH = 16, 30, 4
+"""The losses are checked at step 25 and an epoch has 4; MARKS are at 1, 1, 2, 4, 8, 15 and 30."""
+EARLY, LATE = 13, 25
+"""Steps at which a training is interrupted, besides the last."""
 
 COUNT = BATCH * EPOCH
 MANIFEST = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": {"train": {"count": COUNT}}}
@@ -73,7 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What makes the heads small, and the state of a method one that a checkpoint must hold."""
 
 
-Watch = Callable[[Callable[[], bool]], float | None]
+OnlineKnn = Callable[[Callable[[], bool]], float | None]
 
 
 def always(*_: object) -> bool:
@@ -115,16 +117,24 @@ class Case:
         checkpoint: Path | None = None,
         fingerprint: str = "this cell",
         every: int = 200,
-        watch: Callable[[Method], Watch] | None = None,
+        online_knn: Callable[[Method], OnlineKnn] | None = None,
     ) -> tuple[Method, Trained]:
         method = self.build()
         trained = train(
             method, self.cell.config.recipe, self.cell.config.seed, self.images, self.labels,
             lambda x: ((x - 0.5) / 0.3).contiguous(memory_format=torch.channels_last),
             determinism.start("cpu"), checkpoint or self.checkpoint, fingerprint, progress, every,
-            watch and watch(method),
+            online_knn and online_knn(method),
         )  # fmt: skip
         return method, trained
+
+
+def shorten(case: Case, **changes: Any) -> Case:
+    """The case with a training of an epoch, and with other changes of its recipe."""
+    config = case.cell.config
+    recipe = config.recipe.model_copy(update={"images_seen": EPOCH * BATCH, **changes})
+    case.cell = replace(case.cell, config=config.model_copy(update={"training": recipe}))
+    return case
 
 
 def assert_same(ours: tuple[nn.Module, Trained], theirs: tuple[nn.Module, Trained]) -> None:
@@ -151,7 +161,7 @@ def test_interrupted_again_and_again_gives_the_same_bits(
     whole = case.train()
     assert whole[1].status == "done"
     assert whole[1].resumed_at == 0
-    for last in (25, 50, STEPS):
+    for last in (EARLY, LATE, STEPS):
         with pytest.raises(Interrupted):
             case.train(until(last))
     resumed = case.train()
@@ -159,15 +169,16 @@ def test_interrupted_again_and_again_gives_the_same_bits(
     assert_same(resumed, whole)
 
 
-@pytest.mark.parametrize("last", [25, 50, STEPS])
-def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, last: int) -> None:
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     case = Case("moco", "vit", "bn", tmp_path)
     whole = case.train()
-    with pytest.raises(Interrupted):
-        case.train(until(last))
-    resumed = case.train()
-    assert resumed[1].resumed_at == last
-    assert_same(resumed, whole)
+    for last in (EARLY, LATE, STEPS):
+        with pytest.raises(Interrupted):
+            case.train(until(last))
+        resumed = case.train()
+        assert resumed[1].resumed_at == last
+        assert_same(resumed, whole)
+        case.checkpoint.unlink()
 
 
 def test_every_method_is_interrupted_somewhere() -> None:
@@ -190,7 +201,7 @@ def test_the_state_of_a_method_is_in_its_checkpoint(
     """Each by the share of it that is no longer zero."""
     case = Case(method, "resnet", scheme, tmp_path)
     with pytest.raises(Interrupted):
-        case.train(until(25))
+        case.train(until(EARLY))
     tensors = load_file(case.checkpoint)
     for key, share in held.items():
         assert float((tensors[f"network/{key}"] != 0).float().mean()) == share
@@ -230,7 +241,7 @@ def test_a_checkpoint_comes_by_time_where_steps_are_slow(
     def slow(step: int, *_: object) -> bool:
         nonlocal now
         now += 7
-        return step < 50
+        return step < LATE
 
     def noted(path: Path, fingerprint: str, step: int, *rest: Any) -> None:
         saves.append(step)
@@ -240,19 +251,18 @@ def test_a_checkpoint_comes_by_time_where_steps_are_slow(
     monkeypatch.setattr(loop, "save_checkpoint", noted)
     with pytest.raises(Interrupted):
         case.train(slow)
-    assert saves == [*range(5, 50, 5), 50]
+    assert saves == [*range(5, LATE, 5), LATE]
     assert_same(case.train(), whole)
 
 
-@pytest.mark.parametrize("at", [1, 15, 30, STEPS])
-def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path, at: int) -> None:
-    """Whatever the mark, with the score that an undisturbed training has."""
+def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path) -> None:
+    """At every mark, with the score that an undisturbed training has."""
     case = Case("simclr", "resnet", "bn", tmp_path)
 
-    def watch(method: Method) -> Watch:
+    def online_knn(method: Method) -> OnlineKnn:
         images = case.images, case.labels
-        return watcher(
-            method.evaluated,
+        return make_online_knn(
+            method.eval_backbone,
             images,
             images,
             5,
@@ -263,34 +273,32 @@ def test_stopped_in_a_judgement_it_is_judged_when_resumed(tmp_path: Path, at: in
             (48, 40),
         )
 
-    whole = case.train(watch=watch)
-    assert not whole[1].watched.isnan().any()
-    with pytest.raises(Interrupted):
-        case.train(until(at), watch=watch)
-    saved = load_file(case.checkpoint)["curve/watched"]
-    assert int(saved.isnan().sum()) == len(MARKS) - [1, 2, 4, 8, 15, 30, STEPS].index(at)
-    resumed = case.train(watch=watch)
-    assert resumed[1].resumed_at == at
-    assert torch.equal(resumed[1].watched, whole[1].watched)
-    assert_same(resumed, whole)
+    whole = case.train(online_knn=online_knn)
+    assert not whole[1].online_knn.isnan().any()
+    for at in (1, 4, 15, STEPS):
+        with pytest.raises(Interrupted):
+            case.train(until(at), online_knn=online_knn)
+        saved = load_file(case.checkpoint)["curve/watched"]
+        assert int(saved.isnan().sum()) == len(MARKS) - [1, 1, 2, 4, 8, 15, STEPS].index(at)
+        resumed = case.train(online_knn=online_knn)
+        assert resumed[1].resumed_at == at
+        assert torch.equal(resumed[1].online_knn, whole[1].online_knn)
+        assert_same(resumed, whole)
+        case.checkpoint.unlink()
 
 
 def test_a_training_stopped_in_its_last_judgement_is_still_found_to_diverge(tmp_path: Path) -> None:
     case = Case("supervised", "resnet", "bn", tmp_path)
-    # No look at the loss but at the end.
-    short = case.cell.config.recipe.model_copy(
-        update={"learning_rate": 1e30, "images_seen": 4 * BATCH}
-    )
-    case.cell = replace(case.cell, config=case.cell.config.model_copy(update={"training": short}))
+    shorten(case, learning_rate=1e30)  # the losses are checked at the end alone
 
-    def watch(method: Method) -> Watch:
+    def online_knn(method: Method) -> OnlineKnn:
         return lambda go_on: 0.5 if go_on() else None
 
-    _, whole = case.train(watch=watch)
+    _, whole = case.train(online_knn=online_knn)
     assert whole.status == "diverged"
     with pytest.raises(Interrupted):
-        case.train(until(4), watch=watch)
-    _, resumed = case.train(watch=watch)
+        case.train(until(4), online_knn=online_knn)
+    _, resumed = case.train(online_knn=online_knn)
     assert (resumed.status, resumed.resumed_at) == ("diverged", 4)
     assert resumed.first_non_finite == whole.first_non_finite
 
@@ -307,25 +315,25 @@ def test_a_training_stopped_in_its_last_judgement_is_still_found_to_diverge(tmp_
     ids=["empty", "half", "header cut", "header changed", "header length"],
 )
 def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    case = Case("simclr", "vit", "ln", tmp_path)
+    case = shorten(Case("simclr", "vit", "ln", tmp_path))
     with pytest.raises(Interrupted):
-        case.train(until(25))
+        case.train(until(2))
     case.checkpoint.write_bytes(damage(case.checkpoint.read_bytes()))
     assert case.train()[1].resumed_at == 0
 
 
 def test_the_checkpoint_of_another_cell_is_ignored(tmp_path: Path) -> None:
-    case = Case("simclr", "vit", "ln", tmp_path)
+    case = shorten(Case("simclr", "vit", "ln", tmp_path))
     whole = case.train(checkpoint=tmp_path / "none")
     with pytest.raises(Interrupted):
-        case.train(until(25), fingerprint="another cell")
+        case.train(until(2), fingerprint="another cell")
     again = case.train()
     assert again[1].resumed_at == 0
     assert_same(again, whole)
 
 
 def test_a_safetensors_file_of_something_else_is_ignored(tmp_path: Path) -> None:
-    case = Case("simclr", "vit", "ln", tmp_path)
+    case = shorten(Case("simclr", "vit", "ln", tmp_path))
     save_file({"weight": torch.zeros(3)}, case.checkpoint)
     assert case.train()[1].resumed_at == 0
 
@@ -333,7 +341,7 @@ def test_a_safetensors_file_of_something_else_is_ignored(tmp_path: Path) -> None
 def test_a_checkpoint_holds_tensors_and_no_pickle(tmp_path: Path) -> None:
     case = Case("moco", "resnet", "bn", tmp_path)
     with pytest.raises(Interrupted):
-        case.train(until(25))
+        case.train(until(2))
     tensors = load_file(case.checkpoint)
     assert {key.split("/")[0] for key in tensors} == {"network", "optimizer", "curve"}
     assert "network/queue" in tensors

@@ -13,7 +13,7 @@ from benchmark.core import canonical_json, determinism
 from benchmark.data.build import load
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.knn import knn_accuracy
-from benchmark.evaluation.online_knn import watcher
+from benchmark.evaluation.online_knn import make_online_knn
 from benchmark.execution.cell import run
 from benchmark.planning.cell import Task
 from benchmark.planning.configuration import Configuration
@@ -94,33 +94,34 @@ def test_watching_changes_nothing_and_ends_with_the_final_accuracy(root: Path) -
     def standardise(x: torch.Tensor) -> torch.Tensor:
         return (x - 0.5) / 0.3
 
-    states, watched = [], []
+    states, scores = [], []
     for look in (False, True):
         method = network.build(wanted, splits.manifest)
-        watch = watcher(
-            method.evaluated, (images["train"], labels["train"]),
+        online_knn = make_online_knn(
+            method.eval_backbone, (images["train"], labels["train"]),
             (images["validation"], labels["validation"]), 5, 0.1, tiny.BATCH, standardise,
         )  # fmt: skip
         trained = train(
             method, wanted.config.recipe, 0, images["train"], labels["train"], standardise,
             determinism.start("cpu"), root / "none.safetensors", "key", lambda *_: True,
-            watch=watch if look else None,
+            online_knn=online_knn if look else None,
         )  # fmt: skip
         states.append(method.state_dict())
-        watched.append(trained.watched)
+        scores.append(trained.online_knn)
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
-    assert torch.isnan(watched[0]).all()
-    assert len(watched[1]) == len(MARKS)
+    assert torch.isnan(scores[0]).all()
+    assert len(scores[1]) == len(MARKS)
     # What a look sees is the network with its statistics re-estimated, which it puts back.
-    assert reestimate(method.evaluated, images["train"], tiny.BATCH, standardise)
+    assert reestimate(method.eval_backbone, images["train"], tiny.BATCH, standardise)
     bank, queries = (
-        embed(method.evaluated, images[name], standardise)["pooled"] for name in images
+        embed(method.eval_backbone, images[name], standardise)["pooled"] for name in images
     )
-    (score,) = knn_accuracy(bank, labels["train"], queries, labels["validation"], [5], 0.1)
-    # Both splits are smaller than what is watched, so the last look is the whole judgement.
-    assert float(watched[1][-1]) == pytest.approx(score)
-    assert len(set(watched[1].tolist())) > 1
+    splits_of = (bank, labels["train"]), (queries, labels["validation"])
+    (score,) = knn_accuracy(*splits_of, [5], 0.1)
+    # Both splits are smaller than the online kNN asks for, so its last score is the whole judgement.
+    assert float(scores[1][-1]) == pytest.approx(score)
+    assert len(set(scores[1].tolist())) > 1
 
 
 def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
@@ -130,8 +131,8 @@ def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
     with torch.no_grad():
         next(method.backbone.parameters()).fill_(torch.nan)
     splits_of = {name: (splits.images[name], splits.labels[name]) for name in splits.images}
-    watch = watcher(
-        method.evaluated,
+    online_knn = make_online_knn(
+        method.eval_backbone,
         splits_of["train"],
         splits_of["validation"],
         5,
@@ -139,6 +140,6 @@ def test_a_network_that_is_not_finite_has_no_accuracy(root: Path) -> None:
         tiny.BATCH,
         lambda x: x,
     )
-    score = watch(lambda: True)
+    score = online_knn(lambda: True)
     assert score is not None
     assert math.isnan(score)

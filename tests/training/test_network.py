@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -32,11 +33,15 @@ def assert_same(first, second):
         assert torch.equal(parameter, second[name]), name
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("method", TRAINED)
-def test_weights_are_the_same_under_every_scheme(method, backbone):
-    defined = [norm for norm in NORMS if legal(method, backbone, norm)]
-    first, *others = (unnormalized(build(method, backbone, norm)) for norm in defined)
+@pytest.fixture(scope="module", params=itertools.product(TRAINED, BACKBONES), ids="-".join)
+def schemes(request):
+    """A method in a backbone with every norm that is legal there."""
+    method, backbone = request.param
+    return [build(*request.param, norm) for norm in NORMS if legal(method, backbone, norm)]
+
+
+def test_weights_are_the_same_under_every_scheme(schemes):
+    first, *others = map(unnormalized, schemes)
     assert len(others) >= 8
     for other in others:
         assert_same(first, other)
@@ -178,11 +183,8 @@ def decayed_names(network, on="weights"):
     return {names[id(p)] for p in decayed["params"]}
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("method", TRAINED)
-def test_what_decays_does_not_change_with_the_scheme(method, backbone):
-    for norm in (norm for norm in NORMS if legal(method, backbone, norm)):
-        network = build(method, backbone, norm)
+def test_what_decays_does_not_change_with_the_scheme(schemes):
+    for network in schemes:
         expected = {
             name
             for name in unnormalized(network)

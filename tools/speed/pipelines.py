@@ -197,7 +197,7 @@ class Lightly(Loop):
 
     def loss(self, views: list[Tensor]) -> Tensor:
         """lightly's loss of the same projections, the views batched alike."""
-        projected = self.method.each_view(self.method.measured()["projector"], views)
+        projected = self.method.each_view(self.method.embedding_networks()["projector"], views)
         loss: Tensor = self.criterion(*projected)
         return loss
 

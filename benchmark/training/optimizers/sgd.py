@@ -19,8 +19,8 @@ def build(
     """torch's SGD over the given parameter groups."""
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
     if momentum:
-        # torch makes them at the first step, but not for a parameter that is frozen then and gets its
-        # first gradient later; a momentum of zero is what a first step starts from.
+        # torch makes the buffers at the first step, but not for a parameter that is frozen then. A
+        # buffer of zeros gives the same first step.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

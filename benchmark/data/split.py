@@ -15,9 +15,8 @@ from torch import Tensor
 
 from benchmark.core.errors import UserError, unknown
 from benchmark.data.copies import ambiguous
+from benchmark.data.manifest import NAMES
 from benchmark.data.pool import Pool
-
-NAMES = ("train", "validation", "test")
 
 
 def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str, Tensor]:

@@ -9,19 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-
-class Value(BaseModel):
-    """Frozen; a key that is not known is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants"
-    )
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, only those that were given."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+from benchmark.core.value import Value
 
 
 class _Component(Value):

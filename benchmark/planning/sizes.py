@@ -27,7 +27,7 @@ def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
             found = manifest.read(data_folder(root, params.track))
         except UserError:
             return
-        images = int(found["splits"]["train"]["count"])
+        images = found.splits["train"].count
     for cell in cells:
         check(cell.config, images)
 

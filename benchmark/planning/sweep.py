@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from benchmark.config.schema import Params
 from benchmark.planning import plan
 from benchmark.planning.cell import Cell, Row
 from benchmark.planning.rate_fit import Fit, fit
 from benchmark.planning.rate_table import (
+    Expected,
+    OneStep,
     Result,
     Setting,
+    TrialRecord,
+    TunedRow,
 )
 
 
@@ -40,10 +43,13 @@ Train = Callable[[Sequence[Cell]], Mapping[str, Result]]
 
 
 def tunable(params: Params, experiment: str) -> list[Row]:
-    """The rows of an experiment that have a learning rate of their own."""
+    """The rows of an experiment that get a tuned learning rate of their own."""
+    rows = plan.rows(params, experiment)
+    if params.experiments[experiment].learning_rates == "default":
+        return []
     return [
         row
-        for row in plan.rows(params, experiment)
+        for row in rows
         if plan.is_trained(params, row.method) and plan.tuned_row(params, row) == row
     ]
 
@@ -72,8 +78,8 @@ def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
 
 def tune(
     params: Params, experiment: str, train: Train, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """The table's rows; see `write`."""
+) -> list[TunedRow]:
+    """Tunes every row that is tunable; `say` is told of extensions."""
     reach = params.sweep.learning_rates // 2
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in tunable(params, experiment):
@@ -121,39 +127,42 @@ def _fit(made: Sequence[Trial], results: Mapping[str, Result]) -> Fit | None:
 
 def _row(
     params: Params, row: Row, made: Sequence[Trial], results: Mapping[str, Result]
-) -> dict[str, Any]:
-    default = plan.default_setting(params, row)
+) -> TunedRow:
+    rate, decay = plan.default_setting(params, row)
     found = _fit(made, results)
+    place = found.place if found else 0
     own = [results[trial.cell.label].score for trial in made if trial.exponent == 0]
     whole = [score for score in own if score is not None]
-    around = {}
-    for name, step in (("lower", -1), ("higher", 1)):
-        score = found.score(found.place + step) if found else None
-        around[name] = {
-            "learning_rate": rate_at(params, row, (found.place if found else 0) + step),
-            "validation": score,
-        }
-    return {
-        "method": row.method,
-        "backbone": row.backbone,
-        "scheme": row.scheme,
-        "learning_rate": rate_at(params, row, found.place if found else 0),
-        "weight_decay": default[1],
-        "validation": found.score(found.place) if found else None,
-        "one_step": around,
-        "default_learning_rate": default[0],
-        "default_weight_decay": default[1],
-        "default_validation": fmean(whole) if whole and len(whole) == len(own) else None,
-        "at_edge": found is None or found.at_edge,
-        "trials": [
-            {
-                "learning_rate": trial.setting[0],
-                "weight_decay": trial.setting[1],
-                "seed": trial.cell.seed,
-                "label": trial.cell.label,
-                "status": results[trial.cell.label].status,
-                "validation": results[trial.cell.label].score,
-            }
-            for trial in made
-        ],
-    }
+
+    def expected(at: float) -> Expected:
+        return Expected(
+            learning_rate=rate_at(params, row, at), validation=found.score(at) if found else None
+        )
+
+    chosen = expected(place)
+    return TunedRow(
+        method=row.method,
+        backbone=row.backbone,
+        scheme=row.scheme,
+        learning_rate=chosen.learning_rate,
+        weight_decay=decay,
+        validation=chosen.validation,
+        one_step=OneStep(lower=expected(place - 1), higher=expected(place + 1)),
+        default_learning_rate=rate,
+        default_weight_decay=decay,
+        default_validation=fmean(whole) if whole and len(whole) == len(own) else None,
+        at_edge=found is None or found.at_edge,
+        trials=tuple(_record(trial, results[trial.cell.label]) for trial in made),
+    )
+
+
+def _record(trial: Trial, result: Result) -> TrialRecord:
+    return TrialRecord(
+        label=trial.cell.label,
+        fingerprint=result.fingerprint,
+        seed=trial.cell.seed,
+        learning_rate=trial.setting[0],
+        weight_decay=trial.setting[1],
+        status=result.status,
+        validation=result.score,
+    )

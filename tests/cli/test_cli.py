@@ -245,10 +245,8 @@ def test_a_network_that_cannot_be_built_is_refused(
     tree = tiny.changed(tiny.raw(), path, value)
     tree["experiments"]["leaderboard"]["methods"] = [label.split("-")[0]]
     cell = tiny.cell(label, tree=tree)
-    counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
-    manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}
     with pytest.raises(UserError, match=said), torch.device("meta"):
-        network.build(cell, manifest)
+        network.build(cell, tiny.manifest())
 
 
 def test_groups_that_divide_every_layer_are_allowed() -> None:
@@ -260,10 +258,8 @@ def test_groups_that_divide_every_layer_are_allowed() -> None:
     tree = tiny.changed(tiny.raw(), "schemes/bn", {"norm": "gn", "groups": 3})
     tree["backbones"]["resnet"]["arguments"]["channels"] = [12, 12, 24, 24]
     tree["methods"]["simclr"]["options"]["hidden"] = 24
-    counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
-    manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}
     with torch.device("meta"):
-        assert network.build(tiny.cell("simclr-resnet-bn-s0", tree=tree), manifest)
+        assert network.build(tiny.cell("simclr-resnet-bn-s0", tree=tree), tiny.manifest())
 
 
 def test_a_mistyped_verb_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,13 +17,10 @@ from benchmark.norms.factory import SectionNorms
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration, EvaluationConfig, TrainingConfig
 from benchmark.training import network
+from tests.helpers import tiny
 
 SIDE, BATCH, CLASSES = 16, 8, 5
-MANIFEST = {
-    "shape": [3, SIDE, SIDE],
-    "classes": list("abcde"),
-    "splits": {"train": {"count": 64}},
-}
+MANIFEST = tiny.manifest((3, SIDE, SIDE), "abcde", 64)
 TEACHER = {"statistics": "batch", "shuffle": True}
 EVALUATION = EvaluationConfig(
     knn_k=(5, 20),

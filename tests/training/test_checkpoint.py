@@ -27,7 +27,7 @@ BATCH, STEPS, EPOCH = 16, 60, 4
 """A look at the loss comes every 25 steps, an epoch every 4; MARKS are at 1, 2, 4, 8, 15, 30 and 60."""
 
 COUNT = BATCH * EPOCH
-MANIFEST = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": {"train": {"count": COUNT}}}
+MANIFEST = tiny.manifest(count=COUNT)
 CASES = [
     ("simclr", "resnet", "bn"),
     ("moco", "resnet", "bn"),

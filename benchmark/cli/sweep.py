@@ -11,15 +11,15 @@ from benchmark.cli.common import (
     add_machine,
     add_retry,
     add_track,
+    chosen,
     read_params,
 )
 from benchmark.cli.training import refuse_crashes, train_missing
 from benchmark.core.errors import CheckFailed
-from benchmark.planning import rate_table
+from benchmark.planning import plan, rate_table
 from benchmark.planning import sweep as sweeping
 from benchmark.planning.cell import OUT_OF_MEMORY, Cell, tasks
 from benchmark.planning.images import dataset_checksum
-from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Store, store
 
 HELP = "tune the learning rates on the validation split"
@@ -39,6 +39,14 @@ def run(arguments: argparse.Namespace) -> None:
     Raises CheckFailed, and writes no table, if a trial crashed or a part of a row's ran out of memory.
     """
     found = read_params(arguments)
+    rows = plan.rows(found, arguments.experiment)
+    trained = [row for row in rows if plan.is_trained(found, row.method)]
+    # Refuses params that no training run could use, also where nothing is tuned.
+    chosen(
+        arguments,
+        found,
+        {plan.tuned_row(found, row): plan.default_setting(found, row) for row in trained},
+    )
     dataset = dataset_checksum(arguments.root, found)
     target = rate_table.path(arguments.root, found.track, arguments.experiment)
     known = {
@@ -50,7 +58,6 @@ def run(arguments: argparse.Namespace) -> None:
     kept = store(arguments.root)
 
     def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
-        check_cells(arguments.root, found, cells)
         trials = tasks(cells, dataset)
         missing = [task for task in trials if task.fingerprint not in known]
         train_missing(arguments, found, missing)

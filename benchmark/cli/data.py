@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Iterator, Mapping
 
 from benchmark.cli.common import read_params
-from benchmark.config.params import track_file
-from benchmark.core.errors import UserError
 from benchmark.data.class_folders import listed
 from benchmark.data.manifest import NAMES, Manifest
 from benchmark.planning.images import data_folder, remember
@@ -27,18 +25,11 @@ def run(arguments: argparse.Namespace) -> None:
     found = read_params(arguments)
     from benchmark.data.build import build
 
-    try:
-        manifest = build(
-            found.track, found.data.source, found.data.options, found.data.splits.model_dump(),
-            found.data.seed, data_folder(arguments.root, found.track),
-            arguments.root / "data" / "downloads",
-        )  # fmt: skip
-    except UserError as error:
-        # Such a line starts with a key of the params.
-        if not str(error).startswith("data."):
-            raise
-        file = track_file(arguments.root, found.track).relative_to(arguments.root)
-        raise UserError(f"{file}: {error}") from error
+    manifest = build(
+        found.track, found.data.source, found.data.options, found.data.splits.model_dump(),
+        found.data.seed, data_folder(arguments.root, found.track),
+        arguments.root / "data" / "downloads",
+    )  # fmt: skip
     remember(arguments.root, found, manifest.sha256)
     for line in described(manifest):
         print(line)

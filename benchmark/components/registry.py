@@ -94,6 +94,11 @@ def check(kind: str, name: str, where: str, given: Mapping[str, Any]) -> dict[st
     return check_options(where, given, found["options"], found.get("defaults"))
 
 
+def complete(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a component and the defaults of the others."""
+    return {**facts(kind, name).get("defaults", {}), **options}
+
+
 def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options without those at the component's default, see `options.essential`."""
     return without_defaults(options, facts(kind, name).get("defaults", {}))
@@ -107,8 +112,8 @@ def recorded(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(kind: str, name: str, *positional: Any, **options: Any) -> Any:
-    """What the component's `build` makes of the given options and the defaults of the others."""
-    return load(kind, name).build(*positional, **facts(kind, name).get("defaults", {}) | options)
+    """Calls the component's `build` with the options and the defaults of the others."""
+    return load(kind, name).build(*positional, **complete(kind, name, options))
 
 
 def versions(kind: str, name: str) -> dict[str, int | str]:

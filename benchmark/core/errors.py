@@ -15,6 +15,10 @@ class UserError(Exception):
         super().__init__(" ".join(line.strip() for line in str(said).splitlines()))
 
 
+class ParamsError(UserError):
+    """A value of `params.yaml` is wrong. The command line adds the name of the file."""
+
+
 class CheckFailed(Exception):
     """A check that the command was asked to make did not hold (exit 1)."""
 

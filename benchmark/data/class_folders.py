@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.core.errors import UserError
+from benchmark.core.errors import ParamsError, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -146,7 +146,7 @@ def _splits(root: Path, folders: Sequence[Path], listing: _Listing) -> dict[str,
         return {}
     splits = {next(iter(words)): folder for folder, words in found.items() if len(words) == 1}
     if len(splits) < len(folders) or not {"train", "test"} <= set(splits):
-        raise UserError(
+        raise ParamsError(
             f"data.options.path: {root} has the folders {', '.join(f.name for f in folders)}, of "
             f"which {', '.join(f.name for f in named)} are named after splits; expected train and "
             "test, or train, validation and test, each once and nothing else; or let the path lead "
@@ -169,7 +169,7 @@ def _check(
         if len(classes) < 2:
             wanted = "at least 2 class folders" if classes else "a folder for each class"
             found = f"1 ({next(iter(classes))})" if classes else "none"
-            raise UserError(
+            raise ParamsError(
                 f"data.options.path: expected {wanted} in {folders[part]}, found {found}"
             )
     known = {name: part for part, classes in parts.items() for name in classes}

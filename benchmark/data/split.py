@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import ParamsError, UserError, unknown
 from benchmark.data.copies import ambiguous
 from benchmark.data.manifest import NAMES
 from benchmark.data.pool import Pool
@@ -32,7 +32,7 @@ def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str,
     fractions = _fractions(splits)
     preset = all(name in pool.parts for name in NAMES)
     if fractions and (preset or "all" not in pool.parts):
-        raise UserError(
+        raise ParamsError(
             f"data.splits: expected numbers of images, as the source has an official split "
             f"({', '.join(f'{name} {len(part)}' for name, part in pool.parts.items())}), "
             f"found fractions {dict(splits)}"
@@ -50,7 +50,7 @@ def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str,
 def _preset(pool: Pool, splits: Mapping[str, int | float]) -> dict[str, Tensor]:
     for name in NAMES:
         if splits[name] != len(pool.parts[name]):
-            raise UserError(
+            raise ParamsError(
                 f"data.splits.{name}: expected {len(pool.parts[name])}, as the source has a preset "
                 f"split, found {splits[name]}"
             )
@@ -121,13 +121,13 @@ def _counted(
     """How many images of each class (rows) go to each split (columns), with the sums wanted."""
     for name, count in wanted.items():
         if count < len(available):
-            raise UserError(
+            raise ParamsError(
                 f"data.splits.{name}: expected at least {len(available)}, one image of each class, "
                 f"found {count}"
             )
     if sum(wanted.values()) > sum(available):
         left_out = f" ({copies} more are exact copies, which are left out)" if copies else ""
-        raise UserError(
+        raise ParamsError(
             f"data.splits: expected {' + '.join(wanted)} to be at most {sum(available)}, the images of "
             f"the source's {part!r} part{left_out}, found {sum(wanted.values())}"
         )
@@ -165,17 +165,17 @@ def _fractions(splits: Mapping[str, int | float]) -> dict[str, Fraction]:
     for name in NAMES:
         value = splits.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"data.splits.{name}: expected a positive number, found {value!r}")
+            raise ParamsError(f"data.splits.{name}: expected a positive number, found {value!r}")
     if all(isinstance(value, int) for value in splits.values()):
         return {}
     if any(isinstance(value, int) or value >= 1 for value in splits.values()):
-        raise UserError(
+        raise ParamsError(
             f"data.splits: expected numbers of images, or fractions below 1, found {dict(splits)}"
         )
     # By way of its decimal digits, .7 becomes seven tenths and not the nearest binary number.
     fractions = {name: Fraction(str(splits[name])) for name in NAMES}
     if sum(fractions.values()) > 1:
-        raise UserError(
+        raise ParamsError(
             f"data.splits: expected fractions of at most 1 in all, found {dict(splits)}"
         )
     return fractions

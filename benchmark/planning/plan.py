@@ -15,7 +15,7 @@ from benchmark.components.options import essential
 from benchmark.config.schema import MethodParams, Params
 from benchmark.config.validate import VIEWS_FILE, view_defaults
 from benchmark.core import canonical_json
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import ParamsError, UserError, unknown
 from benchmark.planning.cell import Cell, Row
 from benchmark.planning.configuration import Configuration
 
@@ -57,7 +57,7 @@ def seeds(params: Params, experiment: str) -> dict[Row, tuple[int, ...]]:
             ]
     for row, count in Counter(row for row, _ in found).items():
         if count > 1:
-            raise UserError(f"experiments: {experiment} has the row {row} twice")
+            raise ParamsError(f"experiments: {experiment} has the row {row} twice")
     return dict(found)
 
 
@@ -84,25 +84,25 @@ def is_trained(params: Params, recipe: str) -> bool:
 def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
     """The norm of each section that the row's method has.
 
-    Raises UserError where the scheme lacks one, and where it names what the row does not have.
+    Raises ParamsError if the scheme lacks one, or names something that the row does not have.
     """
     scheme, declared = params.schemes[row.scheme], facts(params, row.method)
     where = f"scheme {row.scheme}"
     for key in scheme:
         if key in SECTIONS and key not in declared["sections"]:
-            raise UserError(
+            raise ParamsError(
                 f"{where} has a norm for the {key}, which {row.method} lacks (`heads` stands for "
                 "those that a method has)"
             )
         if key == "teacher" and not declared["teacher"]:
-            raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
+            raise ParamsError(f"{where} has a teacher's policy, and {row.method} has no teacher")
         if key in params.models and key != model(params, row.backbone):
-            raise UserError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
+            raise ParamsError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
     found = {}
     for section in declared["sections"]:
         spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
         if spec is None:
-            raise UserError(f"{where} has no norm for the {section} of {row.method}")
+            raise ParamsError(f"{where} has no norm for the {section} of {row.method}")
         found[section] = spec
     return found
 

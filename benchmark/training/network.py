@@ -21,7 +21,8 @@ from benchmark.planning.sizes import check as check_sizes
 def build(cell: Cell, manifest: Manifest) -> Method:
     """The network of a cell for the images of `manifest`; what it cannot be is a UserError."""
     config = cell.config
-    shape = ImageShape(*manifest.shape)
+    shape, count = ImageShape(*manifest.shape), manifest.splits["train"].count
+    check_sizes(config, count)
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
     training = config.training
     batch = training.batch_size if training else 0
@@ -33,8 +34,6 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     )
     built = registry.facts("backbone", config.backbone.model).get("initialized", False)
     kept = list(backbone.parameters()) if built else []
-    count = manifest.splits["train"].count
-    check_sizes(config, count)
     teacher = training.teacher if training else None
     context = Context(
         shape=shape,

@@ -84,6 +84,11 @@ def test_what_the_grammar_does_not_know_exits_with_2(
         ("training/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
         ("evaluation/knn_temperature", float("nan"), "evaluation.knn_temperature is nan"),
         ("schemes/bn", {"backbone": {"norm": "bn"}}, "no norm for the projector of simclr"),
+        (
+            "schemes/bn",
+            {"norm": "ghost-bn", "assignment": "strided", "groups": 5},
+            "params.yaml: norm ghost-bn in the backbone: groups is 5",
+        ),
         ("track", "other", "track is 'other', expected 'mini'"),
     ],
 )
@@ -94,6 +99,17 @@ def test_wrong_params_are_refused_by_every_verb(
     tiny.write_params(root, tiny.changed(tiny.raw(), path, value))
     assert said in tiny.refusal(capsys, verb)
     assert not (root / ".benchmark").exists()
+
+
+@pytest.mark.parametrize("verb", ["plan", "train", "sweep"])
+def test_a_queue_that_is_not_whole_batches_is_refused_by_every_verb(
+    root: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["moco"])
+    tiny.write_params(root, tiny.changed(tree, "methods/moco/options/queue", 40))
+    assert tiny.refusal(capsys, verb) == (
+        "benchmark: params.yaml: method moco: queue is 40, expected a multiple of the batch size 32"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +232,12 @@ def test_images_of_another_folder_are_refused_by_every_verb(
             64,
             "expected at most 40: 0.25 of the 160",
         ),
-        ("moco-resnet-bn-s0", "methods/moco/options/queue", 40, "not a multiple of 32"),
+        (
+            "moco-resnet-bn-s0",
+            "methods/moco/options/queue",
+            40,
+            "expected a multiple of the batch size 32",
+        ),
         ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
         (
             "simclr-resnet-bn-s0",

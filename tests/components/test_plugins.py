@@ -233,6 +233,12 @@ def tiny_cell_of(tree: dict[str, Any]) -> Cell:
             METHOD | {"options": {"queue": "int >= 1"}, "largest_share": {"queue": 2}},
             "largest_share: queue is 2, expected 0 < float <= 1",
         ),
+        (
+            METHOD
+            | {"options": {"queue": "int >= 1"}, "multiple_of_batch": {"queue": ["symetric"]}},
+            "unknown option of plug-in",
+        ),
+        (without(divides_batch="by"), "divides_batch is 'by', expected a list of options"),
         ("COMPONENT = {{1: 2}: 3}\n", "COMPONENT is not a literal"),
         ("COMPONENT = {{'kind': 'norm'}}\n", "COMPONENT is not a literal"),
         (without(branch="skip"), "branch is 'skip', expected one of skipinit"),
@@ -345,6 +351,10 @@ def test_every_component_of_ours_would_pass_as_a_plug_in() -> None:
         for name, facts in registry.own(kind).items():
             stated = {key: value for key, value in facts.items() if key != "module"}
             check_facts(name, kind, stated)
+            example = facts.get("example", {})
+            assert facts["options"].keys() == {**facts.get("defaults", {}), **example}.keys(), (
+                f"{kind} {name}: `example` must have a value of each option without a default"
+            )
 
 
 def test_images_of_another_source_file_are_refused(

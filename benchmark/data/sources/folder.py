@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.components.options import check_options
-from benchmark.core.errors import UserError
+from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.class_folders import find
 from benchmark.data.pool import Pool
 
@@ -30,7 +30,8 @@ COMPONENT: dict[str, Any] = {
         "max_megapixels": "int >= 1",
     },
     "defaults": {"ground": "white", "max_megapixels": 180},
-    # Where the images lie says nothing about them, and would tie the manifest to one machine.
+    "example": {"path": "images", "size": 16, "channels": 3},
+    # The path does not describe the images, and would tie the manifest to one machine.
     "unrecorded": ["path", "max_megapixels"],
 }
 
@@ -137,7 +138,7 @@ def _checked(options: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     root = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser raises
     if not path or not os.path.isdir(root):  # noqa: PTH112  # Path.is_dir raises
         found = f", found none at {root}" if path else ""
-        raise UserError(
+        raise ParamsError(
             f"data.options.path is {path!r}: expected the folder with the class folders{found}"
         )
     return Path(path).expanduser(), settings

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from benchmark.components import registry
-from benchmark.components.facts import NAME, PIXELS, SECTIONS
+from benchmark.components.facts import PIXELS, SECTIONS
 from benchmark.components.options import check_options
 from benchmark.config.presets import PRESETS
 from benchmark.config.schema import BackboneParams, Control, Experiment, MethodParams, Params
@@ -37,7 +36,8 @@ TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "b
 
 def checked(params: Params) -> Params:
     """The same params with every option's value as its component describes it; else a UserError."""
-    _check_names(params)
+    if PIXELS in params.backbones:
+        raise UserError(f"backbones: {PIXELS} is the backbone of controls without a network")
     source = params.data.source
     options = registry.check("source", source, f"source {source}", params.data.options)
     # A preset that no experiment asks for need not fit this track.
@@ -69,29 +69,12 @@ def checked(params: Params) -> Params:
     )
     for name, experiment in params.experiments.items():
         _check_experiment(name, experiment, params)
-    if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
-        raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
     reported = {
         seed for e in params.experiments.values() for grid in e.grids for seed in e.seeds_of(grid)
     }
     if shared := reported & set(params.sweep.seeds):
         raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")
     return params
-
-
-def _check_names(params: Params) -> None:
-    """Names become parts of the names of cells and files."""
-    given = {"track": [params.track]}
-    for kind in ("backbones", "schemes", "methods", "experiments"):
-        given[kind] = list(getattr(params, kind))
-    for kind, names in given.items():
-        for name in names:
-            if not NAME.fullmatch(name):
-                raise UserError(
-                    f"{kind}: {name!r} is no name, expected letters, digits and - _ . between them"
-                )
-    if PIXELS in params.backbones:
-        raise UserError(f"backbones: {PIXELS} is what a control without a network has")
 
 
 def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParams:
@@ -168,12 +151,9 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
         if view not in params.views:
             raise unknown(f"view of method {name}", view, params.views)
     for field in ("learning_rate", "weight_decay", "weight_decay_end"):
-        for backbone, value in getattr(method, field).items():
+        for backbone in getattr(method, field):
             if backbone not in params.backbones:
                 raise unknown(f"backbone in methods.{name}.{field}", backbone, params.backbones)
-            if value < 0 or (field == "learning_rate" and value == 0):
-                least = "> 0" if field == "learning_rate" else ">= 0"
-                raise UserError(f"methods: {name}.{field}.{backbone} is {value}, expected {least}")
     batch = method.batch_size or params.training.batch_size
     lengths = method.images_seen
     for backbone, count in (lengths if isinstance(lengths, dict) else {"": lengths}).items():
@@ -199,10 +179,8 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
 
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
     for grid in experiment.grids:
-        _check_unique(name, "seeds", experiment.seeds_of(grid))
         for kind in ("methods", "backbones", "schemes"):
             listed, known = getattr(grid, kind), getattr(params, kind)
-            _check_unique(name, kind, listed)
             for item in listed:
                 if item not in known:
                     allowed = {*known, *PRESETS} if kind == "schemes" else known
@@ -216,20 +194,3 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
                     given = getattr(recipe, field)
                     if isinstance(given, dict) and backbone not in given:
                         raise UserError(f"methods: {method}.{field} has no {backbone!r}")
-    splits = params.data.splits
-    calibration = params.evaluation.precise_bn_batch_size
-    if isinstance(splits.train, int) and calibration > splits.train:
-        raise UserError(
-            f"evaluation: precise_bn_batch_size {calibration} is larger than the training split "
-            f"of {splits.train} images"
-        )
-    if isinstance(splits.train, int) and params.training.batch_size > splits.train:
-        raise UserError(
-            f"training: batch_size {params.training.batch_size} is larger than the training split "
-            f"of {splits.train} images"
-        )
-
-
-def _check_unique(name: str, kind: str, listed: Sequence[Any]) -> None:
-    if twice := [item for item, count in Counter(listed).items() if count > 1]:
-        raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")

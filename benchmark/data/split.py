@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.core.errors import ParamsError, UserError, unknown
+from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.copies import ambiguous
 from benchmark.data.manifest import NAMES
 from benchmark.data.pool import Pool
@@ -159,23 +159,5 @@ def _share(weights: Sequence[int | Fraction], total: int) -> list[int]:
 
 def _fractions(splits: Mapping[str, int | float]) -> dict[str, Fraction]:
     """The splits as exact fractions, in the order of NAMES; empty if they are numbers of images."""
-    for name in splits:
-        if name not in NAMES:
-            raise unknown("split", name, NAMES)
-    for name in NAMES:
-        value = splits.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ParamsError(f"data.splits.{name}: expected a positive number, found {value!r}")
-    if all(isinstance(value, int) for value in splits.values()):
-        return {}
-    if any(isinstance(value, int) or value >= 1 for value in splits.values()):
-        raise ParamsError(
-            f"data.splits: expected numbers of images, or fractions below 1, found {dict(splits)}"
-        )
-    # By way of its decimal digits, .7 becomes seven tenths and not the nearest binary number.
-    fractions = {name: Fraction(str(splits[name])) for name in NAMES}
-    if sum(fractions.values()) > 1:
-        raise ParamsError(
-            f"data.splits: expected fractions of at most 1 in all, found {dict(splits)}"
-        )
-    return fractions
+    # From their decimal digits: .7 is seven tenths, not the nearest binary number.
+    return {name: Fraction(str(splits[name])) for name in NAMES if isinstance(splits[name], float)}

@@ -44,6 +44,12 @@ def check(config: Configuration, images: float | None) -> None:
         raise ParamsError(
             f"training: batch_size {batch} is larger than the training split of {images} images"
         )
+    calibration = config.evaluation.precise_bn_batch_size
+    if images is not None and calibration > images:
+        raise ParamsError(
+            f"evaluation: precise_bn_batch_size {calibration} is larger than the training split of "
+            f"{images} images"
+        )
     name = config.method.name
     facts = registry.facts("method", name)
     options = registry.complete("method", name, config.method.options)

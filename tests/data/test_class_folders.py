@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.data.build import build
 from benchmark.data.class_folders import find
@@ -36,7 +37,9 @@ def fill(root: Path, *folders: str, count: int = 4) -> Path:
 
 
 def read(root: Path) -> Pool:
-    return folder.read({"path": str(root), "size": 8, "channels": 3}, root)
+    return folder.read(
+        registry.complete("source", "folder", {"path": str(root), "size": 8, "channels": 3}), root
+    )
 
 
 def refusal(root: Path) -> str:

@@ -1,141 +1,143 @@
-"""The facts that components state about themselves, and their checks."""
+"""The facts that components state about themselves, and their check."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmark.components.options import check, check_options
 from benchmark.core.errors import UserError, unknown
+from benchmark.core.value import Value, first_error
 
 PIXELS = "pixels"
 """The backbone of controls without a network, and its component."""
 
-SECTIONS = ("backbone", "projector", "predictor", "decoder")
+Section = Literal["backbone", "projector", "predictor", "decoder"]
+SECTIONS: tuple[str, ...] = get_args(Section)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names become parts of file names."""
 
 
-def _name(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise UserError(f"{where} is {value!r}, expected letters, digits and - _ . between them")
+class Facts(Value):
+    """The facts of any component; docs/extending.md describes them."""
+
+    model_config = ConfigDict(strict=True)
+
+    kind: str | None = None
+    name: str
+    version: int = Field(ge=1)
+    options: dict[str, Any]
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    example: dict[str, Any] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("expected letters, digits and - _ . between them")
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _are_described(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for option, description in options.items():
+            if option in ("name", "norm", "model"):
+                raise ValueError(f"{option!r} cannot be an option: it is a key of params.yaml")
+            inner = description
+            for prefix in ("list of ", "range of "):
+                inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
+            try:
+                # No description allows None, so each that can be read raises UserError.
+                check(option, None, inner)
+            except (ValueError, AttributeError):
+                raise ValueError(
+                    f"{option} is described as {description!r}, expected e.g. 'int >= 1' or a list "
+                    "of values"
+                ) from None
+            except UserError:
+                continue
+        return options
+
+    def check(self, where: str) -> None:
+        """Raises UserError if the facts do not agree with the options."""
+        for fact in (
+            "defaults",
+            "largest_share",
+            "multiple_of_batch",
+            "divides_batch",
+            "unrecorded",
+        ):
+            given = getattr(self, fact, {})
+            doubling = given.values() if fact == "multiple_of_batch" else ()
+            for option in itertools.chain(given, *doubling):
+                if option not in self.options:
+                    raise unknown(f"option of {where}: {fact}", option, self.options)
+        described = {option: self.options[option] for option in self.defaults}
+        check_options(f"{where}: defaults", self.defaults, described)
+        if self.example is not None:
+            check_options(f"{where}: example", self.example, self.options, self.defaults)
 
 
-def _sections(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    if not isinstance(value, list) or not all(item in SECTIONS for item in value):
-        raise UserError(f"{where} is {value!r}, expected some of {', '.join(SECTIONS)}")
-    if "backbone" not in value and (value or facts["views"]):
-        raise UserError(f"{where} is {value!r}: what is trained has a backbone")
+class NormFacts(Facts):
+    """The facts of a norm."""
+
+    batch_dependent: bool
+    activates: bool = False
+    branch: Literal["skipinit"] | None = None
+    divides_batch: list[str] = Field(default_factory=list)
 
 
-def _options(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}, expected a description of each option by its name")
-    for option, description in value.items():
-        if not isinstance(option, str) or option in ("name", "norm", "model"):
-            raise UserError(f"{where}: {option!r} cannot be an option: it is a key of params.yaml")
-        inner = description
-        for prefix in ("list of ", "range of "):
-            inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
-        try:
-            # No description allows None, so a readable one raises UserError.
-            check(where, None, inner)
-        except (ValueError, AttributeError):
-            raise UserError(
-                f"{where}: {option} is described as {description!r}, expected e.g. 'int >= 1' or a "
-                "list of values"
-            ) from None
-        except UserError:
-            continue
+class MethodFacts(Facts):
+    """The facts of a method."""
+
+    title: str
+    views: int = Field(ge=0)
+    sections: list[Section]
+    teacher: bool
+    view_batching: Literal["separate", "joint"] = "separate"
+    largest_share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    multiple_of_batch: dict[str, list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_backbone(self) -> MethodFacts:
+        if "backbone" not in self.sections and (self.sections or self.views):
+            raise ValueError(f"sections is {self.sections!r}: what is trained has a backbone")
+        return self
 
 
-def _example(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    _mapping(where, value)
-    check_options(where, value, facts["options"], facts.get("defaults"))
+class SourceFacts(Facts):
+    """The facts of a data source."""
+
+    unrecorded: list[str] = Field(default_factory=list)
 
 
-def _defaults(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    _known(where, _mapping(where, value), facts)
-    check_options(where, value, {option: facts["options"][option] for option in value})
+class BackboneFacts(Facts):
+    """The facts of a backbone."""
+
+    normalized: bool
+    initialized: bool = False
 
 
-def _shares(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    _known(where, _mapping(where, value), facts)
-    check_options(where, value, dict.fromkeys(value, "0 < float <= 1"))
-
-
-def _doubled(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    _known(where, _mapping(where, value), facts)
-    for option, doubling in value.items():
-        _names(f"{where}: {option}", doubling, facts)
-
-
-def _names(where: str, value: Any, facts: Mapping[str, Any]) -> None:
-    if not isinstance(value, list):
-        raise UserError(f"{where} is {value!r}, expected a list of options")
-    _known(where, value, facts)
-
-
-def _mapping(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}, expected a value of each option by its name")
-    return value
-
-
-def _known(where: str, options: Any, facts: Mapping[str, Any]) -> None:
-    for option in options:
-        if option not in facts["options"]:
-            raise unknown(f"option of {where}", option, facts["options"])
-
-
-Check = str | list[str] | Callable[[str, Any, Mapping[str, Any]], None]
-"""The description of a fact as of an option, or a function that raises UserError for a wrong value."""
-
-COMMON: dict[str, Check] = {"name": _name, "version": "int >= 1", "options": _options}
-"""The facts that every component states."""
-
-REQUIRED: dict[str, dict[str, Check]] = {
-    "norm": {"batch_dependent": "bool"},
-    "method": {"title": "str", "views": "int >= 0", "sections": _sections, "teacher": "bool"},
-    "source": {},
-    "backbone": {"normalized": "bool"},
-    "optimizer": {},
+KINDS: dict[str, type[Facts]] = {
+    "norm": NormFacts,
+    "method": MethodFacts,
+    "source": SourceFacts,
+    "backbone": BackboneFacts,
+    "optimizer": Facts,
 }
-"""The further facts that components of a kind state."""
-
-OPTIONAL: dict[str, dict[str, Check]] = {
-    "norm": {"activates": "bool", "branch": ["skipinit"], "divides_batch": _names},
-    "method": {
-        "view_batching": ["separate", "joint"],
-        "largest_share": _shares,
-        "multiple_of_batch": _doubled,
-    },
-    "source": {"unrecorded": _names},
-    "backbone": {"initialized": "bool"},
-    "optimizer": {},
-}
-"""The facts that components of a kind may leave out, besides `kind`, `defaults` and `example`."""
 
 
 def check_facts(where: str, kind: str, facts: Mapping[str, Any]) -> None:
     """Raises UserError if a component's facts are not those of its kind."""
-    if kind not in list(REQUIRED):
-        raise unknown(f"kind of {where}", kind, REQUIRED)
-    required = COMMON | REQUIRED[kind]
-    common: dict[str, Check] = {"kind": list(REQUIRED), "defaults": _defaults, "example": _example}
-    described = required | OPTIONAL[kind] | common
-    for key in facts:
-        if key not in described:
-            raise unknown(f"fact of {where}", key, described)
-    if missing := [repr(key) for key in required if key not in facts]:
-        raise UserError(f"{where}: COMPONENT lacks {', '.join(missing)}, which a {kind} must state")
-    # In this order: the others are compared with the options, the example with the defaults too.
-    for key, description in described.items():
-        if key not in facts:
-            continue
-        if callable(description):
-            description(f"{where}: {key}", facts[key], facts)
-        else:
-            check(f"{where}: {key}", facts[key], description)
+    if kind not in list(KINDS):
+        raise unknown(f"kind of {where}", kind, KINDS)
+    try:
+        KINDS[kind].model_validate(facts).check(where)
+    except ValidationError as error:
+        said = first_error(error, KINDS[kind], facts)
+        raise UserError(f"{where}: COMPONENT: {said}") from None

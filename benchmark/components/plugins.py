@@ -21,10 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.components.facts import (
-    REQUIRED,
-    check_facts,
-)
 from benchmark.components.literals import literal
 from benchmark.core.errors import UserError
 
@@ -136,12 +132,15 @@ def _facts(source: bytes, where: str, more: Mapping[str, Any]) -> list[dict[str,
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         said = " ".join(str(error).split())
         raise UserError(f"{where}: COMPONENT is not a literal ({said})") from None
+    # Only for plug-ins: pydantic takes longer to import than `--help` may take.
+    from benchmark.components.facts import KINDS, check_facts
+
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{where}: states no COMPONENT, expected COMPONENT = {{'kind': …, …}}")
     for entry in entries:
         if "kind" not in entry:
-            raise UserError(f"{where}: COMPONENT lacks 'kind' (one of {', '.join(REQUIRED)})")
+            raise UserError(f"{where}: COMPONENT lacks 'kind' (one of {', '.join(KINDS)})")
         check_facts(where, entry["kind"], entry)
     return [{**entry, **more} for entry in entries]
 

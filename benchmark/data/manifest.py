@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -104,12 +105,14 @@ def read(folder: Path) -> Manifest:
     # Tracks are built into folders of their names. Without a manifest nothing else has the name.
     how = again(folder.name)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        raw = json.loads(path.read_bytes())
+        return Manifest.model_validate(raw)
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a data set, found no such file; {how}") from error
     except ValidationError as error:
-        raise UserError(f"{path}: expected a manifest: {first_error(error)}; {how}") from error
-    except OSError as error:
+        said = first_error(error, Manifest, raw)
+        raise UserError(f"{path}: expected a manifest: {said}; {how}") from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a manifest, found {error}; {how}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,16 +129,17 @@ def load(source: Path) -> tuple[TunedRow, ...]:
     """The rows of a table; none if there is no file."""
     try:
         text = source.read_bytes()
+        if b'"family"' in text:
+            raise UserError(f"{source}: a table of rates of version 1: move it away and tune again")
+        raw = json.loads(text)
+        return RateTable.model_validate(raw).rows
     except FileNotFoundError:
         return ()
-    try:
-        return RateTable.model_validate_json(text).rows
     except ValidationError as error:
-        if b'"family"' in text:
-            said = "a table of rates of version 1: move it away and tune again"
-        else:
-            said = f"not a table of rates ({first_error(error)})"
-        raise UserError(f"{source}: {said}") from None
+        said = first_error(error, RateTable, raw)
+        raise UserError(f"{source}: not a table of rates ({said})") from None
+    except ValueError as error:
+        raise UserError(f"{source}: not a table of rates ({error})") from None
 
 
 def settings(rows: Iterable[TunedRow]) -> dict[Row, Setting]:

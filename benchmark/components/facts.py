@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmark.components.options import check, check_options
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, check_known
 from benchmark.core.value import Value, first_error
 
 PIXELS = "pixels"
@@ -74,9 +74,8 @@ class Facts(Value):
         ):
             given = getattr(self, fact, {})
             doubling = given.values() if fact == "multiple_of_batch" else ()
-            for option in itertools.chain(given, *doubling):
-                if option not in self.options:
-                    raise unknown(f"option of {where}: {fact}", option, self.options)
+            named = itertools.chain(given, *doubling)
+            check_known(f"option of {where}: {fact}", named, self.options)
         described = {option: self.options[option] for option in self.defaults}
         check_options(f"{where}: defaults", self.defaults, described)
         if self.example is not None:
@@ -134,8 +133,7 @@ KINDS: dict[str, type[Facts]] = {
 
 def check_facts(where: str, kind: str, facts: Mapping[str, Any]) -> None:
     """Raises UserError if a component's facts are not those of its kind."""
-    if kind not in list(KINDS):
-        raise unknown(f"kind of {where}", kind, KINDS)
+    check_known(f"kind of {where}", [kind], list(KINDS))
     try:
         KINDS[kind].model_validate(facts).check(where)
     except ValidationError as error:

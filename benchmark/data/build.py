@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.components import registry
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, check_known
 from benchmark.data import copies
 from benchmark.data.fetch import DEFAULT_CACHE
 from benchmark.data.manifest import (
@@ -95,9 +95,7 @@ def load(folder: Path, names: Collection[str]) -> Splits:
     Other splits are not read, so no code sees the test images before it asks for them. Raises UserError,
     with the command that builds the data set again, if a file is missing or damaged.
     """
-    for name in names:
-        if name not in NAMES:
-            raise unknown("split", name, NAMES)
+    check_known("split", names, NAMES)
     manifest = read_manifest(folder)
     again = how_again(manifest.track)
     path = folder / TENSORS

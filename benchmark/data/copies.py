@@ -1,4 +1,4 @@
-"""Counts exact copies: images whose pixels are the same after they were read."""
+"""Counts exact copies: images with the same pixels after reading."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def count(pool: Pool, chosen: Mapping[str, Tensor]) -> Copies | None:
 
 
 def ambiguous(originals: Tensor, labels: Tensor) -> Tensor:
-    """Those of the images (by their first copy) that have more than one label, int64."""
+    """The images (as the indices of their first copies) that have more than one label, int64."""
     pairs = torch.stack([originals, labels]).unique(dim=1)[0]
     ids, counts = pairs.unique(return_counts=True)
     return ids[counts > 1]

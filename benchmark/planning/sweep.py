@@ -1,11 +1,10 @@
-"""Tunes the learning rate of every row of an experiment, on the validation split.
+"""Tunes the learning rate of each row of an experiment, on the validation split.
 
-The same trials for every scheme: rates a fixed factor apart with the recipe's rate in the middle,
-each with every seed of the sweep, at the cells' own length. The chosen rate is the best of a smooth fit
-(`rate_fit`) of the metric that ranks and judges rows. Where it is at an edge, one more rate
-beyond it is tried for every scheme of the method and backbone, a bounded number of times; where it stays
-at the edge the row says so. The table of trials is kept under version control and is its own cache: a
-trial whose fingerprint is in it is not trained again.
+All schemes get the same trials: rates a fixed factor apart, with the recipe's rate in the middle, each
+with every seed of the sweep, at the cells' own length. The chosen rate is the best of a smooth fit
+(`rate_fit`) of the metric that ranks rows. If it is at an edge, one more rate beyond the edge is tried
+for all schemes of the method and backbone, a limited number of times. A row whose best rate is still at
+an edge is flagged. A trial whose fingerprint is in a table of rates is not trained again.
 """
 
 from __future__ import annotations
@@ -55,10 +54,7 @@ def tunable(params: Params, experiment: str) -> list[Row]:
 
 
 def rate_at(params: Params, row: Row, place: float) -> float:
-    """The learning rate at a power of the sweep's factor; the recipe's own at 0.
-
-    Three significant digits: a rate that people can type again.
-    """
+    """The recipe's rate times a power of the sweep's factor, with three significant digits."""
     rate, _ = plan.default_setting(params, row)
     return float(f"{rate * params.sweep.factor**place:.3g}") if place else rate
 

@@ -130,8 +130,7 @@ def _facts(source: bytes, where: str, more: Mapping[str, Any]) -> list[dict[str,
     except SyntaxError as error:
         raise UserError(f"{where}: not Python: line {error.lineno}: {error.msg}") from None
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{where}: COMPONENT is not a literal ({said})") from None
+        raise UserError(f"{where}: COMPONENT is not a literal ({error})") from None
     # Only for plug-ins: pydantic takes longer to import than `--help` may take.
     from benchmark.components.facts import KINDS, check_facts
 
@@ -185,5 +184,5 @@ def _told(error: Exception, path: str | None) -> str:
     """An error in one line, with the line of the plug-in that raised it."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    said = f"{type(error).__name__}: {error}"
     return f"line {line}: {said}" if line else said

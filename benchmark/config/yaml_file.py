@@ -39,10 +39,10 @@ def load(path: Path) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"{where}: {place}{' '.join(str(error.problem).split())}") from None
+        raise UserError(f"{where}: {place}{error.problem}") from None
     except (YAMLWarning, YAMLError, ValueError, RecursionError) as error:
         # Also for numbers of thousands of digits and endless nesting.
-        raise UserError(f"{where}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{where}: {str(error)[:200]}") from None
     if count > ENTRIES:
         raise UserError(f"{where}: more than {ENTRIES} entries with its aliases written out")
     return found

@@ -46,8 +46,10 @@ def locate(folder: str, file: RemoteFile, cache: Path = DEFAULT_CACHE) -> Path:
                 f"{_wrong(target, file.md5, actual)}; it was removed: run again to download it"
             )
         return target
+    mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
+    mirrored = (f"{mirror}/{folder}/{file.path}", f"{mirror}/{file.path}") if mirror else ()
     try:
-        download(_addresses(folder, file), target, file.md5)
+        download((*mirrored, *file.urls), target, file.md5)
     except DownloadFailed as failure:
         root = os.environ.get(DATA_VARIABLE)
         where = f"{DATA_VARIABLE} ({root or 'not set'})"
@@ -78,12 +80,6 @@ def local(folder: str, file: RemoteFile) -> Path | None:
                 raise UserError(_wrong(path, file.md5, actual))
             return path
     return None
-
-
-def _addresses(folder: str, file: RemoteFile) -> tuple[str, ...]:
-    mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
-    first = (f"{mirror}/{folder}/{file.path}", f"{mirror}/{file.path}") if mirror else ()
-    return (*first, *file.urls)
 
 
 def _wrong(path: Path, expected: str, actual: str) -> str:

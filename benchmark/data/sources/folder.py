@@ -89,7 +89,9 @@ def load_image(
         raise
     except Exception as error:
         # Decoders raise many kinds of errors for damaged files.
-        raise UserError(f"{path}: expected an image, found {_one_line(error)}") from error
+        raise UserError(
+            f"{path}: expected an image, found {type(error).__name__}: {error}"
+        ) from error
     short = min(image.size)
     width, height = (max(size, round(side * size / short)) for side in image.size)
     # Pillow widens the filter when it shrinks an image: this is the antialiased bicubic.
@@ -139,7 +141,3 @@ def _folder(path: str) -> Path:
             f"data.options.path is {path!r}: expected the folder with the class folders{found}"
         )
     return Path(path).expanduser()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,21 +1,30 @@
-"""The JSON schemas of the published documents, from their types: `python -m tools.schemas`."""
+"""The JSON schemas of the published JSON files, from their types: `python -m tools.schemas`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from benchmark.core import canonical_json
+from benchmark.data.manifest import Manifest
+from benchmark.planning.rate_table import RateTable
 from benchmark.report.claims.document import Verdicts
-from benchmark.report.document import Document, schema
+from benchmark.report.document import schema
 from benchmark.report.leaderboard.document import Leaderboard
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 
-KINDS: dict[str, type[Document]] = {"leaderboard": Leaderboard, "claims": Verdicts}
+KINDS: dict[str, type[BaseModel]] = {
+    "leaderboard": Leaderboard,
+    "claims": Verdicts,
+    "manifest": Manifest,
+    "rates": RateTable,
+}
 
 
 def main() -> None:
-    """Writes a file for each kind of document."""
+    """Writes a schema for each kind of file."""
     for name, kind in KINDS.items():
         canonical_json.write(FOLDER / f"{name}.schema.json", schema(kind))
 

@@ -329,9 +329,16 @@ def _pools(
 def _rates(params: Params, experiment: str, own: RowRecords) -> Rates:
     if params.experiments[experiment].learning_rates != "tuned":
         return Rates(None, Setting(*plan.default_setting(params, own.row), None), False)
-    keys = ("learning_rate", "weight_decay", "validation")
-    tuned, default = (Setting(*(own.tuning[f"{of}{k}"] for k in keys)) for of in ("", "default_"))
-    return Rates(tuned, default, own.at_edge)
+    tuning = own.tuning
+    if tuning is None:
+        raise ValueError(f"{own.name} has no tuned learning rate")
+    return Rates(
+        Setting(tuning.learning_rate, tuning.weight_decay, tuning.validation),
+        Setting(
+            tuning.default_learning_rate, tuning.default_weight_decay, tuning.default_validation
+        ),
+        tuning.at_edge,
+    )
 
 
 def _cost(records: Sequence[Published]) -> Cost:

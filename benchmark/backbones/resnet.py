@@ -23,6 +23,13 @@ COMPONENT = {
         "stem_pool": "bool",
         "branch_gain": [0, 1],
     },
+    "example": {
+        "channels": [8, 8, 16, 16],
+        "layers": [1, 1, 1, 1],
+        "stem_kernel": 3,
+        "stem_stride": 1,
+        "stem_pool": False,
+    },
     "defaults": {"branch_gain": 1},
     "normalized": True,
 }

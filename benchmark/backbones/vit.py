@@ -26,6 +26,7 @@ COMPONENT = {
         "mlp_norm": "bool",
         "qk_norm": "bool",
     },
+    "example": {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": 4},
     "defaults": {
         "placement": "pre",
         "final_norm": "before-pool",

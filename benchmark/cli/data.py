@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from benchmark.cli.common import read_params
-from benchmark.config.params import track_file
-from benchmark.core.errors import UserError
 from benchmark.data.class_folders import listed
+from benchmark.data.manifest import NAMES, Manifest
 from benchmark.planning.images import data_folder, remember
 
 HELP = "fetch, verify and build a track's images"
@@ -27,51 +25,44 @@ def run(arguments: argparse.Namespace) -> None:
     found = read_params(arguments)
     from benchmark.data.build import build
 
-    try:
-        manifest = build(
-            found.track, found.data.source, found.data.options, found.data.splits.model_dump(),
-            found.data.seed, data_folder(arguments.root, found.track),
-            arguments.root / "data" / "downloads",
-        )  # fmt: skip
-    except UserError as error:
-        # Such a line starts with a key of the params.
-        if not str(error).startswith("data."):
-            raise
-        file = track_file(arguments.root, found.track).relative_to(arguments.root)
-        raise UserError(f"{file}: {error}") from error
-    remember(arguments.root, found, manifest["sha256"])
+    manifest = build(
+        found.track, found.data.source, found.data.options, found.data.splits.model_dump(),
+        found.data.seed, data_folder(arguments.root, found.track),
+        arguments.root / "data" / "downloads",
+    )  # fmt: skip
+    remember(arguments.root, found, manifest.sha256)
     for line in described(manifest):
         print(line)
 
 
-def described(manifest: Mapping[str, Any]) -> Iterator[str]:
+def described(manifest: Manifest) -> Iterator[str]:
     """Lines for a person: images by split and class, and what in them is unusual."""
-    splits = manifest["splits"]
-    counts = ", ".join(f"{name} {part['count']}" for name, part in splits.items())
-    yield f"{manifest['track']}: {counts}; sha256 {manifest['sha256']}"
-    # Whoever always answers with the largest class is right for this share of the images.
-    shares = [max(part["per_class"].values()) / part["count"] for part in splits.values()]
+    splits = {name: manifest.splits[name] for name in NAMES}
+    counts = ", ".join(f"{name} {part.count}" for name, part in splits.items())
+    yield f"{manifest.track}: {counts}; sha256 {manifest.sha256}"
+    # The accuracy of always answering with the largest class.
+    shares = [max(part.per_class.values()) / part.count for part in splits.values()]
     yield from _aligned(
         [
             ["class", *splits],
-            *([c, *(str(p["per_class"][c]) for p in splits.values())] for c in manifest["classes"]),
+            *([c, *(str(p.per_class[c]) for p in splits.values())] for c in manifest.classes),
             ["share of the largest class", *(f"{share:.1%}" for share in shares)],
         ]
     )
-    for channel, std in enumerate(manifest["std"]):
+    for channel, std in enumerate(manifest.std):
         if std == 0:
-            name = f" ({COLOURS[channel]})" if len(manifest["std"]) == len(COLOURS) else ""
+            name = f" ({COLOURS[channel]})" if len(manifest.std) == len(COLOURS) else ""
             yield (
                 f"channel {channel}{name} is constant in the training split: it is divided by 1 "
                 "instead of its standard deviation of 0"
             )
-    if ignored := manifest.get("ignored"):
-        yield f"ignored files: {listed(ignored)}"
-    if found := manifest.get("copies"):
-        yield f"exact copies in the source: {found['in_source']}"
-        yield f"  within splits: {_counts(found['within'])}"
-        yield f"  across splits: {_counts(found['across'])}"
-        yield f"different images in several classes: {found['in_several_classes']}"
+    if manifest.ignored:
+        yield f"ignored files: {listed(manifest.ignored)}"
+    if found := manifest.copies:
+        yield f"exact copies in the source: {found.in_source}"
+        yield f"  within splits: {_counts(found.within)}"
+        yield f"  across splits: {_counts(found.across)}"
+        yield f"different images in several classes: {found.in_several_classes}"
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

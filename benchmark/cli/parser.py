@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmark.components import plugins, registry
-from benchmark.core.errors import REFUSALS, CheckFailed, UserError, refused, unknown
+from benchmark.core.errors import REFUSALS, CheckFailed, ParamsError, UserError, refused, unknown
 
 VERBS = (
     "plan", "data", "train", "sweep", "leaderboard", "claims", "advise", "sync", "verify",
@@ -37,9 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         with plugins.added(arguments.plugins + arguments.more_plugins):
             registry.check_plugins()
-            arguments.run(arguments)
+            try:
+                arguments.run(arguments)
+            except ParamsError as error:
+                raise UserError(f"{_params_file(arguments)}: {error}") from None
 
     return exit_code("benchmark", run)
+
+
+def _params_file(arguments: argparse.Namespace) -> str:
+    from benchmark.config.params import track_file
+    from benchmark.config.yaml_file import shown
+
+    return shown(track_file(arguments.root, getattr(arguments, "track", "mini")))
 
 
 def exit_code(program: str, run: Callable[[], None]) -> int:

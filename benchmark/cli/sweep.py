@@ -16,11 +16,10 @@ from benchmark.cli.common import (
 )
 from benchmark.cli.training import refuse_crashes, train_missing
 from benchmark.core.errors import CheckFailed
-from benchmark.planning import rate_table
+from benchmark.planning import plan, rate_table
 from benchmark.planning import sweep as sweeping
 from benchmark.planning.cell import OUT_OF_MEMORY, Cell, tasks
 from benchmark.planning.images import dataset_checksum
-from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Store, store
 
 HELP = "tune the learning rates on the validation split"
@@ -40,47 +39,46 @@ def run(arguments: argparse.Namespace) -> None:
     Raises CheckFailed, and writes no table, if a trial crashed or a part of a row's ran out of memory.
     """
     found = read_params(arguments)
+    rows = plan.rows(found, arguments.experiment)
+    trained = [row for row in rows if plan.is_trained(found, row.method)]
+    # Refuses params that no training run could use, also where nothing is tuned.
+    chosen(
+        arguments,
+        found,
+        {plan.tuned_row(found, row): plan.default_setting(found, row) for row in trained},
+    )
     dataset = dataset_checksum(arguments.root, found)
     target = rate_table.path(arguments.root, found.track, arguments.experiment)
     known = {
-        print_: result
-        for print_, result in rate_table.known(arguments.root, found.track).items()
+        fingerprint: result
+        for fingerprint, result in rate_table.known(arguments.root, found.track).items()
         if not (arguments.retry and result.status == OUT_OF_MEMORY)
     }
     metric = rate_table.metric(found)
     kept = store(arguments.root)
-    prints: dict[str, str] = {}
 
     def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
-        check_cells(arguments.root, found, cells)
         trials = tasks(cells, dataset)
-        prints.update({task.cell.label: task.fingerprint for task in trials})
         missing = [task for task in trials if task.fingerprint not in known]
         train_missing(arguments, found, missing)
-        # A rate chosen without them would be another one.
+        # Without the crashed trials another rate would be chosen.
         refuse_crashes(missing, kept)
-        return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
+        return {task.cell.label: _trial(kept, task.fingerprint, known, metric) for task in trials}
 
-    asked = found.experiments.get(arguments.experiment)
-    if asked is not None and asked.learning_rates == "default":
-        chosen(arguments, found, {})  # refuses wrong params, as a sweep does
-        # Nothing to tune; a table of earlier trials stays, so that none of them is lost.
-        if not target.exists():
-            rate_table.write(target, found, arguments.experiment, [], prints)
-        print(target)
-        return
     table = sweeping.tune(
         found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)
     )
-    for row in table:
-        short = [trial["status"] for trial in row["trials"]].count(OUT_OF_MEMORY)
-        if 0 < short < len(row["trials"]):
+    for tuned in table:
+        short = [trial.status for trial in tuned.trials].count(OUT_OF_MEMORY)
+        if 0 < short < len(tuned.trials):
             raise CheckFailed(
-                f"{short} of {len(row['trials'])} trials of {row['method']}-{row['backbone']}-"
-                f"{row['scheme']} ran out of memory, and a rate chosen from the rest would be "
-                "another one: `--retry` trains them again, with a lower `--jobs` if need be"
+                f"{short} of {len(tuned.trials)} trials of {tuned.row} ran out of memory, and without "
+                "them another rate would be chosen: `--retry` trains them again, with a lower `--jobs` "
+                "if need be"
             )
-    rate_table.write(target, found, arguments.experiment, table, prints)
+    # Where nothing is tuned, a table of earlier trials stays, so that none of them is lost.
+    if table or not target.exists():
+        rate_table.write(target, found, arguments.experiment, table)
     print(target)
 
 
@@ -92,4 +90,4 @@ def _trial(
     entry = kept.record(fingerprint)
     if entry is None:
         raise RuntimeError(f"cell {fingerprint} left no record")
-    return rate_table.Result(entry.status, entry.result.metrics.get(metric))
+    return rate_table.Result(fingerprint, entry.status, entry.result.metrics.get(metric))

@@ -1,121 +1,141 @@
-"""What components state about themselves, and the check of it."""
+"""The facts that components state about themselves, and their check."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmark.components.options import check, check_options
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, check_known
+from benchmark.core.value import Value, first_error
 
 PIXELS = "pixels"
-"""The backbone, and its component, of what has no network."""
+"""The backbone of controls without a network, and its component."""
 
-
-SECTIONS = ("backbone", "projector", "predictor", "decoder")
-
-
-REQUIRED: dict[str, dict[str, str]] = {
-    "norm": {"batch_dependent": "bool"},
-    "method": {"title": "str", "views": "int >= 0", "sections": "sections", "teacher": "bool"},
-    "source": {},
-    "backbone": {"normalized": "bool"},
-    "optimizer": {},
-}
-"""The facts that each kind of component states, beside `COMMON`."""
-
-
-COMMON = {"name": "name", "version": "int >= 1", "options": "options"}
-
-
-OPTIONAL: dict[str, dict[str, Any]] = {
-    "norm": {"activates": "bool", "branch": ["skipinit"]},
-    "method": {"view_batching": ["separate", "joint"], "largest_share": "shares"},
-    "source": {"unrecorded": "list of str"},
-    "backbone": {"initialized": "bool"},
-    "optimizer": {},
-}
-"""Facts that a component may leave out, beside `kind` (a plug-in's own must say it), `example` and
-`defaults` (of options, which then need not be given)."""
-
+Section = Literal["backbone", "projector", "predictor", "decoder"]
+SECTIONS: tuple[str, ...] = get_args(Section)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names become parts of file names."""
 
 
+class Facts(Value):
+    """The facts of any component; docs/extending.md describes them."""
+
+    model_config = ConfigDict(strict=True)
+
+    kind: str | None = None
+    name: str
+    version: int = Field(ge=1)
+    options: dict[str, Any]
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    example: dict[str, Any] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("expected letters, digits and - _ . between them")
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _are_described(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for option, description in options.items():
+            if option in ("name", "norm", "model"):
+                raise ValueError(f"{option!r} cannot be an option: it is a key of params.yaml")
+            inner = description
+            for prefix in ("list of ", "range of "):
+                inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
+            try:
+                # No description allows None, so each that can be read raises UserError.
+                check(option, None, inner)
+            except (ValueError, AttributeError):
+                raise ValueError(
+                    f"{option} is described as {description!r}, expected e.g. 'int >= 1' or a list "
+                    "of values"
+                ) from None
+            except UserError:
+                continue
+        return options
+
+    def check(self, where: str) -> None:
+        """Raises UserError if the facts do not agree with the options."""
+        for fact in (
+            "defaults",
+            "largest_share",
+            "multiple_of_batch",
+            "divides_batch",
+            "unrecorded",
+        ):
+            given = getattr(self, fact, {})
+            doubling = given.values() if fact == "multiple_of_batch" else ()
+            named = itertools.chain(given, *doubling)
+            check_known(f"option of {where}: {fact}", named, self.options)
+        described = {option: self.options[option] for option in self.defaults}
+        check_options(f"{where}: defaults", self.defaults, described)
+        if self.example is not None:
+            check_options(f"{where}: example", self.example, self.options, self.defaults)
+
+
+class NormFacts(Facts):
+    """The facts of a norm."""
+
+    batch_dependent: bool
+    activates: bool = False
+    branch: Literal["skipinit"] | None = None
+    divides_batch: list[str] = Field(default_factory=list)
+
+
+class MethodFacts(Facts):
+    """The facts of a method."""
+
+    title: str
+    views: int = Field(ge=0)
+    sections: list[Section]
+    teacher: bool
+    view_batching: Literal["separate", "joint"] = "separate"
+    largest_share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    multiple_of_batch: dict[str, list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_backbone(self) -> MethodFacts:
+        if "backbone" not in self.sections and (self.sections or self.views):
+            raise ValueError(f"sections is {self.sections!r}: what is trained has a backbone")
+        return self
+
+
+class SourceFacts(Facts):
+    """The facts of a data source."""
+
+    unrecorded: list[str] = Field(default_factory=list)
+
+
+class BackboneFacts(Facts):
+    """The facts of a backbone."""
+
+    normalized: bool
+    initialized: bool = False
+
+
+KINDS: dict[str, type[Facts]] = {
+    "norm": NormFacts,
+    "method": MethodFacts,
+    "source": SourceFacts,
+    "backbone": BackboneFacts,
+    "optimizer": Facts,
+}
+
+
 def check_facts(where: str, kind: str, facts: Mapping[str, Any]) -> None:
     """Raises UserError if a component's facts are not those of its kind."""
-    if kind not in list(REQUIRED):
-        raise unknown(f"kind of {where}", kind, REQUIRED)
-    required = COMMON | REQUIRED[kind]
-    described = (
-        required
-        | OPTIONAL[kind]
-        | {
-            "kind": list(REQUIRED),
-            "defaults": "defaults",
-            "example": "example",
-        }
-    )
-    for key in facts:
-        if key not in described:
-            raise unknown(f"fact of {where}", key, described)
-    if missing := [repr(key) for key in required if key not in facts]:
-        raise UserError(f"{where}: COMPONENT lacks {', '.join(missing)}, which a {kind} must state")
-    # In this order, since an example is held to the options and their defaults.
-    for key in described:
-        if key in facts:
-            _check_fact(f"{where}: {key}", facts[key], described[key], facts)
-
-
-def _check_fact(where: str, value: Any, description: Any, facts: Mapping[str, Any]) -> None:
-    if description == "name":
-        if not isinstance(value, str) or not NAME.fullmatch(value):
-            raise UserError(
-                f"{where} is {value!r}, expected letters, digits and - _ . between them"
-            )
-    elif description == "sections":
-        if not isinstance(value, list) or not all(item in SECTIONS for item in value):
-            raise UserError(f"{where} is {value!r}, expected some of {', '.join(SECTIONS)}")
-        if "backbone" not in value and (value or facts["views"]):
-            raise UserError(f"{where} is {value!r}: what is trained has a backbone")
-    elif description in ("example", "defaults", "shares"):
-        if not isinstance(value, dict):
-            raise UserError(f"{where} is {value!r}, expected a value of each option by its name")
-        options = facts["options"]
-        if description == "example":
-            check_options(where, value, options, facts.get("defaults"))
-            return
-        for option in value:
-            if option not in options:
-                raise unknown(f"option of {where}", option, options)
-        share = "0 < float <= 1"
-        described = {key: share if description == "shares" else options[key] for key in value}
-        check_options(where, value, described)
-    elif description == "options":
-        if not isinstance(value, dict):
-            raise UserError(f"{where} is {value!r}, expected a description of each by its name")
-        for option, text in value.items():
-            if not isinstance(option, str) or option in ("name", "norm", "model"):
-                raise UserError(
-                    f"{where}: {option!r} cannot be an option: params name components so"
-                )
-            _check_description(f"{where}: {option}", text)
-    else:
-        check(where, value, description)
-
-
-def _check_description(where: str, description: Any) -> None:
-    inner = description
-    for prefix in ("list of ", "range of "):
-        inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
+    check_known(f"kind of {where}", [kind], list(KINDS))
     try:
-        # Nothing is described as None: whatever can be read refuses it.
-        check(where, None, inner)
-    except (ValueError, AttributeError):
-        raise UserError(
-            f"{where} is described as {description!r}, expected e.g. 'int >= 1' or a list of values"
-        ) from None
-    except UserError:
-        return
+        KINDS[kind].model_validate(facts).check(where)
+    except ValidationError as error:
+        said = first_error(error, KINDS[kind], facts)
+        raise UserError(f"{where}: COMPONENT: {said}") from None

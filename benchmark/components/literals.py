@@ -7,9 +7,9 @@ from typing import Any
 
 
 def literal(source: bytes, name: str) -> Any:
-    """The value of the module-level literal `name`, None where there is none.
+    """The value of the module-level literal `name`; None if there is none.
 
-    Raises SyntaxError for what is not Python, ValueError for a value that is not a literal.
+    Raises SyntaxError if the source is not Python, ValueError if the value is not a literal.
     """
     for node in ast.parse(source).body:
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:

@@ -1,8 +1,8 @@
 """Checks option values against the short descriptions that components declare.
 
 A description is `int >= 1`, `float > 0`, `0 <= float <= 1`, `bool`, `str`, a list of allowed values,
-one of the former after `list of `, or a number's after `range of ` (two values, the lowest first). It
-stands in a component's literal facts, so options are checked without importing the component.
+one of these after `list of `, or a number's after `range of ` (two values, the lowest first). It is in a
+component's literal facts, so options are checked without importing the component.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, check_known
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _RANGE = re.compile(
@@ -28,15 +28,13 @@ def check_options(
     described: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`given` and the `defaults` of what it lacks, in the order described.
+    """`given`, with the `defaults` of missing options, in the order described.
 
-    Raises UserError for an option that is not described, for one that is missing and has no default, and
-    for a value that is not allowed.
+    Raises UserError for an unknown option, for a missing option without a default, and for a value that
+    is not allowed.
     """
     given = {**(defaults or {}), **given}
-    for key in given:
-        if key not in described:
-            raise unknown(f"option of {where}", key, described)
+    check_known(f"option of {where}", given, described)
     for key in described:
         if key not in given:
             raise UserError(f"{where}: option {key!r} is missing (expected {described[key]})")
@@ -44,10 +42,10 @@ def check_options(
 
 
 def essential(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those at their default.
+    """The options that are not at their defaults.
 
-    A cell's configuration holds these alone, so that an option that is added later, with what was done
-    before as its default, changes no fingerprint.
+    A cell's configuration holds only these. So a new option whose default is the earlier behaviour
+    changes no fingerprint.
     """
     return {
         key: value
@@ -57,9 +55,9 @@ def essential(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def check(where: str, value: Any, description: str | list[Any]) -> Any:
-    """`value`, an int widened where a float is described, if the description allows it."""
+    """`value` if the description allows it; an int becomes a float if a float is described."""
     if isinstance(description, list):
-        # True and 1.0 equal 1 and are not it.
+        # True and 1.0 equal 1, but are not allowed in its place.
         if not any(type(value) is type(item) and value == item for item in description):
             allowed_values = ", ".join(map(str, description))
             raise UserError(f"{where} is {value!r}, expected one of {allowed_values}")
@@ -86,7 +84,7 @@ def check(where: str, value: Any, description: str | list[Any]) -> Any:
     integer = isinstance(value, int) and not isinstance(value, bool)
     allowed = integer or (match["type"] == "float" and isinstance(value, float))
     if allowed:
-        # A whole number of hundreds of digits is no float.
+        # An int of hundreds of digits cannot become a float.
         allowed = abs(value) <= sys.float_info.max
         if match["low"]:
             allowed &= _COMPARE[match["below"]](float(match["low"]), value)

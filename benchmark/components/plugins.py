@@ -1,8 +1,8 @@
 """Components from outside the package: one file named by the user, or entry points of a package.
 
-Their facts are read as ours are, without importing them, and checked, since nobody else has. A file
-is named with `--plugin`, or in a variable that worker processes and DVC's stages inherit; what is
-imported is the very source whose sha256 stands in the fingerprint.
+Their facts are read without importing them, and checked. A file is named with `--plugin`, or in a
+variable that worker processes and DVC's stages inherit. The imported source has the sha256 of the
+fingerprint.
 """
 
 from __future__ import annotations
@@ -21,23 +21,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.components.facts import (
-    REQUIRED,
-    check_facts,
-)
 from benchmark.components.literals import literal
 from benchmark.core.errors import UserError
 
 VARIABLE = "BENCHMARK_PLUGINS"
-"""The files, as in PATH: separated by a colon (on Windows a semicolon)."""
+"""Paths of files, separated as in PATH."""
 
 GROUP = "benchmark.components"
-"""Entry points of this group name a module with a COMPONENT each."""
+"""The group of entry points; each names a module with a COMPONENT."""
 
 
 @contextlib.contextmanager
 def added(files: Sequence[str]) -> Iterator[None]:
-    """Adds files to those that the variable names, for this process and those it starts."""
+    """Adds files to the variable, for this process and those it starts."""
     before = os.environ.get(VARIABLE)
     if files:
         os.environ[VARIABLE] = os.pathsep.join([*named(), *(_absolute(file) for file in files)])
@@ -51,7 +47,7 @@ def added(files: Sequence[str]) -> Iterator[None]:
 
 
 def named() -> tuple[str, ...]:
-    """The files that the variable names, as absolute paths, each once."""
+    """The files in the variable, as absolute paths, each once."""
     given = os.environ.get(VARIABLE, "").split(os.pathsep)
     return tuple(dict.fromkeys(_absolute(file) for file in given if file))
 
@@ -67,8 +63,8 @@ def _absolute(file: str) -> str:
 def found(files: tuple[str, ...]) -> list[dict[str, Any]]:
     """The checked facts of every plug-in: of installed packages, then of `files`.
 
-    To what it says of itself are added `where`, for messages, and `module`; of a file also its `path`
-    and the `sha256` of its bytes. Anything wrong with one is a UserError.
+    Adds `where`, for messages, and `module`; for a file also its `path` and the `sha256` of its bytes.
+    Raises UserError for a plug-in that is wrong.
     """
     facts = []
     for point in sorted(importlib.metadata.entry_points(group=GROUP)):
@@ -79,7 +75,7 @@ def found(files: tuple[str, ...]) -> list[dict[str, Any]]:
     for file in files:
         where = f"plug-in {file}"
         source = _read(Path(file), where)
-        # Two files may have the same name: the module's says which folder it is from.
+        # Two files may have the same name, so the module's name depends on the folder.
         folder = hashlib.sha256(file.encode()).hexdigest()[:8]
         more = {
             "where": where,
@@ -92,7 +88,7 @@ def found(files: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def load(facts: Mapping[str, Any]) -> ModuleType:
-    """The module of a plug-in, imported; one that cannot be, or lacks its function, is a UserError."""
+    """The imported module of a plug-in; UserError if it cannot be imported or lacks its function."""
     module = sys.modules.get(facts["module"])
     if module is None:
         module = _imported(facts)
@@ -114,7 +110,7 @@ def _read(path: Path, where: str) -> bytes:
 
 
 def _located(module: str, where: str) -> bytes:
-    """The source of an installed module, found without running it or the packages it lies in."""
+    """The source of an installed module, found without running it or its packages."""
     top, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -134,14 +130,16 @@ def _facts(source: bytes, where: str, more: Mapping[str, Any]) -> list[dict[str,
     except SyntaxError as error:
         raise UserError(f"{where}: not Python: line {error.lineno}: {error.msg}") from None
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{where}: COMPONENT is not a literal ({said})") from None
+        raise UserError(f"{where}: COMPONENT is not a literal ({error})") from None
+    # Only for plug-ins: pydantic takes longer to import than `--help` may take.
+    from benchmark.components.facts import KINDS, check_facts
+
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{where}: states no COMPONENT, expected COMPONENT = {{'kind': …, …}}")
     for entry in entries:
         if "kind" not in entry:
-            raise UserError(f"{where}: COMPONENT lacks 'kind' (one of {', '.join(REQUIRED)})")
+            raise UserError(f"{where}: COMPONENT lacks 'kind' (one of {', '.join(KINDS)})")
         check_facts(where, entry["kind"], entry)
     return [{**entry, **more} for entry in entries]
 
@@ -154,7 +152,7 @@ def _imported(facts: Mapping[str, Any]) -> ModuleType:
         source = _read(Path(facts["path"]), where)
         if hashlib.sha256(source).hexdigest() != facts["sha256"]:
             raise UserError(f"{where}: changed since this command began")
-        # Not by a loader, which may take the compiled code of a source of the same second.
+        # Not by a loader, which may use cached code of a source written in the same second.
         module = ModuleType(name)
         module.__file__ = facts["path"]
         # Findable by name, as dataclasses and pickle expect.
@@ -170,7 +168,7 @@ def _imported(facts: Mapping[str, Any]) -> ModuleType:
 
 
 def blamed(plugins: Sequence[Mapping[str, Any]], error: Exception) -> UserError | None:
-    """What one of these plug-ins did wrong, in one line: the one whose code failed, or the first."""
+    """An error in one line that names the plug-in whose code failed, or else the first plug-in."""
     files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
     for entry in [e for e in plugins if _file(e) in files] or plugins[:1]:
         return UserError(f"{entry['where']}: {_told(error, _file(entry))}")
@@ -183,8 +181,8 @@ def _file(entry: Mapping[str, Any]) -> str | None:
 
 
 def _told(error: Exception, path: str | None) -> str:
-    """An error of an import in one line, with the line of the plug-in that it came from."""
+    """An error in one line, with the line of the plug-in that raised it."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    said = f"{type(error).__name__}: {error}"
     return f"line {line}: {said}" if line else said

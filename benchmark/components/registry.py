@@ -1,8 +1,8 @@
 """Finds components (methods, norms, backbones, sources) as files, without importing them.
 
 A component file states its facts as a module-level literal (`COMPONENT = {...}`), which is read
-with `ast`, so that `plan`, `--help` and error messages need not wait for torch. Adding a component
-is adding a file: nothing lists them. Files outside the package take part as plug-ins.
+with `ast`, so that `plan`, `--help` and errors need not load torch. A new component is a new file: no
+list names them. Files outside the package are plug-ins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDERS = {
     "source": "data/sources",
     "optimizer": "training/optimizers",
 }
-"""Each kind of component and the folder, inside the package, whose files define it."""
+"""The folder of each kind of component, inside the package."""
 
 
 def catalogue(kind: str) -> dict[str, dict[str, Any]]:
@@ -56,7 +56,7 @@ def _with_plugins(kind: str, named: tuple[str, ...]) -> dict[str, dict[str, Any]
 
 @functools.cache
 def own(kind: str) -> dict[str, dict[str, Any]]:
-    """The facts of every component of `kind` that the package itself has, with its `module`.
+    """The facts of every component of `kind` in the package, each with its `module`.
 
     A file may define several components: its `COMPONENT` literal is then a list.
     """
@@ -73,7 +73,7 @@ def own(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def check_plugins() -> None:
-    """Raises UserError if any plug-in is not what it should be."""
+    """Raises UserError if a plug-in is wrong."""
     if plugins.found(plugins.named()):
         for kind in FOLDERS:
             catalogue(kind)
@@ -83,7 +83,6 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     """The facts of one component; an unknown name is the user's error, with the nearest one."""
     known = catalogue(kind)
     if name not in known:
-        # Who forgets the plug-in that the params speak of gets this line.
         raise UserError(f"{unknown(kind, name, known)}; a plug-in's needs `--plugin FILE`")
     return known[name]
 
@@ -94,27 +93,32 @@ def check(kind: str, name: str, where: str, given: Mapping[str, Any]) -> dict[st
     return check_options(where, given, found["options"], found.get("defaults"))
 
 
+def complete(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a component and the defaults of the others."""
+    return {**facts(kind, name).get("defaults", {}), **options}
+
+
 def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those at the component's default, see `options.essential`."""
+    """The options that are not at the component's defaults, see `options.essential`."""
     return without_defaults(options, facts(kind, name).get("defaults", {}))
 
 
 def recorded(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a data source that a manifest holds: those that decide the images."""
+    """The options of a data source in a manifest: those that decide the images."""
     unrecorded = facts("source", source).get("unrecorded", ())
     kept = {key: value for key, value in options.items() if key not in unrecorded}
     return essential("source", source, kept)
 
 
 def build(kind: str, name: str, *positional: Any, **options: Any) -> Any:
-    """What the component's `build` makes of the given options and the defaults of the others."""
-    return load(kind, name).build(*positional, **facts(kind, name).get("defaults", {}) | options)
+    """Calls the component's `build` with the options and the defaults of the others."""
+    return load(kind, name).build(*positional, **complete(kind, name, options))
 
 
 def versions(kind: str, name: str) -> dict[str, int | str]:
-    """What a fingerprint says of one component: its version, e.g. `{"norm bn": 1}`.
+    """The entry of one component in a fingerprint: its version, e.g. `{"norm bn": 1}`.
 
-    Of a plug-in file also the sha256: a file without releases changes without a new version.
+    A plug-in file also has its sha256, since it may change without a new version.
     """
     found = facts(kind, name)
     entry: dict[str, int | str] = {f"{kind} {name}": found["version"]}
@@ -122,7 +126,7 @@ def versions(kind: str, name: str) -> dict[str, int | str]:
 
 
 def check_unchanged(components: Mapping[str, int | str]) -> None:
-    """Raises UserError if a plug-in file is no longer the one of a cell's `components`."""
+    """Raises UserError if a plug-in file has changed since a cell got its `components`."""
     for key, version in components.items():
         if key.endswith(" file"):
             kind, name = _named(key)
@@ -131,7 +135,7 @@ def check_unchanged(components: Mapping[str, int | str]) -> None:
 
 
 def blamed(components: Mapping[str, int | str], error: Exception) -> UserError | None:
-    """An error of building a cell's network in one line, None where no plug-in takes part in it."""
+    """The error of building a cell's network in one line; None if the cell uses no plug-in."""
     return plugins.blamed(plugged(components), error)
 
 

@@ -13,10 +13,10 @@ from benchmark.config.validate import checked
 from benchmark.core.errors import UserError, unknown
 
 EXTENSIONS = 20
-"""How many recipes, each extending the next, may lead from a recipe to one that is written out."""
+"""Largest number of recipes in a chain that each extend the next."""
 
 BEFORE = ("families",)
-"""Keys that only a `params.yaml` of version 1 has."""
+"""Keys of a `params.yaml` of version 1."""
 
 
 def track_file(root: Path, track: str) -> Path:
@@ -31,7 +31,7 @@ def track_file(root: Path, track: str) -> Path:
 
 
 def read(path: Path) -> Params:
-    """The checked params of one track; anything wrong is a UserError of one line."""
+    """The checked params of one track; UserError if anything is wrong."""
     return parse(yaml_file.load(path), yaml_file.shown(path))
 
 
@@ -42,7 +42,7 @@ def parse(raw: Any, where: str) -> Params:
             f"{where} has the keys of version 1 ({', '.join(k for k in BEFORE if k in raw)}): rename "
             "them as docs/migration.md lists, or start from this version's params.yaml"
         )
-    # `extends` is resolved before the types are checked, as `method` and what that recipe holds.
+    # `extends` is resolved before the types are checked: `method` and the keys of the other recipe.
     with _of(where):
         whole = _extended(raw)
     found = yaml_file.parse(Params, whole, where, {"method": "extends"})
@@ -52,7 +52,7 @@ def parse(raw: Any, where: str) -> Params:
 
 @contextlib.contextmanager
 def _of(where: str) -> Iterator[None]:
-    """Puts the file's name before an error."""
+    """Adds the file's name to an error."""
     try:
         yield
     except UserError as error:
@@ -60,7 +60,7 @@ def _of(where: str) -> Iterator[None]:
 
 
 def _extended(raw: Any) -> Any:
-    """The same params with each `methods` entry that extends another one written out."""
+    """The same params with the recipes that extend others written out."""
     methods = raw.get("methods") if isinstance(raw, dict) else None
     if not isinstance(methods, dict):
         return raw

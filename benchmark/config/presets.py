@@ -1,6 +1,6 @@
-"""Schemes by name: the usual norms in every section, and the usual placements.
+"""Schemes by name: the usual norms in all sections, and the usual placements.
 
-Data, not code: a track's `schemes` adds to these and may give a name another meaning.
+A track's `schemes` adds to these and may redefine a name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNIFORM: dict[str, dict[str, Any]] = {
     "none-plain": {"norm": "none-plain"},
     "none-skipinit": {"norm": "none-skipinit"},
 }
-"""One norm in every section."""
+"""The same norm in all sections."""
 
 
 def _split(backbone: str, heads: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "in-backbone": _split("in", "ln"),
     "frn-backbone": _split("frn", "ln"),
     "ghost-bn-no-shuffle": {**UNIFORM["ghost-bn"], "teacher": {"shuffle": False}},
-    # The last norm of each residual branch starts at zero, beside the default of one.
+    # The last norm of each residual branch starts at zero instead of one.
     "bn-zero": {"norm": "bn", "resnet": {"branch_gain": 0}},
     "ln-zero": {"norm": "ln", "resnet": {"branch_gain": 0}},
     "gn-zero": {"norm": "gn", "groups": 8, "resnet": {"branch_gain": 0}},

@@ -1,16 +1,42 @@
-"""What a `params.yaml` may hold: its keys and their types."""
+"""The keys of a `params.yaml` and their types."""
 
 from __future__ import annotations
 
+from collections import Counter
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from benchmark.components.facts import NAME
+from benchmark.core.value import Value
 
 
-class Model(BaseModel):
+class Model(Value):
     """Frozen; unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True)
+
+
+def _name(given: str) -> str:
+    if not NAME.fullmatch(given):
+        raise ValueError("expected letters, digits and - _ . between them")
+    return given
+
+
+def _unique(listed: tuple[Any, ...]) -> tuple[Any, ...]:
+    for item, count in Counter(listed).items():
+        if count > 1:
+            raise ValueError(f"{item!r} is listed twice")
+    return listed
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""Becomes part of the names of cells and files."""
+
+Decay = Annotated[float, Field(ge=0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_unique)]
 
 
 class Splits(Model):
@@ -19,6 +45,15 @@ class Splits(Model):
     train: int | float = Field(gt=0)
     validation: int | float = Field(gt=0)
     test: int | float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _all_counts_or_all_shares(self) -> Splits:
+        shares = [part for _, part in self if isinstance(part, float)]
+        if shares and (len(shares) < 3 or max(shares) >= 1):
+            raise ValueError("expected numbers of images, or fractions below 1")
+        if sum(Fraction(str(share)) for share in shares) > 1:
+            raise ValueError("expected fractions of at most 1 in all")
+        return self
 
 
 class Data(Model):
@@ -31,7 +66,7 @@ class Data(Model):
 
 
 class Training(Model):
-    """What every trained cell of the track has in common."""
+    """The settings that all trained cells of the track share."""
 
     batch_size: int = Field(ge=2)
     warmup_fraction: float = Field(ge=0, lt=1)
@@ -40,9 +75,9 @@ class Training(Model):
     """Largest gradient norm, or null for none; a recipe may have another."""
     precision: Literal["float32", "bfloat16"]
     weight_decay_on: Literal["weights", "all"]
-    """`weights`: parameters of two or more dimensions, whatever norm stands around them."""
+    """`weights`: parameters of two or more dimensions, whatever norms are around them."""
     teacher: dict[str, Any]
-    """How a teacher's norms get their statistics, where a scheme says nothing else."""
+    """How a teacher's norms get their statistics, if a scheme does not set it."""
 
 
 class Evaluation(Model):
@@ -61,63 +96,63 @@ class MethodParams(Model):
     """One method's recipe on this track.
 
     `extends: NAME` takes everything from another entry except for the keys given beside it: a recipe
-    that differs in one setting. It is resolved before these types are checked.
+    that differs in one setting. It is resolved before the types are checked.
     """
 
     method: str | None = None
-    """The method, where the entry is not called after it."""
+    """The method, if the entry has another name."""
     images_seen: Annotated[
         Annotated[int, Field(ge=1), Tag("number")]
         | Annotated[dict[str, Annotated[int, Field(ge=1)]], Tag("by backbone")],
         Discriminator(lambda given: "by backbone" if isinstance(given, dict) else "number"),
     ]
-    """For every backbone, or by backbone. Training images seen, repetitions counted and views not."""
+    """Training images seen, for all backbones or by backbone. Repetitions count, views do not."""
     views: tuple[str, ...]
-    """The name of a view for each view the method takes."""
+    """The name of each view that the method takes."""
     view_batching: Literal["separate", "joint"] | None = None
-    """Whether the views of an image are forward passes, and so BN batches, of their own, or one of all;
-    by default what the paper's code does, as the method declares."""
-    learning_rate: dict[str, float]
+    """Whether each view, or all views together, are one forward pass and so one BN batch. The default is
+    that of the paper's code, which the method declares."""
+    learning_rate: dict[str, Annotated[float, Field(gt=0)]]
     """Peak learning rate by backbone."""
-    weight_decay: dict[str, float]
-    """By backbone; the weight decay at the start where `weight_decay_end` has one too."""
-    weight_decay_end: dict[str, float] = Field(default_factory=dict)
-    """By backbone: what the weight decay rises to, along a half cosine; it is constant if not given."""
+    weight_decay: dict[str, Decay]
+    """By backbone: the weight decay, at the start if `weight_decay_end` has one too."""
+    weight_decay_end: dict[str, Decay] = Field(default_factory=dict)
+    """By backbone: the weight decay at the end of a half cosine; constant if not given."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
-    """Largest gradient norm, where it is not the track's."""
+    """Largest gradient norm, if it is not the track's."""
     batch_size: int | None = Field(default=None, ge=2)
-    """A batch size of its own, where it is not the track's."""
+    """Batch size, if it is not the track's."""
     learning_rates_from: str | None = None
-    """The recipe whose tuned learning rates it takes instead of a sweep of its own."""
+    """The recipe whose tuned learning rates it uses. It has no sweep of its own."""
     options: dict[str, Any]
 
 
 class Control(Model):
-    """A control that is not trained has no recipe."""
+    """A control that is not trained, so it has no recipe."""
 
     method: str | None = None
     options: dict[str, Any]
 
 
 def _kind(given: Any) -> str:
-    """Which of the two an entry under `methods` is meant to be."""
+    """Whether an entry under `methods` is a recipe or a control."""
     return (
         "control" if isinstance(given, dict) and set(given) <= {"options", "method"} else "recipe"
     )
 
 
 class Grid(Model):
-    """Rows: every method in every backbone under every scheme."""
+    """Rows: each method with each backbone and each scheme."""
 
-    methods: tuple[str, ...] = Field(min_length=1)
-    backbones: tuple[str, ...] = Field(min_length=1)
-    schemes: tuple[str, ...] = Field(min_length=1)
+    methods: Names
+    backbones: Names
+    schemes: Names
 
 
 class Further(Grid):
-    """Rows beside an experiment's own, with fewer seeds where they are only a first look."""
+    """Further rows of an experiment. They may have fewer seeds."""
 
-    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    seeds: Seeds | None = None
 
 
 class BackboneParams(Model):
@@ -131,20 +166,20 @@ class BackboneParams(Model):
 
 
 class Experiment(Grid):
-    """Rows, each trained with every seed."""
+    """Rows, each trained with each seed."""
 
     also: tuple[Further, ...] = ()
-    """Further rows, for a question that one grid does not hold."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    """Further rows, if one grid cannot list them all."""
+    seeds: Seeds
     learning_rates: Literal["default", "tuned"]
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """All of its grids."""
+        """Its own grid and the further ones."""
         return (self, *self.also)
 
     def every(self, kind: Literal["methods", "backbones", "schemes"]) -> tuple[str, ...]:
-        """The names that its grids list, each once."""
+        """The names in its grids, each once."""
         return tuple(dict.fromkeys(name for grid in self.grids for name in getattr(grid, kind)))
 
     def seeds_of(self, grid: Grid) -> tuple[int, ...]:
@@ -155,39 +190,39 @@ class Experiment(Grid):
 class Sweep(Model):
     """How learning rates are tuned, on the validation split."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Seeds
     factor: float = Field(gt=1)
     learning_rates: int = Field(ge=3)
-    """Rates tried for each row before any extension, the recipe's in their middle (an even number has
-    one more below it)."""
+    """Rates tried for each row before any extension, the recipe's in the middle. An even number has one
+    more below it."""
     extensions: int = Field(ge=0)
-    """How many further rates are tried while the best one of a row is at an edge, for that row and every
-    other scheme of its method and backbone."""
+    """How many further rates are tried while a row's best rate is at an edge, for all schemes of its
+    method and backbone."""
 
 
 class Params(Model):
     """A whole `params.yaml`."""
 
-    track: str
+    track: Name
     title: str
     data: Data
-    backbones: dict[str, BackboneParams]
-    """Backbones by a name of the user's."""
-    schemes: dict[str, dict[str, Any]]
-    """Schemes beside the presets. `{norm: bn}` stands for BN in every section until it is checked."""
+    backbones: dict[Name, BackboneParams]
+    """By name."""
+    schemes: dict[Name, dict[str, Any]]
+    """Schemes besides the presets. `{norm: bn}` means BN in every section."""
     views: dict[str, dict[str, Any]]
     training: Training
     optimizers: dict[str, dict[str, Any]]
     """Optimizers by name, each with its options."""
     evaluation: Evaluation
     methods: dict[
-        str,
+        Name,
         Annotated[
             Annotated[MethodParams, Tag("recipe")] | Annotated[Control, Tag("control")],
             Discriminator(_kind),
         ],
     ]
-    experiments: dict[str, Experiment]
+    experiments: dict[Name, Experiment]
     sweep: Sweep
 
     @property

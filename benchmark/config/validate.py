@@ -1,20 +1,19 @@
-"""What the types of a `params.yaml` cannot say: names that exist, options that components allow."""
+"""The checks of a `params.yaml` beyond its types: names that exist, options that components allow."""
 
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from benchmark.components import registry
-from benchmark.components.facts import NAME, PIXELS, SECTIONS
+from benchmark.components.facts import PIXELS, SECTIONS
 from benchmark.components.options import check_options
 from benchmark.config.presets import PRESETS
 from benchmark.config.schema import BackboneParams, Control, Experiment, MethodParams, Params
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, check_known
 
 VIEWS_FILE = Path(__file__).parents[1] / "data" / "augment.py"
 
@@ -27,7 +26,7 @@ def view_options() -> Mapping[str, Any]:
 
 @functools.cache
 def view_defaults() -> Mapping[str, Any]:
-    """The values of the fields that need not be given."""
+    """The defaults of fields that may be missing."""
     return MappingProxyType(registry.constant(VIEWS_FILE, "DEFAULTS"))
 
 
@@ -36,11 +35,12 @@ TEACHER = {"statistics": ["batch", "running", "momentum", "eman"], "shuffle": "b
 
 
 def checked(params: Params) -> Params:
-    """The same params with every option's value as its component describes it; else a UserError."""
-    _check_names(params)
+    """The same params with all options checked and their defaults added; UserError if one is wrong."""
+    if PIXELS in params.backbones:
+        raise UserError(f"backbones: {PIXELS} is the backbone of controls without a network")
     source = params.data.source
     options = registry.check("source", source, f"source {source}", params.data.options)
-    # A preset that no experiment asks for need not fit this track.
+    # A preset that no experiment uses need not fit this track.
     asked = {
         name for experiment in params.experiments.values() for name in experiment.every("schemes")
     }
@@ -69,8 +69,6 @@ def checked(params: Params) -> Params:
     )
     for name, experiment in params.experiments.items():
         _check_experiment(name, experiment, params)
-    if len(set(params.sweep.seeds)) < len(params.sweep.seeds):
-        raise UserError(f"sweep: seeds {list(params.sweep.seeds)} name one twice")
     reported = {
         seed for e in params.experiments.values() for grid in e.grids for seed in e.seeds_of(grid)
     }
@@ -79,31 +77,15 @@ def checked(params: Params) -> Params:
     return params
 
 
-def _check_names(params: Params) -> None:
-    """Names become parts of the names of cells and files."""
-    given = {"track": [params.track]}
-    for kind in ("backbones", "schemes", "methods", "experiments"):
-        given[kind] = list(getattr(params, kind))
-    for kind, names in given.items():
-        for name in names:
-            if not NAME.fullmatch(name):
-                raise UserError(
-                    f"{kind}: {name!r} is no name, expected letters, digits and - _ . between them"
-                )
-    if PIXELS in params.backbones:
-        raise UserError(f"backbones: {PIXELS} is what a control without a network has")
-
-
 def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParams:
-    if entry.optimizer not in params.optimizers:
-        raise unknown(f"optimizer of backbone {name}", entry.optimizer, params.optimizers)
+    check_known(f"optimizer of backbone {name}", [entry.optimizer], params.optimizers)
     where = f"backbone {name}: {entry.model}" if name != entry.model else f"backbone {name}"
     arguments = registry.check("backbone", entry.model, where, entry.arguments)
     return entry.model_copy(update={"arguments": arguments})
 
 
 def _optimizer(entry: str, optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's options; `name` is its component, where the entry is not called after it."""
+    """An optimizer's options; `name` is its component, if the entry has another name."""
     name = str(optimizer.get("name", entry))
     given = {key: value for key, value in optimizer.items() if key != "name"}
     where = f"optimizers: {entry}" + (f": {name}" if name != entry else "")
@@ -111,9 +93,9 @@ def _optimizer(entry: str, optimizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]:
-    """A scheme with the norm of each section that it names; `heads` are all but the backbone.
+    """A scheme with the norm of each section that it names; `heads` are all sections but the backbone.
 
-    Beside norms it may set some of a teacher's policy and some options of a backbone.
+    It may also set parts of a teacher's policy and some options of a backbone.
     """
     where = f"scheme {name}"
     others = {"teacher", *params.models}
@@ -124,9 +106,8 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
     if not sections:
         raise UserError(f"schemes: {name} names no norm, expected {{norm: …}} or sections")
     found: dict[str, Any] = {}
+    check_known(f"section of {where}", sections, (*SECTIONS, "heads", *others))
     for section, spec in sections.items():
-        if section not in (*SECTIONS, "heads"):
-            raise unknown(f"section of {where}", section, (*SECTIONS, "heads", *others))
         if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
             raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
         given = {key: value for key, value in spec.items() if key != "norm"}
@@ -138,9 +119,7 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
         described = TEACHER if key == "teacher" else registry.facts("backbone", key)["options"]
         if not isinstance(value, dict):
             raise UserError(f"schemes: {name}.{key} is {value!r}, expected options")
-        for option in value:
-            if option not in described:
-                raise unknown(f"option of {where}: {key}", option, described)
+        check_known(f"option of {where}: {key}", value, described)
         described = {option: described[option] for option in value}
         found[key] = check_options(f"{where}: {key}", value, described)
     return found
@@ -164,49 +143,29 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
         return method
     if len(method.views) != facts["views"]:
         raise UserError(f"methods: {name} takes {facts['views']} views, not {len(method.views)}")
-    for view in method.views:
-        if view not in params.views:
-            raise unknown(f"view of method {name}", view, params.views)
-    for field in ("learning_rate", "weight_decay", "weight_decay_end"):
-        for backbone, value in getattr(method, field).items():
-            if backbone not in params.backbones:
-                raise unknown(f"backbone in methods.{name}.{field}", backbone, params.backbones)
-            if value < 0 or (field == "learning_rate" and value == 0):
-                least = "> 0" if field == "learning_rate" else ">= 0"
-                raise UserError(f"methods: {name}.{field}.{backbone} is {value}, expected {least}")
+    check_known(f"view of method {name}", method.views, params.views)
+    for field in ("images_seen", "learning_rate", "weight_decay", "weight_decay_end"):
+        if isinstance(given := getattr(method, field), dict):
+            check_known(f"backbone in methods.{name}.{field}", given, params.backbones)
     batch = method.batch_size or params.training.batch_size
     lengths = method.images_seen
     for backbone, count in (lengths if isinstance(lengths, dict) else {"": lengths}).items():
-        if backbone and backbone not in params.backbones:
-            raise unknown(f"backbone in methods.{name}.images_seen", backbone, params.backbones)
         if count < batch:
             where = f"{name}.images_seen" + (f".{backbone}" if backbone else "")
             raise UserError(f"methods: {where} is {count}, less than one batch of {batch}")
-    if method.learning_rates_from is not None and not isinstance(
-        params.methods.get(method.learning_rates_from), MethodParams
-    ):
-        trained = [key for key, entry in params.methods.items() if isinstance(entry, MethodParams)]
-        raise unknown(
-            f"recipe of methods.{name}.learning_rates_from", method.learning_rates_from, trained
-        )
-    other = params.methods.get(method.learning_rates_from or "")
-    if isinstance(other, MethodParams) and other.learning_rates_from is not None:
-        raise UserError(
-            f"methods: {name} is tuned as {method.learning_rates_from}, which has no rates of its own"
-        )
+    if (other := method.learning_rates_from) is not None:
+        recipes = {key: r for key, r in params.methods.items() if isinstance(r, MethodParams)}
+        check_known(f"recipe of methods.{name}.learning_rates_from", [other], recipes)
+        if recipes[other].learning_rates_from is not None:
+            raise UserError(f"methods: {name} is tuned as {other}, which has no rates of its own")
     return method
 
 
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:
     for grid in experiment.grids:
-        _check_unique(name, "seeds", experiment.seeds_of(grid))
         for kind in ("methods", "backbones", "schemes"):
-            listed, known = getattr(grid, kind), getattr(params, kind)
-            _check_unique(name, kind, listed)
-            for item in listed:
-                if item not in known:
-                    allowed = {*known, *PRESETS} if kind == "schemes" else known
-                    raise unknown(f"{kind} of experiment {name}:", item, allowed)
+            known = getattr(params, kind) | (PRESETS if kind == "schemes" else {})
+            check_known(f"{kind} of experiment {name}:", getattr(grid, kind), known)
         for method in grid.methods:
             recipe = params.methods[method]
             for backbone in grid.backbones:
@@ -216,20 +175,3 @@ def _check_experiment(name: str, experiment: Experiment, params: Params) -> None
                     given = getattr(recipe, field)
                     if isinstance(given, dict) and backbone not in given:
                         raise UserError(f"methods: {method}.{field} has no {backbone!r}")
-    splits = params.data.splits
-    calibration = params.evaluation.precise_bn_batch_size
-    if isinstance(splits.train, int) and calibration > splits.train:
-        raise UserError(
-            f"evaluation: precise_bn_batch_size {calibration} is larger than the training split "
-            f"of {splits.train} images"
-        )
-    if isinstance(splits.train, int) and params.training.batch_size > splits.train:
-        raise UserError(
-            f"training: batch_size {params.training.batch_size} is larger than the training split "
-            f"of {splits.train} images"
-        )
-
-
-def _check_unique(name: str, kind: str, listed: Sequence[Any]) -> None:
-    if twice := [item for item, count in Counter(listed).items() if count > 1]:
-        raise UserError(f"experiments: {name}.{kind} names {twice[0]!r} twice")

@@ -1,4 +1,4 @@
-"""JSON with one spelling for one value, and its checksum."""
+"""JSON with one text for each value, and its checksum."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def checksum(value: Any) -> str:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all: to a temporary name beside it, then moved into place."""
+    """Writes a whole file or nothing: to a temporary file beside it, which is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
@@ -39,16 +39,16 @@ def write(path: Path, content: str | bytes) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:
-            # A full disk does not say what there was no room for.
+            # The error of a full disk does not name the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
 SEAL = "sha256"
-"""The key under which a sealed file holds the checksum of its own text, this value left empty."""
+"""The key of a sealed file's checksum, which is that of its text with an empty checksum."""
 
 _EMPTY = f'\n "{SEAL}": ""'
-"""How `pretty` writes the key at the top; below it the indentation is another."""
+"""The text of this key at the top level, where `pretty` indents by one space."""
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
@@ -58,12 +58,12 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None where it is missing or any byte of it has changed."""
+    """The content of a sealed file; None if it is missing or any byte has changed."""
     try:
-        text = path.read_bytes().decode()  # `read_text` takes one kind of line end for another
+        text = path.read_bytes().decode()  # `read_text` would convert line ends
         found = json.loads(text)
         seal = found.pop(SEAL)
-        # Of the text, not of the values: spelling thousands of records anew takes seconds.
+        # Of the text, not of the values: writing thousands of records again takes seconds.
         same = _sha256(text.replace(f'{_EMPTY[:-1]}{seal}"', _EMPTY, 1)) == seal
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,7 +1,7 @@
-"""Fixes what would otherwise differ between machines, before any numerical library is loaded.
+"""Fixes settings that differ between machines, before any numerical library is loaded.
 
-The same program gives other bits with another instruction set or another number of threads. These
-settings are read when torch, MKL, oneDNN and OpenBLAS load, so `prepare` comes before their import.
+Another instruction set or number of threads gives other bits. torch, MKL, oneDNN and OpenBLAS read these
+settings when they load, so `prepare` must run before their import.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 from benchmark.core.errors import UserError, unknown
 
 THREADS = 1
-"""A CPU cell always uses one thread: results do not depend on the machine's cores, and cells run
-side by side."""
+"""A CPU cell uses one thread: results do not depend on the number of cores; cells run in parallel."""
 
 _ALWAYS = {
     "OMP_NUM_THREADS": "1",
@@ -54,7 +53,7 @@ def start(device: str = "auto") -> Any:
 
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    # A guard for programs that read memory before they write it; it costs 2 to 5 % of a step.
+    # A guard for programs that read uninitialized memory; it costs 2 to 5 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set on its module's class
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
@@ -69,7 +68,7 @@ def start(device: str = "auto") -> Any:
 
 
 def environment(device: Any) -> dict[str, Any]:
-    """What, besides the cell's configuration, decides the bits of a result."""
+    """What decides the bits of a result besides the cell's configuration."""
     import timm
     import torch
 

@@ -1,34 +1,44 @@
-"""The two ways a command ends early: the user's input is wrong, or a check did not hold."""
+"""The two ways a command ends early: the user's input is wrong, or a check failed."""
 
 from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
     """The user's input is wrong: one line with the key, the value and what is allowed (exit 2)."""
 
     def __init__(self, said: str) -> None:
-        # Others' errors that are quoted may have several lines.
+        # Quoted errors of other libraries may have several lines.
         super().__init__(" ".join(line.strip() for line in str(said).splitlines()))
 
 
+class ParamsError(UserError):
+    """A value of `params.yaml` is wrong. The command line adds the name of the file."""
+
+
 class CheckFailed(Exception):
-    """A check that the command was asked to make did not hold (exit 1)."""
+    """A check that the command makes failed (exit 1)."""
 
 
 REFUSALS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 )
-"""Errors of the system that say something of the machine and nothing of the program: a full disk, a
-folder that may not be written."""
+"""System errors whose cause is the machine, not the program: a full disk, a read-only folder."""
 
 
 def refused(error: OSError) -> str:
-    """What the system refused, in one line with the file's name."""
+    """A system error in one line with the file's name."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def check_known(kind: str, names: Iterable[object], allowed: Collection[str]) -> None:
+    """Raises UserError for the first name that is not one of `allowed`."""
+    for name in names:
+        if name not in allowed:
+            raise unknown(kind, name, allowed)
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:

@@ -1,7 +1,7 @@
 """Randomness without state: every draw is keyed by the seed, its purpose and the step.
 
-So data order, views and initial weights depend on the seed alone, whatever the method, the scheme
-or the device (paired seeds), and a resumed run needs no generator state to go on with the same bits.
+So data order, views and initial weights depend on the seed alone, not on method, scheme or device
+(paired seeds), and a resumed run gives the same bits without a stored generator state.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ class Draw:
     step: int
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator for one purpose in this step, the same whenever it is asked for."""
+        """A CPU generator for one purpose in this step, the same at each call."""
         return keyed(self.seed, purpose, self.step)

@@ -1,4 +1,4 @@
-"""How messages and pages put counts into words."""
+"""Counts in words, for messages and pages."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 VERSION = 1
-"""Raised whenever the same seed would give other views."""
+"""Raised if the same seed gives other views."""
 
 OPTIONS = {
     "crop_scale": "range of 0 < float <= 1",
@@ -34,11 +34,11 @@ OPTIONS = {
 """The fields of one view and what they may hold; probabilities unless torchvision names a factor."""
 
 DEFAULTS = {"blur": 0.0, "solarize": 0.0}
-"""What need not be said; a cell's configuration holds what differs from it, see `complete`."""
+"""Values of fields that may be missing. A cell's configuration leaves them out, see `complete`."""
 
 
 def complete(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a view as a cell's configuration has it."""
+    """All fields of a view, with the defaults of those that a cell's configuration leaves out."""
     return DEFAULTS | dict(spec)
 
 
@@ -51,12 +51,12 @@ class Draws:
     aspect: Tensor
     """(N, 10), width / height."""
     place: Tensor
-    """(N, 2), where the crop lies, in 0..1."""
+    """(N, 2), position of the crop in 0..1."""
     mirrored: Tensor
     """(N,) bool, as are the other choices."""
     jittered: Tensor
     order: Tensor
-    """(N, 4), permutations: which of the four operations of the jitter comes at which turn."""
+    """(N, 4), permutations: the order of the jitter's four operations."""
     factors: Tensor
     """(N, 4), by operation, in 0..1."""
     grayed: Tensor
@@ -77,13 +77,10 @@ def views(
     specs = [complete(spec) for spec in specs]
     drawn = [draw(len(images), *pair) for pair in zip(specs, generators, strict=True)]
     if all(spec == specs[0] for spec in specs):
-        together = Draws(*(torch.cat(parts) for parts in zip(*map(_parts, drawn), strict=True)))
+        names = [field.name for field in fields(Draws)]
+        together = Draws(**{name: torch.cat([getattr(d, name) for d in drawn]) for name in names})
         return list(apply(images, specs[0], together).split(len(images)))
     return [apply(images, spec, one) for spec, one in zip(specs, drawn, strict=True)]
-
-
-def _parts(draws: Draws) -> list[Tensor]:
-    return [getattr(draws, field.name) for field in fields(Draws)]
 
 
 def view(images: Tensor, spec: dict[str, Any], generator: torch.Generator) -> Tensor:
@@ -95,8 +92,7 @@ def view(images: Tensor, spec: dict[str, Any], generator: torch.Generator) -> Te
 def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
     """The random numbers of `n` views.
 
-    Every one is drawn, whether it is used or not, so that changing one field of a spec leaves the draws
-    of the others as they are.
+    All are drawn, used or not, so that a change of one field leaves the draws of the others unchanged.
     """
 
     def chance(probability: float) -> Tensor:
@@ -120,7 +116,7 @@ def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
 
 
 def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
-    """The views that the draws decide: (k · N, C, H, W), all images once for every N draws."""
+    """The views with the given draws: (k · N, C, H, W), all images once for every N draws."""
     x = resized_crop(images, draws)
     strengths = [spec["brightness"], spec["contrast"], spec["saturation"], spec["hue"]]
     if spec["jitter"]:
@@ -184,12 +180,12 @@ def color_jitter(
     if x.shape[1] == 3:
         operations += [_saturation, _hue]
     else:
-        # Of two operations one comes first; which turns they have does not matter.
+        # Of two operations, only the order matters.
         turns = (turns[:, :2] > turns[:, :2].flip(1)).long()
     for turn in range(len(operations)):
         for which, operation in enumerate(operations):
             strength = strengths[which]
-            # The indices are known on the CPU: choosing them costs no wait for the device.
+            # The indices are known on the CPU, so choosing them does not wait for the device.
             index = torch.nonzero(applied & (turns[:, which] == turn)).flatten()
             if not strength or not len(index):
                 continue

@@ -1,11 +1,11 @@
-"""Builds a track's data set once, byte for byte the same everywhere, and reads it back checked."""
+"""Builds a track's data set, the same bytes on every machine, and reads it with its checks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.components import registry
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, check_known
 from benchmark.data import copies
 from benchmark.data.fetch import DEFAULT_CACHE
-from benchmark.data.manifest import FORMAT, MANIFEST, dataset_checksum
+from benchmark.data.manifest import (
+    FORMAT,
+    MANIFEST,
+    NAMES,
+    Manifest,
+    Source,
+    Split,
+    dataset_checksum,
+)
 from benchmark.data.manifest import again as how_again
 from benchmark.data.manifest import read as read_manifest
 from benchmark.data.pool import Splits
-from benchmark.data.split import NAMES, split
+from benchmark.data.split import split
 
 TENSORS = "splits.safetensors"
 
@@ -35,120 +43,105 @@ def build(
     seed: int,
     out: Path,
     cache: Path = DEFAULT_CACHE,
-) -> dict[str, Any]:
+) -> Manifest:
     """Reads a source, splits it and writes `splits.safetensors` and `manifest.json` into `out`.
 
-    The tensors are `<split>.images`, uint8 (N, C, H, W), and `<split>.labels`, int64 (N,).
-    `splits` is described at `benchmark.data.split.split`; downloads go to `cache`. Returns the
-    manifest. Raises UserError for a wrong option or count, or where the source cannot be read.
+    The tensors are `<split>.images`, uint8 (N, C, H, W), and `<split>.labels`, int64 (N,). `splits` is
+    described at `benchmark.data.split.split`. Downloads are stored in `cache`. Raises UserError for a
+    wrong option or count, and if the source cannot be read.
     """
     facts = registry.facts("source", source)
     settings = registry.check("source", source, f"source {source}", options)
     pool = registry.load("source", source).read(settings, cache)
     chosen = split(pool, splits, seed)
     tensors: dict[str, Tensor] = {}
-    described: dict[str, dict[str, Any]] = {}
+    described: dict[str, Split] = {}
     for name in NAMES:
         images, labels = pool.images[chosen[name]], pool.labels[chosen[name]]
         tensors |= {f"{name}.images": images, f"{name}.labels": labels}
-        per_class = torch.bincount(labels, minlength=len(pool.classes)).tolist()
-        described[name] = {
-            "count": len(labels),
-            "per_class": dict(zip(pool.classes, per_class, strict=True)),
-            "sha256": checksum(images, labels),
-        }
+        described[name] = Split(
+            count=len(labels),
+            per_class=_per_class(labels, pool.classes),
+            sha256=checksum(images, labels),
+        )
     mean, std = _statistics(tensors["train.images"])
-    copied = copies.count(pool, chosen)
-    manifest = {
-        "format": FORMAT,
-        "track": track,
-        "source": {
-            "name": source,
-            "version": facts["version"],
-            "options": registry.recorded(source, settings),
-            # Of a plug-in file: see `benchmark.components.registry.versions`.
-            **({"sha256": facts["sha256"]} if "sha256" in facts else {}),
-        },
-        "shape": list(pool.images.shape[1:]),
-        "classes": list(pool.classes),
-        "seed": seed,
-        "asked": dict(splits),
-        "splits": described,
-        "mean": mean,
-        "std": std,
-        "sha256": dataset_checksum(described),
-        **({"copies": copied} if copied else {}),
-        **({"ignored": dict(pool.ignored)} if pool.ignored else {}),
-    }
+    manifest = Manifest(
+        format=FORMAT,
+        track=track,
+        source=Source(
+            name=source,
+            version=facts["version"],
+            options=registry.recorded(source, settings),
+            sha256=facts.get("sha256"),
+        ),
+        shape=tuple(pool.images.shape[1:]),
+        classes=pool.classes,
+        seed=seed,
+        asked=dict(splits),
+        splits=described,
+        mean=mean,
+        std=std,
+        sha256=dataset_checksum(described),
+        copies=copies.count(pool, chosen),
+        ignored=dict(pool.ignored) or None,
+    )
     _write(out, tensors, manifest)
     return manifest
 
 
 def load(folder: Path, names: Collection[str]) -> Splits:
-    """The manifest of a built data set and those of its splits that are named, each checked.
+    """The manifest of a built data set and the named splits, each checked.
 
-    Other splits are not read, so that nothing sees the test images before it asks for them.
-    Raises UserError, saying how to build the data set anew, if a file is missing or damaged.
+    Other splits are not read, so no code sees the test images before it asks for them. Raises UserError,
+    with the command that builds the data set again, if a file is missing or damaged.
     """
-    for name in names:
-        if name not in NAMES:
-            raise unknown("split", name, NAMES)
+    check_known("split", names, NAMES)
     manifest = read_manifest(folder)
-    again = how_again(manifest["track"])
+    again = how_again(manifest.track)
     path = folder / TENSORS
     images: dict[str, Tensor] = {}
     labels: dict[str, Tensor] = {}
     if not path.is_file():
         raise UserError(f"{path}: expected a data set, found no such file; {again}")
-    if names:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in names:
-                    images[name] = file.get_tensor(f"{name}.images")
-                    labels[name] = file.get_tensor(f"{name}.labels")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: expected a data set, found {error}; {again}") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in names:
+                images[name] = file.get_tensor(f"{name}.images")
+                labels[name] = file.get_tensor(f"{name}.labels")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: expected a data set, found {error}; {again}") from error
     for name in images:
-        expected, found = manifest["splits"][name]["sha256"], checksum(images[name], labels[name])
-        if found != expected:
-            raise UserError(
-                f"{path}: expected sha256 {expected} of the split {name!r}, found {found}; {again}"
-            )
-        # Neither checksum covers the rest of the manifest, nor how the bytes are to be read.
-        described = _described(manifest, name)
-        for key, value in _seen(images[name], labels[name], name, described):
-            if described[key] != value:
+        for key, found, described in _compared(images[name], labels[name], manifest, name):
+            if found != described:
                 raise UserError(
-                    f"{folder}: {key} of the split {name!r} is {value} in {TENSORS} and "
-                    f"{described[key]} in {MANIFEST}; {again}"
+                    f"{folder}: {key} of the split {name!r} is {found} in {TENSORS} and "
+                    f"{described} in {MANIFEST}; {again}"
                 )
     return Splits(manifest, images, labels)
 
 
-def _described(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a manifest says of a split that its tensors show too."""
-    part, classes = manifest["splits"][name], manifest["classes"]
-    return {
-        "dtype": [str(torch.uint8), str(torch.int64)],
-        "shape": [part["count"], *manifest["shape"]],
-        "per_class": {key: part["per_class"].get(key) for key in classes},
-        "classes": len(part["per_class"]),
-        **({key: manifest[key] for key in ("mean", "std")} if name == "train" else {}),
-    }
+def _compared(
+    images: Tensor, labels: Tensor, manifest: Manifest, name: str
+) -> Iterator[tuple[str, Any, Any]]:
+    """Properties of a split, each with its value in the tensors and in the manifest.
 
-
-def _seen(
-    images: Tensor, labels: Tensor, name: str, described: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    """The same of the tensors, one at a time: only of the right types the rest can be asked for."""
-    yield "dtype", [str(images.dtype), str(labels.dtype)]
-    yield "shape", list(images.shape)
-    classes = list(described["per_class"])
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    yield "per_class", dict(zip(classes, counts, strict=False))
-    yield "classes", len(counts)
+    Each can be computed only if those before it agree.
+    """
+    part = manifest.splits[name]
+    yield "dtype", (images.dtype, labels.dtype), (torch.uint8, torch.int64)
+    yield "shape", tuple(images.shape), (part.count, *manifest.shape)
+    yield "sha256", checksum(images, labels), part.sha256
+    # No checksum covers the rest of the manifest.
+    yield "per_class", _per_class(labels, manifest.classes), part.per_class
     if name == "train":
-        yield from zip(("mean", "std"), _statistics(images), strict=True)
+        mean, std = _statistics(images)
+        yield "mean", mean, manifest.mean
+        yield "std", std, manifest.std
+
+
+def _per_class(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    return dict(zip(classes, counts, strict=False))
 
 
 def checksum(images: Tensor, labels: Tensor) -> str:
@@ -158,31 +151,32 @@ def checksum(images: Tensor, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel's pixels in 0..1, rounded to 6 decimals."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in images.unbind(1):
-        # From a histogram: its counts are exact, so that no order of summing shows in the result.
+        # From a histogram: its counts are exact, so the order of the sum does not change the result.
         weights = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
         mean = (weights * values).sum()
         means.append(round(float(mean), 6))
         stds.append(round(float((weights * (values - mean) ** 2).sum().sqrt()), 6))
-    return means, stds
+    return tuple(means), tuple(stds)
 
 
-def _write(out: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+def _write(out: Path, tensors: dict[str, Tensor], manifest: Manifest) -> None:
+    content = manifest.model_dump(mode="json", exclude_none=True)
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, which is an output of DVC's: what a killed build leaves is no part of it.
+        # Beside the folder, which is a DVC output: files that a killed build leaves are not in it.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-build-") as name:
             folder = Path(name)
             (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
             save_file(tensors, folder / TENSORS)
-            # Safetensors writes files for their owner alone; both are to be read alike.
+            # Safetensors writes files that only their owner can read.
             (folder / TENSORS).chmod((folder / MANIFEST).stat().st_mode)
-            # The manifest last: until it is in place, its checksums refuse the new tensors.
+            # The manifest last: the old one has other checksums, so the new tensors are not used before.
             for file in (TENSORS, MANIFEST):
                 (folder / file).replace(out / file)
     except (OSError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.core.errors import UserError
+from benchmark.core.errors import ParamsError, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -25,18 +25,18 @@ WORDS = {
 """Words in the names of split folders, such as `train` or `dataset_train`, and the split of each."""
 
 NEEDED = {"all": ("train", "validation", "test"), "train": ("train", "validation")}
-"""The splits into which a part is divided. Other parts are one split."""
+"""The splits that a part is divided into. Other parts are one split."""
 
 NAMED = 3
-"""How many unreadable entries an error names."""
+"""Number of unreadable entries that an error names."""
 
 
 @dataclass(frozen=True)
 class Found:
     """The images of a user's folder.
 
-    parts: by part (`all`, or the official splits) and class, in the order of the names; the images of
-    a class are in the order of their paths. ignored: numbers of other files, by suffix.
+    parts: by part (`all`, or the official splits) and class, sorted by name; the images of a class are
+    sorted by path. ignored: numbers of other files, by suffix.
     """
 
     parts: dict[str, dict[str, list[Path]]]
@@ -64,33 +64,33 @@ def find(root: Path) -> Found:
 
 @dataclass
 class _Listing:
-    """Lists folders, and keeps a note of what cannot be read and of what is no image."""
+    """Lists folders, and collects unreadable entries and the counts of other files."""
 
     problems: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
     def loose(self, folder: Path) -> list[Path]:
-        """The folders in a folder that should hold nothing else."""
+        """The folders in a folder. Files in it are ignored."""
         folders, files = self.entries(folder)
         self.ignored.update(f"{_suffix(file)} outside the class folders" for file in files)
         return folders
 
     def images(self, folder: Path) -> list[Path]:
-        """Every image of a class, in the order of their paths."""
+        """The images of a class, sorted by path."""
         if folder.name != _printable(folder.name):
             self.problems.append(f"{folder} (its name is not UTF-8)")
             return []
         return sorted(self._walk(folder, (folder.parent.resolve(),)), key=Path.as_posix)
 
     def check(self) -> None:
-        """Raises UserError if there was anything that cannot be read."""
+        """Raises UserError if an entry cannot be read."""
         if self.problems:
             more = len(self.problems) - NAMED
             said = ", ".join(self.problems[:NAMED]) + (f" and {more} more" if more > 0 else "")
             raise UserError(_printable(f"cannot read {said}: correct, rename or remove them"))
 
     def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """The images in a folder and its subfolders; `above` are the resolved folders it is in."""
+        """The images in a folder and its subfolders; `above` are the folders it is in, resolved."""
         resolved = folder.resolve()
         if any(other.is_relative_to(resolved) for other in above):
             self.problems.append(f"{folder} (a link to a folder that it is in)")
@@ -105,7 +105,7 @@ class _Listing:
             yield from self._walk(child, (*above, resolved))
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """The folders and files in a folder, without hidden ones, in the order of their names."""
+        """The folders and files in a folder, without hidden ones, sorted by name."""
         folders, files = [], []
         try:
             children = sorted(folder.iterdir(), key=lambda child: child.name)
@@ -146,7 +146,7 @@ def _splits(root: Path, folders: Sequence[Path], listing: _Listing) -> dict[str,
         return {}
     splits = {next(iter(words)): folder for folder, words in found.items() if len(words) == 1}
     if len(splits) < len(folders) or not {"train", "test"} <= set(splits):
-        raise UserError(
+        raise ParamsError(
             f"data.options.path: {root} has the folders {', '.join(f.name for f in folders)}, of "
             f"which {', '.join(f.name for f in named)} are named after splits; expected train and "
             "test, or train, validation and test, each once and nothing else; or let the path lead "
@@ -169,7 +169,7 @@ def _check(
         if len(classes) < 2:
             wanted = "at least 2 class folders" if classes else "a folder for each class"
             found = f"1 ({next(iter(classes))})" if classes else "none"
-            raise UserError(
+            raise ParamsError(
                 f"data.options.path: expected {wanted} in {folders[part]}, found {found}"
             )
     known = {name: part for part, classes in parts.items() for name in classes}

@@ -1,4 +1,4 @@
-"""Downloads one file over HTTP: resumed where it broke off, tried again, checked, then in place."""
+"""Downloads one file over HTTP. Broken downloads resume; the checksum is compared at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import urllib3
 from tqdm import tqdm
 
 ATTEMPTS = 4
-"""How often one URL is tried before the next one is."""
+"""Attempts for each URL."""
 
 PAUSE_S = 0.5
 """Seconds before the second attempt; doubled before each later one."""
@@ -25,14 +25,14 @@ CHUNK = 1 << 20
 
 
 class DownloadFailed(Exception):
-    """No address gave the file; the message says, in one line, why not, for each address."""
+    """No URL gave the file. The message has the reason for each URL, in one line."""
 
 
 def download(urls: Sequence[str], target: Path, md5: str) -> None:
-    """Brings the file with this checksum to `target`, from the first of `urls` that has it.
+    """Downloads the file with this checksum to `target`, from the first of `urls` that has it.
 
-    What has arrived is kept in `<target>.part`, so that a broken download, of this run or of an
-    earlier one, goes on where it stopped. Raises DownloadFailed, or OSError if the disk refuses.
+    The received bytes are in `<target>.part`, so a broken download resumes, also in a later run. Raises
+    DownloadFailed, or OSError if the file cannot be written.
     """
     failures = []
     if urls:
@@ -50,12 +50,12 @@ def download(urls: Sequence[str], target: Path, md5: str) -> None:
 def md5_of(path: Path) -> str:
     """The file's md5, in hexadecimal."""
     with path.open("rb") as stream:
-        # The authors publish md5; it guards against damage here, not against an attacker.
+        # The authors publish md5. It detects damage, not an attack.
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _try(url: str, part: Path, md5: str) -> str | None:
-    """Fills `part` from one URL: None once its checksum holds, else the reason it does not."""
+    """Downloads `part` from one URL; returns the reason if it fails, else None."""
     reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -67,7 +67,7 @@ def _try(url: str, part: Path, md5: str) -> str | None:
             status = error.response.status_code
             reason = f"HTTP {status}"
             if 400 <= status < 500 and status not in (408, 429):
-                return reason  # asking again gets the same answer
+                return reason  # another attempt would get the same answer
             continue
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = type(error).__name__  # their messages run over several lines
@@ -78,24 +78,24 @@ def _try(url: str, part: Path, md5: str) -> str | None:
         part.unlink()
         reason = f"expected md5 {md5}, found {actual}"
         if not resumed:
-            return reason  # the server's own file is wrong
-        # The piece that was resumed may have been the wrong one: once more from the beginning.
+            return reason  # the server's file is wrong
+        # The resumed part may have been of another file: start again.
     return reason
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Appends to `part` what the server says is missing from it."""
+    """Appends the missing bytes to `part`."""
     have = part.stat().st_size if part.exists() else 0
-    # Without `identity` a server may compress a .gz once more, and byte ranges lose their meaning.
+    # Without `identity` a server may compress the file, and byte ranges would be of the compressed one.
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
         if answer.status_code == 416 and have:
-            return  # nothing is missing (or the piece is not of this file: the checksum tells)
+            return  # nothing is missing, or the part is of another file, which the checksum shows
         answer.raise_for_status()
         if answer.status_code != 206:
-            have = 0  # the server does not resume, and sends the whole file
+            have = 0  # the server cannot resume and sends the whole file
         length = answer.headers.get("Content-Length", "")
         with (
             part.open("ab" if have else "wb") as stream,
@@ -108,7 +108,7 @@ def _transfer(url: str, part: Path) -> None:
                 disable=None,
             ) as bar,
         ):
-            # The raw stream, since iter_content would undo a Content-Encoding of gzip.
+            # The raw stream: iter_content would decompress a gzip Content-Encoding.
             for chunk in answer.raw.stream(CHUNK, decode_content=False):
                 stream.write(chunk)
                 bar.update(len(chunk))

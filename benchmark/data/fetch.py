@@ -1,6 +1,6 @@
 """Finds a data set's official files: in the user's folder, in the cache, or on the network.
 
-Whatever the way, a file is used only after its checksum was compared with the authors'.
+A file is used only if its checksum is that of the authors.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from benchmark.core.errors import UserError
 from benchmark.data.download import DownloadFailed, download, md5_of
 
 DATA_VARIABLE = "BENCHMARK_DATA"
-"""Environment variable: a folder with official files, looked in before anything else."""
+"""Environment variable: a folder with official files, searched first."""
 
 MIRROR_VARIABLE = "BENCHMARK_MIRROR"
-"""Environment variable: a base URL, laid out like that folder, tried before the official URLs."""
+"""Environment variable: a base URL with the same layout, tried before the official URLs."""
 
 DEFAULT_CACHE = Path("data/downloads")
-"""Where downloads are kept, relative to the project root that commands run in."""
+"""The folder of downloads, relative to the project."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One official file: its path relative to its folder, its md5 and where it can be had."""
+    """One official file: its path in its folder, its md5 and its URLs."""
 
     path: str
     md5: str
@@ -32,9 +32,9 @@ class RemoteFile:
 
 
 def locate(folder: str, file: RemoteFile, cache: Path = DEFAULT_CACHE) -> Path:
-    """The path of a file whose checksum holds, downloaded to `cache`/`folder` if need be.
+    """The path of a file with the right checksum, downloaded to `cache`/`folder` if needed.
 
-    Raises UserError, in one line, if the file is damaged, or is nowhere and cannot be had.
+    Raises UserError if the file is damaged, or is missing and cannot be downloaded.
     """
     if found := local(folder, file):
         return found
@@ -46,8 +46,10 @@ def locate(folder: str, file: RemoteFile, cache: Path = DEFAULT_CACHE) -> Path:
                 f"{_wrong(target, file.md5, actual)}; it was removed: run again to download it"
             )
         return target
+    mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
+    mirrored = (f"{mirror}/{folder}/{file.path}", f"{mirror}/{file.path}") if mirror else ()
     try:
-        download(_addresses(folder, file), target, file.md5)
+        download((*mirrored, *file.urls), target, file.md5)
     except DownloadFailed as failure:
         root = os.environ.get(DATA_VARIABLE)
         where = f"{DATA_VARIABLE} ({root or 'not set'})"
@@ -63,14 +65,14 @@ def locate(folder: str, file: RemoteFile, cache: Path = DEFAULT_CACHE) -> Path:
 def local(folder: str, file: RemoteFile) -> Path | None:
     """The file under `$BENCHMARK_DATA`, as <folder>/<file> or <file>; None if it is not there.
 
-    Raises UserError if the variable names no folder, or the file's checksum is wrong.
+    Raises UserError if the variable does not name a folder, or the checksum is wrong.
     """
     value = os.environ.get(DATA_VARIABLE)
     if not value:
         return None
     root = Path(value).expanduser()
     if not root.is_dir():
-        # Going on to download would hide a mistyped path behind a network error.
+        # A download would hide a mistyped path behind a network error.
         raise UserError(f"{DATA_VARIABLE}: expected a folder, found {value!r}, which is not one")
     for path in (root / folder / file.path, root / file.path):
         if path.is_file():
@@ -78,12 +80,6 @@ def local(folder: str, file: RemoteFile) -> Path | None:
                 raise UserError(_wrong(path, file.md5, actual))
             return path
     return None
-
-
-def _addresses(folder: str, file: RemoteFile) -> tuple[str, ...]:
-    mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
-    first = (f"{mirror}/{folder}/{file.path}", f"{mirror}/{file.path}") if mirror else ()
-    return (*first, *file.urls)
 
 
 def _wrong(path: Path, expected: str, actual: str) -> str:

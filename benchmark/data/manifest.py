@@ -1,65 +1,126 @@
-"""What is written down of a built data set, read back checked; without loading torch."""
+"""The manifest of a built data set: what its images are and how they were made. Needs no torch."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
+from pydantic import ConfigDict, ValidationError, model_validator
+
+from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
+from benchmark.core.value import Value, first_error
 
-FORMAT = 2
-"""Version of the two files' layout."""
+FORMAT: Final = 2
+"""Version of the layout of `manifest.json` and `splits.safetensors`."""
 
 MANIFEST = "manifest.json"
 
-KEYS = (
-    "format", "track", "source", "shape", "classes", "seed", "asked", "splits", "mean", "std",
-    "sha256",
-)  # fmt: skip
+NAMES = ("train", "validation", "test")
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a built data set; UserError, saying how to build it anew, where it is damaged."""
+class _Part(Value):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Source(_Part):
+    """The data source that made the images."""
+
+    name: str
+    version: int
+    options: dict[str, Any]
+    """The options that decide the images and are not at their defaults."""
+    sha256: str | None = None
+    """Checksum of the source's file, if the source is a plug-in file."""
+
+
+class Split(_Part):
+    """One split."""
+
+    count: int
+    """Number of images."""
+    per_class: dict[str, int]
+    """Number of images of each class."""
+    sha256: str
+    """Checksum of the images' bytes, then the labels as little-endian 64-bit integers."""
+
+
+class Copies(_Part):
+    """Numbers of exact copies: images whose pixels equal those of another one."""
+
+    in_source: int
+    """Images of the source that repeat an earlier one."""
+    in_several_classes: int
+    """Different images that have more than one label."""
+    within: dict[str, int]
+    """By split: its images that repeat another one of the split."""
+    across: dict[str, int]
+    """By pair of splits, e.g. `test_in_train`: the test images that are also training images."""
+
+
+class Manifest(_Part):
+    """A built data set, as `manifest.json` describes it."""
+
+    format: Literal[2]
+    """Version of the layout."""
+    track: str
+    source: Source
+    shape: tuple[int, int, int]
+    """Channels, height and width of each image."""
+    classes: tuple[str, ...]
+    """The classes in the order of their labels."""
+    seed: int
+    """Seed of the division into splits."""
+    asked: dict[str, int | float]
+    """`data.splits` of `params.yaml`: the number or share of the images in each split."""
+    splits: dict[str, Split]
+    mean: tuple[float, ...]
+    """Mean of each channel in the training split, pixels in 0..1, rounded to 6 decimals."""
+    std: tuple[float, ...]
+    """Standard deviation of the same."""
+    sha256: str
+    """Checksum of the data set: the sha256 of the splits' checksums as compact JSON."""
+    copies: Copies | None = None
+    """Missing if the source has no exact copies."""
+    ignored: dict[str, int] | None = None
+    """Number of files that were not read as images, by suffix; missing if there are none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if set(self.splits) != set(NAMES):
+            raise ValueError(
+                f"expected the splits {', '.join(NAMES)}, found {', '.join(self.splits)}"
+            )
+        found = dataset_checksum(self.splits)
+        if self.sha256 != found:
+            raise ValueError(f"expected sha256 {self.sha256} of the data set, found {found}")
+        return self
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a built data set; UserError, with the command that builds it, if damaged."""
     path = folder / MANIFEST
-    # Tracks are built into folders of their names; without a manifest nothing else tells.
+    # Tracks are built into folders of their names. Without a manifest nothing else has the name.
     how = again(folder.name)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_bytes())
+        return Manifest.model_validate(raw)
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a data set, found no such file; {how}") from error
+    except ValidationError as error:
+        said = first_error(error, Manifest, raw)
+        raise UserError(f"{path}: expected a manifest: {said}; {how}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a manifest, found {error}; {how}") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path}: expected format {FORMAT}, found {found!r}; {how}")
-    for key in KEYS:
-        if key not in manifest:
-            raise UserError(f"{path}: expected a manifest, found no {key!r}; {how}")
-    try:
-        expected, actual = manifest["sha256"], dataset_checksum(manifest["splits"])
-        parts = [manifest["splits"][name] for name in ("train", "validation", "test")]
-        whole = all({"count", "per_class", "sha256"} == set(part) for part in parts)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected a manifest, found no {error}; {how}") from error
-    if actual != expected:
-        raise UserError(
-            f"{path}: expected sha256 {expected} of the data set, found {actual}; {how}"
-        )
-    if not whole:
-        raise UserError(f"{path}: expected count, per_class and sha256 of each split; {how}")
-    return manifest
 
 
-def dataset_checksum(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    """sha256 over the splits' checksums, as JSON with sorted keys and no spaces."""
-    sums = {name: entry["sha256"] for name, entry in splits.items()}
-    canonical = json.dumps(sums, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def dataset_checksum(splits: Mapping[str, Split]) -> str:
+    """The sha256 of the splits' checksums."""
+    return canonical_json.checksum({name: split.sha256 for name, split in splits.items()})
 
 
 def again(track: str) -> str:
-    """How to build a track's data set."""
+    """The command that builds a track's data set."""
     return f"run `uv run benchmark data {track}`"

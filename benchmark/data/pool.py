@@ -1,4 +1,4 @@
-"""What passes between the parts that read, split and use images."""
+"""The images of a source, and those of a built data set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from benchmark.data.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a built data set that were asked for.
+    """Splits of a built data set.
 
-    manifest: what `manifest.json` says of all splits; images: uint8 (N, C, H, W) and labels:
-    int64 (N,) by the split's name ("train", "validation", "test").
+    manifest: describes all splits; images: uint8 (N, C, H, W) and labels: int64 (N,) by the split's name
+    ("train", "validation", "test").
     """
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     images: dict[str, Tensor]
     labels: dict[str, Tensor]
 

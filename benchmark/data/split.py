@@ -1,7 +1,6 @@
 """Divides a pool into fixed, stratified train, validation and test splits.
 
-Exact copies of an image are kept in one split. Otherwise a network would be tested on images that it
-was trained on.
+Exact copies of an image are in one split. Otherwise a network would be tested on its training images.
 """
 
 from __future__ import annotations
@@ -13,27 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.copies import ambiguous
+from benchmark.data.manifest import NAMES
 from benchmark.data.pool import Pool
-
-NAMES = ("train", "validation", "test")
 
 
 def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str, Tensor]:
     """The indices of each split into the pool, int64, ascending, with every class in each.
 
-    `splits` gives each of train, validation and test a number of images or, for a source without
-    an official test part, a fraction of every class. An official test part feeds only the test
-    split and an official train part the other two; a preset split is taken as it is. Where a part
-    is divided, each image is drawn once: its exact copies go to the same split if fractions are
-    asked for, and are left out if numbers are. An image of several classes always goes to the
-    training split. Raises UserError for a count that the pool cannot give.
+    `splits` has a number of images for each of train, validation and test or, for a source without an
+    official split, a fraction of every class. An official test part gives the test split, an official
+    train part the other two. A preset split is used as it is. If a part is divided, each image is drawn
+    once: with fractions its exact copies are in the same split, with numbers they are left out. An image
+    of several classes is in the training split. Raises UserError for a count that the pool cannot give.
     """
     fractions = _fractions(splits)
     preset = all(name in pool.parts for name in NAMES)
     if fractions and (preset or "all" not in pool.parts):
-        raise UserError(
+        raise ParamsError(
             f"data.splits: expected numbers of images, as the source has an official split "
             f"({', '.join(f'{name} {len(part)}' for name, part in pool.parts.items())}), "
             f"found fractions {dict(splits)}"
@@ -51,7 +48,7 @@ def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str,
 def _preset(pool: Pool, splits: Mapping[str, int | float]) -> dict[str, Tensor]:
     for name in NAMES:
         if splits[name] != len(pool.parts[name]):
-            raise UserError(
+            raise ParamsError(
                 f"data.splits.{name}: expected {len(pool.parts[name])}, as the source has a preset "
                 f"split, found {splits[name]}"
             )
@@ -66,15 +63,15 @@ def _divide(
     fractions: Mapping[str, Fraction],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Disjoint splits of one part: every class is shuffled, then dealt out from its beginning."""
-    # Ascending first, so that the draw does not depend on the order in which the part was given.
+    """Disjoint splits of one part: each class is shuffled, then divided from its beginning."""
+    # Sorted, so that the draw does not depend on the order of the part.
     indices = pool.parts[part].sort().values
     labels = pool.labels[indices]
     originals = pool.originals[indices]
-    # Images with two labels are for training: in a test no answer to them would be right.
+    # Images with two labels are for training: in a test no answer would be right.
     several = ambiguous(originals, labels) if "train" in names else labels[:0]
     members = [indices[labels == index] for index in range(len(pool.classes))]
-    # A part that is one split is taken with its copies.
+    # A part that is one split keeps its copies.
     different = members if len(names) == 1 else [_different(m, pool.originals) for m in members]
     for name, found in zip(pool.classes, different, strict=True):
         if len(found) < len(names):
@@ -119,23 +116,23 @@ def _different(indices: Tensor, originals: Tensor) -> Tensor:
 def _counted(
     available: Sequence[int], part: str, wanted: Mapping[str, int], copies: int
 ) -> list[list[int]]:
-    """How many images of each class (rows) go to each split (columns), with the sums wanted."""
+    """The number of images of each class (rows) in each split (columns), with the sums wanted."""
     for name, count in wanted.items():
         if count < len(available):
-            raise UserError(
+            raise ParamsError(
                 f"data.splits.{name}: expected at least {len(available)}, one image of each class, "
                 f"found {count}"
             )
     if sum(wanted.values()) > sum(available):
         left_out = f" ({copies} more are exact copies, which are left out)" if copies else ""
-        raise UserError(
+        raise ParamsError(
             f"data.splits: expected {' + '.join(wanted)} to be at most {sum(available)}, the images of "
             f"the source's {part!r} part{left_out}, found {sum(wanted.values())}"
         )
     left = list(available)
     columns = []
     for later, count in zip(range(len(wanted) - 1, -1, -1), wanted.values(), strict=True):
-        # Each class keeps one image back for every split still to come.
+        # Each class keeps one image for each later split.
         column = _share([n - later for n in left], count)
         left = [n - taken for n, taken in zip(left, column, strict=True)]
         columns.append(column)
@@ -143,9 +140,9 @@ def _counted(
 
 
 def _share(weights: Sequence[int | Fraction], total: int) -> list[int]:
-    """`total` in whole numbers, by the largest remainders of the weights, and none of them zero.
+    """`total` divided into whole numbers, none zero, by the largest remainders of the weights.
 
-    In exact arithmetic, as a rounding error would decide ties differently from case to case.
+    In exact arithmetic, since a rounding error could decide ties.
     """
     quotas = [Fraction(weight) * total / Fraction(sum(weights)) for weight in weights]
     counts = [int(quota) for quota in quotas]
@@ -160,23 +157,5 @@ def _share(weights: Sequence[int | Fraction], total: int) -> list[int]:
 
 def _fractions(splits: Mapping[str, int | float]) -> dict[str, Fraction]:
     """The splits as exact fractions, in the order of NAMES; empty if they are numbers of images."""
-    for name in splits:
-        if name not in NAMES:
-            raise unknown("split", name, NAMES)
-    for name in NAMES:
-        value = splits.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"data.splits.{name}: expected a positive number, found {value!r}")
-    if all(isinstance(value, int) for value in splits.values()):
-        return {}
-    if any(isinstance(value, int) or value >= 1 for value in splits.values()):
-        raise UserError(
-            f"data.splits: expected numbers of images, or fractions below 1, found {dict(splits)}"
-        )
-    # By way of its decimal digits, .7 becomes seven tenths and not the nearest binary number.
-    fractions = {name: Fraction(str(splits[name])) for name in NAMES}
-    if sum(fractions.values()) > 1:
-        raise UserError(
-            f"data.splits: expected fractions of at most 1 in all, found {dict(splits)}"
-        )
-    return fractions
+    # From their decimal digits: .7 is seven tenths, not the nearest binary number.
+    return {name: Fraction(str(splits[name])) for name in NAMES if isinstance(splits[name], float)}

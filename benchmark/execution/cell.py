@@ -16,6 +16,7 @@ from benchmark.components import registry
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.data.build import load
+from benchmark.data.manifest import Manifest
 from benchmark.data.pool import Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
@@ -52,7 +53,7 @@ def run(
     registry.check_unchanged(task.cell.components)
     judge = task.cell.config.evaluation.judge
     splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
-    if splits.manifest["sha256"] != task.dataset:
+    if splits.manifest.sha256 != task.dataset:
         raise UserError(f"{data}: the images changed since the cell was planned")
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
@@ -153,13 +154,13 @@ def _result(
     return status, Result(**result), log | {"trace": trace.found}
 
 
-def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], Tensor]:
+def standardiser(manifest: Manifest, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Maps images in 0..1 to zero mean and unit deviation by the training split's statistics.
 
     A channel that is constant in the training split is divided by 1: its deviation is 0.
     """
-    mean = torch.tensor(manifest["mean"], device=device).view(1, -1, 1, 1)
-    std = torch.tensor([value or 1.0 for value in manifest["std"]], device=device).view(1, -1, 1, 1)
+    mean = torch.tensor(manifest.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor([value or 1.0 for value in manifest.std], device=device).view(1, -1, 1, 1)
 
     def standardise(images: Tensor) -> Tensor:
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

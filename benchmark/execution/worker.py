@@ -25,6 +25,8 @@ from benchmark.planning.cell import Cell, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchmark.data.manifest import Manifest
+
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress: each reads the loss, which waits for the device."""
 
@@ -129,7 +131,7 @@ def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> 
         pipe.send((environment, str(error)))
 
 
-def _build(cell: Cell, manifest: Mapping[str, Any]) -> None:
+def _build(cell: Cell, manifest: Manifest) -> None:
     """Builds a cell's network without memory; what a plug-in does wrong in it is a UserError."""
     import torch
 

@@ -21,6 +21,13 @@ COMPONENT = {
         "scale": "float > 0",
         "loss_norm": ["batch", "none"],
     },
+    "example": {
+        "hidden": 16,
+        "output": 8,
+        "off_diagonal": 0.005,
+        "scale": 0.1,
+        "loss_norm": "batch",
+    },
 }
 
 

@@ -23,6 +23,7 @@ COMPONENT = {
         "momentum": "0 <= float <= 1",
         "loss_norm": ["l2", "layer", "batch", "none"],
     },
+    "example": {"hidden": 16, "output": 8, "momentum": 0.9, "loss_norm": "l2"},
 }
 
 

@@ -32,6 +32,16 @@ COMPONENT = {
         "momentum": "0 <= float <= 1",
         "freeze": "0 <= float <= 1",
     },
+    "example": {
+        "hidden": 16,
+        "bottleneck": 8,
+        "prototypes": 12,
+        "student_temperature": 0.1,
+        "teacher_temperature": 0.04,
+        "center_momentum": 0.9,
+        "momentum": 0.9,
+        "freeze": 0.0,
+    },
 }
 
 

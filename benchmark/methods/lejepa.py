@@ -24,6 +24,7 @@ COMPONENT = {
         "slices": "int >= 1",
         "points": "int >= 2",
     },
+    "example": {"hidden": 16, "output": 8, "weight": 0.05, "slices": 16, "points": 17},
 }
 
 

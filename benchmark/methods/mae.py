@@ -25,6 +25,7 @@ COMPONENT = {
         "decoder_width": "int >= 1",
         "normalize_target": "bool",
     },
+    "example": {"mask_ratio": 0.75, "patch": 4, "decoder_width": 8, "normalize_target": False},
 }
 
 

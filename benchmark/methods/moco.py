@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
-from benchmark.core.errors import UserError
 from benchmark.core.randomness import keyed
 from benchmark.methods.base import Batch, Context, Outcome, QueryAndTarget
 from benchmark.methods.heads import mlp
@@ -31,6 +30,16 @@ COMPONENT = {
     },
     # In a longer queue an image's own past keys would be among its negatives.
     "largest_share": {"queue": 0.25},
+    # A symmetric step adds the keys of both views.
+    "multiple_of_batch": {"queue": ["symmetric"]},
+    "example": {
+        "temperature": 0.2,
+        "hidden": 16,
+        "output": 8,
+        "queue": 16,
+        "momentum": 0.9,
+        "symmetric": False,
+    },
 }
 
 
@@ -49,11 +58,6 @@ class MoCo(TeacherMethod):
         symmetric: bool,
     ) -> None:
         super().__init__(backbone, context)
-        joining = context.batch * (2 if symmetric else 1)
-        if queue % joining:
-            raise UserError(
-                f"method moco: queue {queue} is not a multiple of a step's {joining} keys"
-            )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.teacher = Teacher(self.student(), context.teacher)
         self.temperature, self.momentum, self.symmetric = temperature, momentum, symmetric

@@ -23,6 +23,7 @@ COMPONENT = {
         "output": "int >= 1",
         "momentum": "0 <= float <= 1",
     },
+    "example": {"temperature": 0.2, "hidden": 16, "output": 8, "momentum": 0.9},
 }
 
 

@@ -18,6 +18,7 @@ COMPONENT = {
     "sections": ["backbone"],
     "teacher": False,
     "options": {"rotations": [1, 4]},
+    "example": {"rotations": 1},
 }
 
 

@@ -23,6 +23,7 @@ COMPONENT = {
         "output": "int >= 1",
         "output_norm": "bool",
     },
+    "example": {"temperature": 0.2, "hidden": 16, "output": 8, "output_norm": False},
 }
 
 

@@ -19,6 +19,7 @@ COMPONENT = {
         "bottleneck": "int >= 1",
         "stop_gradient": "bool",
     },
+    "example": {"output": 16, "bottleneck": 8, "stop_gradient": True},
 }
 
 

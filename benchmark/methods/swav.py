@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.core.errors import UserError
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import sinkhorn, swapped_prediction
@@ -31,6 +30,18 @@ COMPONENT = {
         "queue_from": "0 <= float <= 1",
         "freeze": "0 <= float <= 1",
     },
+    "multiple_of_batch": {"queue": []},
+    "example": {
+        "temperature": 0.1,
+        "hidden": 16,
+        "output": 8,
+        "prototypes": 12,
+        "epsilon": 0.05,
+        "iterations": 3,
+        "queue": 0,
+        "queue_from": 0.0,
+        "freeze": 0.0,
+    },
 }
 
 
@@ -52,10 +63,6 @@ class SwAV(Method):
         freeze: float,
     ) -> None:
         super().__init__(backbone, context)
-        if queue % max(context.batch, 1):
-            raise UserError(
-                f"method swav: queue {queue} is not a multiple of the batch size {context.batch}"
-            )
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.prototypes = nn.Linear(output, prototypes, bias=False)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations

@@ -22,6 +22,14 @@ COMPONENT = {
         "covariance": "float >= 0",
         "loss_norm": ["none", "l2", "layer", "batch"],
     },
+    "example": {
+        "hidden": 16,
+        "output": 8,
+        "invariance": 25.0,
+        "variance": 25.0,
+        "covariance": 1.0,
+        "loss_norm": "none",
+    },
 }
 
 

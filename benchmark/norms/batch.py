@@ -20,7 +20,9 @@ COMPONENT = [
         "name": "ghost-bn",
         "version": 2,
         "options": {"groups": "int >= 1", "assignment": ["contiguous", "strided"]},
+        "example": {"groups": 2, "assignment": "contiguous"},
         "batch_dependent": True,
+        "divides_batch": ["groups"],
     },
 ]
 
@@ -36,12 +38,6 @@ def build(name: str, site: Site, groups: int = 1, assignment: str = "contiguous"
         return nn.BatchNorm2d(site.width, affine=site.affine)
     layer = nn.BatchNorm1d(site.width, affine=site.affine)
     return OverTokens(layer) if site.shape == "tokens" else layer
-
-
-def check_batch(name: str, size: int, groups: int = 1, assignment: str = "contiguous") -> None:
-    """Every group gets the same number of samples."""
-    if size % groups:
-        raise ValueError(f"{groups} groups do not divide a batch of {size}")
 
 
 class GhostBatchNorm(RunningNorm):

@@ -11,6 +11,7 @@ COMPONENT = {
     "name": "evonorm-s0",
     "version": 1,
     "options": {"groups": "int >= 1"},
+    "example": {"groups": 4},
     "batch_dependent": False,
     "activates": True,
 }

@@ -17,12 +17,14 @@ COMPONENT = [
         "name": "gn",
         "version": 2,
         "options": {"groups": "int >= 1"},
+        "example": {"groups": 4},
         "batch_dependent": False,
     },
     {
         "name": "gn-ws",
         "version": 2,
         "options": {"groups": "int >= 1"},
+        "example": {"groups": 4},
         "batch_dependent": False,
     },
 ]

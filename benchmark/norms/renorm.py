@@ -17,6 +17,7 @@ COMPONENT = {
         "start": "int >= 0",
         "end": "int >= 1",
     },
+    "example": {"r_max": 3.0, "d_max": 5.0, "start": 0, "end": 4},
     "batch_dependent": True,
 }
 

@@ -11,6 +11,7 @@ COMPONENT = {
     "name": "dyt",
     "version": 2,
     "options": {"alpha": "float > 0"},
+    "example": {"alpha": 0.5},
     "batch_dependent": False,
 }
 

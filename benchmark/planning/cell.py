@@ -1,4 +1,4 @@
-"""A training as plain facts: what it is called, what decides its result, and its fingerprint."""
+"""A training run as plain facts: its names, its configuration and its fingerprint."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmark.planning.configuration import Configuration
 
 OUT_OF_MEMORY: Final = "out-of-memory"
 FINAL = ("done", "diverged", OUT_OF_MEMORY)
-"""Statuses that are results. `crashed` is not: such a cell is trained again."""
+"""Statuses that are results. A cell with the status `crashed` is trained again."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: what its seeds have in common."""
+    """A row of a table, which several seeds share."""
 
     method: str
     backbone: str
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Names:
-    """What a cell is called in the experiment that asks for it."""
+    """The names of a cell in an experiment."""
 
     track: str
     experiment: str
@@ -38,7 +38,7 @@ class Names:
     scheme: str
     seed: int
     label: str
-    """What tells it from its neighbours, e.g. `simclr-resnet-bn-s0`; a file name."""
+    """Its name within the experiment, e.g. `simclr-resnet-bn-s0`; also a file name."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Names:
 
     @property
     def row(self) -> Row:
-        """The row of the table that it is a seed of."""
+        """Its row of the table."""
         return Row(self.method, self.backbone, self.scheme)
 
 
@@ -58,20 +58,20 @@ def fingerprint_of(config: Any, components: Any, dataset: Any) -> str:
 
 @dataclass(frozen=True)
 class Cell(Names):
-    """One training run, fully resolved, seed included."""
+    """One training run with all its settings."""
 
     config: Configuration
     components: Mapping[str, int | str]
-    """The version of every component the cell uses, see `benchmark.components.registry.versions`."""
+    """Versions of its components, see `benchmark.components.registry.versions`."""
 
     def on(self, dataset: str) -> Task:
-        """The cell on the images of this checksum."""
+        """The cell with the checksum of its images."""
         return Task(self, dataset)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A cell and the images it is trained on: what a record is the result of."""
+    """A cell and the images it is trained on. A record is the result of a task."""
 
     cell: Cell
     dataset: str
@@ -87,7 +87,7 @@ class Task:
 
     @cached_property
     def training_key(self) -> str:
-        """The fingerprint of the training alone, whatever is measured on its result."""
+        """The fingerprint of the training alone, without what is measured afterwards."""
         config = self.cell.config.as_json()
         del config["evaluation"]
         measured = ("evaluation", "diagnostics")
@@ -98,5 +98,5 @@ class Task:
 
 
 def tasks(cells: Iterable[Cell], dataset: str) -> list[Task]:
-    """The cells on the images of this checksum."""
+    """The cells with the checksum of their images."""
     return [cell.on(dataset) for cell in cells]

@@ -1,7 +1,7 @@
-"""What decides the result of a cell, as typed values that are written and read as JSON.
+"""The configuration of a cell: typed values that are written and read as JSON.
 
-The options of a component stand beside its name. A key that is left out is at its default, and stays
-out when it is written again, so that a later option changes no fingerprint.
+The options of a component are beside its name. A key that was left out is at its default, and is also
+left out when written again, so that a new option changes no fingerprint.
 """
 
 from __future__ import annotations
@@ -9,19 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-
-class Value(BaseModel):
-    """Frozen; a key that is not known is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants"
-    )
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, only those that were given."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+from benchmark.core.value import Value
 
 
 class _Component(Value):
@@ -31,7 +21,7 @@ class _Component(Value):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those that are not at the component's default."""
+        """The options that are not at the component's defaults."""
         return dict(self.model_extra or {})
 
 
@@ -70,7 +60,7 @@ class TrainingConfig(Value):
     """The highest, after the warm-up."""
     weight_decay: float
     weight_decay_end: float | None = None
-    """Where it rises along half a cosine; None where it is constant."""
+    """Its value at the end of half a cosine; None if it is constant."""
     warmup_fraction: float
     clip_grad_norm: float | None = None
     """Largest gradient norm; None without clipping."""
@@ -81,11 +71,11 @@ class TrainingConfig(Value):
     views: tuple[dict[str, Any], ...]
     """The random changes of each view, see `data.augment`."""
     teacher: TeacherConfig | None = None
-    """None where the method has no momentum encoder."""
+    """None if the method has no momentum encoder."""
 
     @property
     def steps(self) -> int:
-        """Batches in the whole run; images that do not fill the last one are left out."""
+        """Number of whole batches; the images of an incomplete last batch are left out."""
         return self.images_seen // self.batch_size
 
 
@@ -112,7 +102,7 @@ class EvaluationConfig(Value):
 
 
 class Configuration(Value):
-    """Everything that decides the result of a cell, besides the images and the component versions."""
+    """Everything that decides the result of a cell, except its images and component versions."""
 
     method: NamedConfig
     backbone: BackboneConfig

@@ -1,8 +1,7 @@
-"""A track's built images: where they are, and whether they are those that the params ask for."""
+"""Where a track's built images are, and whether they are those that its `params.yaml` asks for."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from benchmark.components import registry
@@ -13,15 +12,15 @@ from benchmark.data import manifest as manifests
 
 
 def data_folder(root: Path, track: str) -> Path:
-    """Where a track's built images are."""
+    """The folder of a track's built images."""
     return root / "data" / track
 
 
 def remember(root: Path, params: Params, checksum: str) -> None:
-    """Notes the options that a manifest leaves out, of images just built with this checksum.
+    """Stores a hash of the options that the manifest of the images with this checksum leaves out.
 
-    They are a user's own, such as a path, so the note is a hash of them. It is beside the folder of the
-    images, which is an output of DVC's and may be published.
+    They are private, such as a path. The hash is stored beside the folder of the images, which is a DVC
+    output and may be published.
     """
     if note := _unrecorded(params, checksum):
         canonical_json.write(_note(root, params), note)
@@ -32,21 +31,19 @@ def _note(root: Path, params: Params) -> Path:
 
 
 def _unrecorded(params: Params, checksum: str) -> str | None:
-    """A hash of the options that a manifest leaves out; None where there are none.
-
-    Of those that say which images, such as a path. An option with a default only says what is accepted.
-    """
+    """A hash of the options that choose images and are not in a manifest; None without any."""
     options = {name: params.data.options[name] for name in _places(params)}
     return canonical_json.checksum({"dataset": checksum, "options": options}) if options else None
 
 
 def _places(params: Params) -> list[str]:
+    """Unrecorded options that choose images, such as a path. Those with a default set a limit."""
     facts = registry.facts("source", params.data.source)
     return [name for name in facts.get("unrecorded", ()) if name not in facts.get("defaults", {})]
 
 
 def check_images(root: Path, params: Params) -> None:
-    """Raises UserError if a track's images are built, and not from the `data` of the params."""
+    """Raises UserError if a track's images were built from another `data` than that of the params."""
     if (data_folder(root, params.track) / manifests.MANIFEST).is_file():
         dataset_checksum(root, params)
 
@@ -54,46 +51,31 @@ def check_images(root: Path, params: Params) -> None:
 def dataset_checksum(root: Path, params: Params) -> str:
     """The checksum of a track's built images.
 
-    UserError where they have not been built, or from another `data` than the params ask for now. Without
-    the note that `remember` makes (the images came from elsewhere) unrecorded options are not compared.
+    Raises UserError if they have not been built, or were built from another `data` than that of the
+    params. Unrecorded options are compared with the note that `remember` makes; images from elsewhere
+    have none.
     """
-    path = data_folder(root, params.track) / manifests.MANIFEST
-    again = manifests.again(params.track)
-    data = params.data
-    facts = registry.facts("source", data.source)
-    wanted = {
-        "track": params.track,
-        "source": data.source,
-        "version": facts["version"],
-        "sha256 of the plug-in": facts.get("sha256"),
-        "options": registry.recorded(data.source, data.options),
-        "seed": data.seed,
-        "splits": data.splits.model_dump(),
+    folder, data = data_folder(root, params.track), params.data
+    path, again = folder / manifests.MANIFEST, manifests.again(params.track)
+    manifest = manifests.read(folder)
+    source, facts = manifest.source, registry.facts("source", data.source)
+    recorded = [registry.recorded(data.source, given) for given in (source.options, data.options)]
+    compared = {
+        "track": (manifest.track, params.track),
+        "source": (source.name, data.source),
+        "version": (source.version, facts["version"]),
+        "sha256 of the plug-in": (source.sha256, facts.get("sha256")),
+        "options": recorded,
+        "seed": (manifest.seed, data.seed),
+        "splits": (manifest.asked, data.splits.model_dump()),
     }
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        source = manifest["source"]
-        found = {
-            "track": manifest["track"],
-            "source": source["name"],
-            "version": source["version"],
-            "sha256 of the plug-in": source.get("sha256"),
-            "options": registry.recorded(data.source, source["options"]),
-            "seed": manifest["seed"],
-            "splits": manifest["asked"],
-        }
-        checksum = str(manifest["sha256"])
-        if checksum != manifests.dataset_checksum(manifest["splits"]):
-            raise ValueError("sha256 is not that of the splits")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is missing or damaged: {again}") from None
-    for key, value in wanted.items():
-        if found[key] != value:
-            raise UserError(f"{path}: {key} is {found[key]!r}, params ask for {value!r}; {again}")
+    for key, (found, asked) in compared.items():
+        if found != asked:
+            raise UserError(f"{path}: {key} is {found!r}, params ask for {asked!r}; {again}")
     note = _note(root, params)
     noted = note.read_text(encoding="utf-8") if note.is_file() else None
-    if (places := _places(params)) and noted not in (None, _unrecorded(params, checksum)):
+    if (places := _places(params)) and noted not in (None, _unrecorded(params, manifest.sha256)):
         raise UserError(
             f"{path}: built from another {' or '.join(places)} than params ask for; {again}"
         )
-    return checksum
+    return manifest.sha256

@@ -1,4 +1,4 @@
-"""From params to cells: every training of an experiment, fully resolved."""
+"""From params to cells: each training run of an experiment with all its settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.components.options import essential
 from benchmark.config.schema import MethodParams, Params
 from benchmark.config.validate import VIEWS_FILE, view_defaults
 from benchmark.core import canonical_json
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import ParamsError, UserError, check_known
 from benchmark.planning.cell import Cell, Row
 from benchmark.planning.configuration import Configuration
 
@@ -27,7 +27,7 @@ PARTS = {
     "evaluation": PACKAGE / "evaluation" / "evaluate.py",
     "diagnostics": PACKAGE / "diagnostics" / "diagnose.py",
 }
-"""Versioned parts of the benchmark that are not components one can choose."""
+"""Parts of the benchmark with a version that are not components."""
 
 
 def rows(params: Params, experiment: str) -> list[Row]:
@@ -40,8 +40,7 @@ def rows(params: Params, experiment: str) -> list[Row]:
 
 def seeds(params: Params, experiment: str) -> dict[Row, tuple[int, ...]]:
     """The rows of an experiment, see `rows`, and the seeds of each."""
-    if experiment not in params.experiments:
-        raise unknown("experiment", experiment, params.experiments)
+    check_known("experiment", [experiment], params.experiments)
     asked = params.experiments[experiment]
     found: list[tuple[Row, tuple[int, ...]]] = []
     for grid in asked.grids:
@@ -57,7 +56,7 @@ def seeds(params: Params, experiment: str) -> dict[Row, tuple[int, ...]]:
             ]
     for row, count in Counter(row for row, _ in found).items():
         if count > 1:
-            raise UserError(f"experiments: {experiment} has the row {row} twice")
+            raise ParamsError(f"experiments: {experiment} has the row {row} twice")
     return dict(found)
 
 
@@ -67,42 +66,42 @@ def component(params: Params, recipe: str) -> str:
 
 
 def facts(params: Params, recipe: str) -> Mapping[str, Any]:
-    """What the method of an entry under `methods` declares of itself."""
+    """The facts of the method of an entry under `methods`."""
     return registry.facts("method", component(params, recipe))
 
 
 def model(params: Params, backbone: str) -> str:
-    """The component of a backbone; `pixels` is its own."""
+    """The component of a backbone."""
     return PIXELS if backbone == PIXELS else params.backbones[backbone].model
 
 
 def is_trained(params: Params, recipe: str) -> bool:
-    """Whether there is anything to train, and so a learning rate."""
+    """Whether the method is trained, and so has a learning rate."""
     return bool(facts(params, recipe)["views"])
 
 
 def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
     """The norm of each section that the row's method has.
 
-    Raises UserError where the scheme lacks one, and where it names what the row does not have.
+    Raises ParamsError if the scheme lacks one, or names something that the row does not have.
     """
     scheme, declared = params.schemes[row.scheme], facts(params, row.method)
     where = f"scheme {row.scheme}"
     for key in scheme:
         if key in SECTIONS and key not in declared["sections"]:
-            raise UserError(
+            raise ParamsError(
                 f"{where} has a norm for the {key}, which {row.method} lacks (`heads` stands for "
                 "those that a method has)"
             )
         if key == "teacher" and not declared["teacher"]:
-            raise UserError(f"{where} has a teacher's policy, and {row.method} has no teacher")
+            raise ParamsError(f"{where} has a teacher's policy, and {row.method} has no teacher")
         if key in params.models and key != model(params, row.backbone):
-            raise UserError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
+            raise ParamsError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
     found = {}
     for section in declared["sections"]:
         spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
         if spec is None:
-            raise UserError(f"{where} has no norm for the {section} of {row.method}")
+            raise ParamsError(f"{where} has no norm for the {section} of {row.method}")
         found[section] = spec
     return found
 
@@ -116,13 +115,13 @@ def default_setting(params: Params, row: Row) -> tuple[float, float]:
 
 
 def images_seen(recipe: MethodParams, backbone: str) -> int:
-    """How many training images a recipe shows to a backbone."""
+    """The number of training images that a backbone sees."""
     found = recipe.images_seen
     return found[backbone] if isinstance(found, dict) else found
 
 
 def tuned_row(params: Params, row: Row) -> Row:
-    """The row whose sweep gives a row its rates: itself, where its recipe names no other."""
+    """The row whose sweep gives a row its rates: itself, unless its recipe names another recipe."""
     recipe = params.methods[row.method]
     other = recipe.learning_rates_from if isinstance(recipe, MethodParams) else None
     return replace(row, method=other) if other else row
@@ -131,7 +130,7 @@ def tuned_row(params: Params, row: Row) -> Row:
 def cells(
     params: Params, experiment: str, rates: Mapping[Row, tuple[float, float]] | None
 ) -> list[Cell]:
-    """The cells of an experiment; `rates` are the tuned settings, asked for if it declares them."""
+    """The cells of an experiment; `rates` are the tuned settings, if it uses them."""
     return [
         cell
         for row, own in seeds(params, experiment).items()
@@ -146,7 +145,7 @@ def cells_of(
     own: Sequence[int],
     rates: Mapping[Row, tuple[float, float]] | None,
 ) -> list[Cell]:
-    """The cells of one row, a seed each; UserError where its tuned rate is asked for and missing."""
+    """The cells of one row, one for each seed; UserError if its tuned rate is needed and missing."""
     setting = None
     if is_trained(params, row.method):
         setting = default_setting(params, row)
@@ -164,14 +163,14 @@ def cells_of(
 
 
 def sweep_command(track: str, experiment: str) -> str:
-    """What tunes an experiment's rates."""
+    """The command that tunes an experiment's rates."""
     if experiment == "leaderboard":
         return f"uv run dvc repro tracks/{track}/sweep/dvc.yaml"
     return f"uv run benchmark sweep{_on(track)} --experiment {experiment}"
 
 
 def train_command(track: str, experiment: str, components: Iterable[str] = ()) -> str:
-    """What trains an experiment's cells; `components` are those of its cells.
+    """The command that trains an experiment's cells, which use `components`.
 
     DVC does not watch plug-ins. With `--force` it runs every stage, which trains only what changed.
     """
@@ -224,7 +223,7 @@ def resolve(
             "optimizer": _essential("optimizer", optimizer, "name"),
             "views": [essential(params.views[view], view_defaults()) for view in recipe.views],
         }
-        # What is not done has no key, so that what may be done later changes no fingerprint of today.
+        # A setting that is off has no key, so that a new setting changes no fingerprint.
         if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
             training["clip_grad_norm"] = clip
         if row.backbone in recipe.weight_decay_end:
@@ -247,7 +246,7 @@ def resolve(
         },
         "seed": seed,
     }
-    # Through JSON, so that a cell is the same before and after it has been stored.
+    # Through JSON, so that a cell is the same before and after storing.
     config = Configuration.model_validate_json(canonical_json.compact(resolved))
     return Cell(
         track=params.track, experiment=experiment, method=row.method, backbone=row.backbone,
@@ -256,7 +255,7 @@ def resolve(
 
 
 def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """An entry that names its component under `key`, without the options at their default."""
+    """An entry with its component's name under `key`, without the options at their defaults."""
     options = {option: value for option, value in entry.items() if option != key}
     return {key: entry[key], **registry.essential(kind, entry[key], options)}
 

@@ -1,10 +1,9 @@
 """The best learning rate of a sweep, by a smooth fit of the score over the logarithm of the rate.
 
-The maximum over a few rates with a few seeds picks noise: whichever seed was lucky decides it, and it is
-a whole step away from the best rate as often as not. A Gaussian process with a fixed kernel borrows from
-the neighbours, may choose a rate between those tried, and follows the cliff beyond which trainings fail,
-which a parabola does not. `tests/planning/test_rate_fit.py` compares it with the maximum on planted
-sweeps.
+The maximum over a few rates with a few seeds picks noise: it is often a whole step away from the best
+rate. A Gaussian process with a fixed kernel uses the neighbouring rates, may choose a rate between those
+tried, and, unlike a parabola, follows the cliff beyond which training fails.
+`tests/planning/test_rate_fit.py` compares it with the maximum on planted sweeps.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ SIGNAL = 0.05
 """Standard deviation of the score about its mean over the rates tried, as a share of 1."""
 
 NOISE, WEIGHT = 0.015, 4
-"""The deviation of a score over seeds that is expected beforehand, and how many degrees of freedom
-that is worth. Three seeds alone would give a deviation that is much too small now and then; one that is
-pooled over rates would be that of the rates at which trainings begin to fail."""
+"""Prior of a score's standard deviation over seeds, and its degrees of freedom. Three seeds alone would
+sometimes give a deviation that is much too small. A pooled deviation would be that of the rates at which
+training begins to fail."""
 
 RESOLUTION = 20
 """Candidates between two rates that were tried."""
@@ -39,15 +38,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted sweep; places are powers of the sweep's factor, 0 the recipe's own rate."""
+    """A fitted sweep. Places are powers of the sweep's factor; 0 is the recipe's rate."""
 
     place: float
-    """Of the highest expected score."""
+    """The place with the highest expected score."""
     low: float
-    """Between this and `high` every rate tried gave a score."""
+    """All rates tried between this and `high` have a score."""
     high: float
     at_edge: bool
-    """Whether the best place is within NEAR of the lowest or the highest of all that were tried."""
+    """Whether the best place is within NEAR of the lowest or highest place tried."""
     _places: Array
     _weights: Array
     _mean: float
@@ -61,9 +60,9 @@ class Fit:
 
 
 def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
-    """The fit of the scores, in 0..1, of each seed at each place; None where no place has all of them.
+    """The fit of the scores, in 0..1, of each seed at each place; None if no place has all of them.
 
-    A place where a seed has no score is not used: the rate is not to be chosen, nor one beyond it.
+    If a seed has no score at a place, neither this place nor those beyond it can be chosen.
     Scores are weighted by their number and the spread of seeds at their place.
     """
     whole = {
@@ -84,21 +83,21 @@ def fit(scores: Mapping[int, Sequence[float | None]]) -> Fit | None:
     weights = np.asarray(np.linalg.solve(covariance, values - centre), dtype=np.float64)
     candidates = np.linspace(run[0], run[-1], (run[-1] - run[0]) * RESOLUTION + 1)
     expected = centre + _kernel(candidates, places) @ weights
-    # Rounded, so that the choice does not hang on the last bits of a linear solver.
+    # Rounded, so that the last bits of a linear solver do not change the choice.
     chosen = round(float(candidates[int(np.argmax(np.round(expected, 9)))]), 2)
     at_edge = chosen <= min(scores) + NEAR or chosen >= max(scores) - NEAR
     return Fit(chosen, run[0], run[-1], at_edge, places, weights, centre)
 
 
 def _variance(scores: Sequence[float]) -> float:
-    """Of a mean score: that of its seeds, together with what is expected beforehand."""
+    """The variance of a mean score, from its seeds and the prior."""
     centre = fmean(scores)
     own = math.fsum((score - centre) ** 2 for score in scores)
     return (WEIGHT * NOISE**2 + own) / (WEIGHT + len(scores) - 1) / len(scores)
 
 
 def _run(places: Sequence[int], best: int) -> list[int]:
-    """The places next to one another, of those with a score, around the best."""
+    """The consecutive places with a score around the best."""
     run = [best]
     while run[0] - 1 in places:
         run.insert(0, run[0] - 1)
@@ -108,6 +107,6 @@ def _run(places: Sequence[int], best: int) -> list[int]:
 
 
 def _kernel(a: Array, b: Array) -> Array:
-    """Squared exponential, of SIGNAL and LENGTH."""
+    """Squared exponential kernel with SIGNAL and LENGTH."""
     distance: Array = (a[:, None] - b[None, :]) / LENGTH
     return SIGNAL**2 * np.exp(-0.5 * distance**2)

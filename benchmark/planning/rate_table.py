@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict, ValidationError
 
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
+from benchmark.core.value import Value, first_error
 from benchmark.planning.cell import FINAL, Row
 from benchmark.planning.configuration import ranking_key
 
@@ -20,78 +22,141 @@ Setting = tuple[float, float]
 
 @dataclass(frozen=True)
 class Result:
-    """What a trial came to."""
+    """The result of a trial."""
 
+    fingerprint: str
     status: str
     score: float | None
-    """Validation accuracy (nearest neighbours, the first k), null where the cell has none."""
+    """Validation accuracy (nearest neighbours, the first k); None if the trial failed."""
+
+
+class _Part(Value):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class TrialRecord(_Part):
+    """One trial: a training run with one learning rate and one seed."""
+
+    label: str
+    fingerprint: str
+    """sha256 of the trial's cell."""
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    status: str
+    """How the trial ended, e.g. `done` or `diverged`."""
+    validation: float | None
+    """Accuracy on the validation split in 0..1; null if the trial failed."""
+
+
+class Expected(_Part):
+    """What the fit expects of a learning rate."""
+
+    learning_rate: float
+    validation: float | None
+    """Accuracy on the validation split; null if the rate was not tried or a trial failed there."""
+
+
+class OneStep(_Part):
+    """The learning rates one step of the sweep from the chosen one."""
+
+    lower: Expected
+    higher: Expected
+
+
+class TunedRow(_Part):
+    """The sweep of one row of an experiment."""
+
+    method: str
+    backbone: str
+    scheme: str
+    learning_rate: float
+    """The chosen rate."""
+    weight_decay: float
+    validation: float | None
+    """The accuracy that the fit expects at the chosen rate; null if no rate has all its scores."""
+    one_step: OneStep
+    default_learning_rate: float
+    """The recipe's rate."""
+    default_weight_decay: float
+    default_validation: float | None
+    """Mean accuracy at the recipe's rate; null if a trial failed."""
+    at_edge: bool
+    """Whether a better rate may be beyond those tried."""
+    trials: tuple[TrialRecord, ...]
+
+    @property
+    def row(self) -> Row:
+        """The row of the experiment."""
+        return Row(self.method, self.backbone, self.scheme)
+
+
+class RateTable(_Part):
+    """The tuned learning rates of an experiment."""
+
+    track: str
+    experiment: str
+    metric: str
+    """The score of a trial."""
+    seeds: tuple[int, ...]
+    """Seeds of the trials, which no experiment reports."""
+    rows: tuple[TunedRow, ...]
 
 
 def metric(params: Params) -> str:
-    """The metric that judges a trial: the one that judges claims, with re-estimated statistics."""
+    """The metric that scores a trial, which also decides claims: re-estimated statistics."""
     return ranking_key(params.evaluation.knn_k)
 
 
 def path(root: Path, track: str, experiment: str) -> Path:
-    """Where an experiment's table of rates is."""
+    """The file of an experiment's table of rates."""
     return root / "results" / track / "rates" / f"{experiment}.json"
 
 
-def write(
-    target: Path,
-    params: Params,
-    experiment: str,
-    table: list[dict[str, Any]],
-    prints: Mapping[str, str],
-) -> None:
-    """Writes the table, each trial with its fingerprint."""
-    for row in table:
-        for trial in row["trials"]:
-            trial["fingerprint"] = prints[trial["label"]]
-    document = {
-        "track": params.track,
-        "experiment": experiment,
-        "metric": f"validation accuracy, {metric(params)}",
-        "seeds": list(params.sweep.seeds),
-        "rows": table,
-    }
-    canonical_json.write(target, canonical_json.pretty(document))
+def write(target: Path, params: Params, experiment: str, rows: Iterable[TunedRow]) -> None:
+    """Writes the table."""
+    table = RateTable(
+        track=params.track,
+        experiment=experiment,
+        metric=f"validation accuracy, {metric(params)}",
+        seeds=params.sweep.seeds,
+        rows=tuple(rows),
+    )
+    canonical_json.write(target, canonical_json.pretty(table.as_json()))
 
 
-def load(source: Path) -> dict[str, Any]:
-    """The table as written, or an empty one."""
+def load(source: Path) -> tuple[TunedRow, ...]:
+    """The rows of a table; none if there is no file."""
     try:
-        found = json.loads(source.read_text(encoding="utf-8"))
+        text = source.read_bytes()
+        if b'"family"' in text:
+            raise UserError(f"{source}: a table of rates of version 1: move it away and tune again")
+        raw = json.loads(text)
+        return RateTable.model_validate(raw).rows
     except FileNotFoundError:
-        return {"rows": []}
+        return ()
+    except ValidationError as error:
+        said = first_error(error, RateTable, raw)
+        raise UserError(f"{source}: not a table of rates ({said})") from None
     except ValueError as error:
         raise UserError(f"{source}: not a table of rates ({error})") from None
-    if any("family" in row for row in found["rows"]):
-        raise UserError(f"{source}: a table of rates of version 1: move it away and tune again")
-    return dict(found)
 
 
-def settings(table: Mapping[str, Any]) -> dict[Row, Setting]:
+def settings(rows: Iterable[TunedRow]) -> dict[Row, Setting]:
     """The tuned learning rate and weight decay of every row."""
-    return {
-        Row(row["method"], row["backbone"], row["scheme"]): (
-            row["learning_rate"],
-            row["weight_decay"],
-        )
-        for row in table["rows"]
-    }
+    return {tuned.row: (tuned.learning_rate, tuned.weight_decay) for tuned in rows}
 
 
 def known(root: Path, track: str) -> dict[str, Result]:
     """The results of all trials in a track's tables, by fingerprint.
 
-    Experiments share trials. Those that crashed are to be tried again.
+    Experiments share trials. Crashed trials are left out, so that they are tried again.
     """
     tables = sorted(path(root, track, "any").parent.glob("*.json"))
     return {
-        trial["fingerprint"]: Result(trial["status"], trial["validation"])
+        trial.fingerprint: Result(trial.fingerprint, trial.status, trial.validation)
         for table in tables
-        for row in load(table)["rows"]
-        for trial in row["trials"]
-        if trial["status"] in FINAL
+        for tuned in load(table)
+        for trial in tuned.trials
+        if trial.status in FINAL
     }

@@ -1,4 +1,7 @@
-"""Checks the numbers of a cell that the count of training images limits, without loading torch."""
+"""Checks of the numbers that limit each other: batch sizes, options and the count of images.
+
+Needs no torch, so that `plan` refuses what `train` would refuse.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from benchmark.components import registry
 from benchmark.config.schema import Params
-from benchmark.core.errors import UserError
+from benchmark.core.errors import ParamsError, UserError
 from benchmark.data import manifest
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration
@@ -15,13 +18,12 @@ from benchmark.planning.images import data_folder, dataset_checksum
 
 
 def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
-    """Raises UserError for the first cell that its training images are too few for.
+    """Raises ParamsError for the first cell whose numbers do not fit; see `check`.
 
-    Nothing is checked while their count is not known, see `training_images`.
+    Nothing is compared with the number of training images while it is not known, see
+    `training_images`.
     """
     images = training_images(root, params)
-    if images is None:
-        return
     for cell in cells:
         check(cell.config, images)
 
@@ -36,24 +38,51 @@ def training_images(root: Path, params: Params) -> int | None:
         return images
     try:
         dataset_checksum(root, params)
-        return int(manifest.read(data_folder(root, params.track))["splits"]["train"]["count"])
+        return manifest.read(data_folder(root, params.track)).splits["train"].count
     except UserError:
         return None
 
 
-def check(config: Configuration, images: int) -> None:
-    """Raises UserError for a batch or an option of the method that is too large for that many images."""
+def check(config: Configuration, images: int | None) -> None:
+    """Raises ParamsError if a batch size or an option does not fit the others or the training images.
+
+    `images` is the number of training images, None if it is not known.
+    """
     batch = config.training.batch_size if config.training else 0
-    if batch > images:
-        raise UserError(
+    if images is not None and batch > images:
+        raise ParamsError(
             f"training: batch_size {batch} is larger than the training split of {images} images"
+        )
+    calibration = config.evaluation.precise_bn_batch_size
+    if images is not None and calibration > images:
+        raise ParamsError(
+            f"evaluation: precise_bn_batch_size {calibration} is larger than the training split of "
+            f"{images} images"
         )
     name = config.method.name
     facts = registry.facts("method", name)
-    options = {**facts.get("defaults", {}), **config.method.options}
+    options = registry.complete("method", name, config.method.options)
     for option, share in facts.get("largest_share", {}).items():
-        if options[option] > int(share * images):
-            raise UserError(
+        if images is not None and options[option] > int(share * images):
+            raise ParamsError(
                 f"method {name}: {option} is {options[option]}, expected at most "
                 f"{int(share * images)}: {share:g} of the {images} training images"
             )
+    if not batch:
+        return
+    for option, doubling in facts.get("multiple_of_batch", {}).items():
+        factor = 2 ** sum(options[other] for other in doubling)
+        if options[option] % (factor * batch):
+            times = f" × {factor}" if factor > 1 else ""
+            raise ParamsError(
+                f"method {name}: {option} is {options[option]}, expected a multiple of the batch size "
+                f"{batch}{times}"
+            )
+    for section, norm in config.norms.items():
+        options = registry.complete("norm", norm.norm, norm.options)
+        for option in registry.facts("norm", norm.norm).get("divides_batch", ()):
+            if batch % options[option]:
+                raise ParamsError(
+                    f"norm {norm.norm} in the {section}: {option} is {options[option]}, expected a "
+                    f"number that divides the batch size {batch}"
+                )

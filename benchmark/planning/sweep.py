@@ -1,11 +1,10 @@
-"""Tunes the learning rate of every row of an experiment, on the validation split.
+"""Tunes the learning rate of each row of an experiment, on the validation split.
 
-The same trials for every scheme: rates a fixed factor apart with the recipe's rate in the middle,
-each with every seed of the sweep, at the cells' own length. The chosen rate is the best of a smooth fit
-(`rate_fit`) of the metric that ranks and judges rows. Where it is at an edge, one more rate
-beyond it is tried for every scheme of the method and backbone, a bounded number of times; where it stays
-at the edge the row says so. The table of trials is kept under version control and is its own cache: a
-trial whose fingerprint is in it is not trained again.
+All schemes get the same trials: rates a fixed factor apart, with the recipe's rate in the middle, each
+with every seed of the sweep, at the cells' own length. The chosen rate is the best of a smooth fit
+(`rate_fit`) of the metric that ranks rows. If it is at an edge, one more rate beyond the edge is tried
+for all schemes of the method and backbone, a limited number of times. A row whose best rate is still at
+an edge is flagged. A trial whose fingerprint is in a table of rates is not trained again.
 """
 
 from __future__ import annotations
@@ -13,15 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from benchmark.config.schema import Params
 from benchmark.planning import plan
 from benchmark.planning.cell import Cell, Row
 from benchmark.planning.rate_fit import Fit, fit
 from benchmark.planning.rate_table import (
+    Expected,
+    OneStep,
     Result,
     Setting,
+    TrialRecord,
+    TunedRow,
 )
 
 
@@ -40,19 +42,19 @@ Train = Callable[[Sequence[Cell]], Mapping[str, Result]]
 
 
 def tunable(params: Params, experiment: str) -> list[Row]:
-    """The rows of an experiment that have a learning rate of their own."""
+    """The rows of an experiment that get a tuned learning rate of their own."""
+    rows = plan.rows(params, experiment)
+    if params.experiments[experiment].learning_rates == "default":
+        return []
     return [
         row
-        for row in plan.rows(params, experiment)
+        for row in rows
         if plan.is_trained(params, row.method) and plan.tuned_row(params, row) == row
     ]
 
 
 def rate_at(params: Params, row: Row, place: float) -> float:
-    """The learning rate at a power of the sweep's factor; the recipe's own at 0.
-
-    Three significant digits: a rate that people can type again.
-    """
+    """The recipe's rate times a power of the sweep's factor, with three significant digits."""
     rate, _ = plan.default_setting(params, row)
     return float(f"{rate * params.sweep.factor**place:.3g}") if place else rate
 
@@ -72,8 +74,8 @@ def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
 
 def tune(
     params: Params, experiment: str, train: Train, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """The table's rows; see `write`."""
+) -> list[TunedRow]:
+    """Tunes every row that is tunable; `say` is told of extensions."""
     reach = params.sweep.learning_rates // 2
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in tunable(params, experiment):
@@ -121,39 +123,42 @@ def _fit(made: Sequence[Trial], results: Mapping[str, Result]) -> Fit | None:
 
 def _row(
     params: Params, row: Row, made: Sequence[Trial], results: Mapping[str, Result]
-) -> dict[str, Any]:
-    default = plan.default_setting(params, row)
+) -> TunedRow:
+    rate, decay = plan.default_setting(params, row)
     found = _fit(made, results)
+    place = found.place if found else 0
     own = [results[trial.cell.label].score for trial in made if trial.exponent == 0]
     whole = [score for score in own if score is not None]
-    around = {}
-    for name, step in (("lower", -1), ("higher", 1)):
-        score = found.score(found.place + step) if found else None
-        around[name] = {
-            "learning_rate": rate_at(params, row, (found.place if found else 0) + step),
-            "validation": score,
-        }
-    return {
-        "method": row.method,
-        "backbone": row.backbone,
-        "scheme": row.scheme,
-        "learning_rate": rate_at(params, row, found.place if found else 0),
-        "weight_decay": default[1],
-        "validation": found.score(found.place) if found else None,
-        "one_step": around,
-        "default_learning_rate": default[0],
-        "default_weight_decay": default[1],
-        "default_validation": fmean(whole) if whole and len(whole) == len(own) else None,
-        "at_edge": found is None or found.at_edge,
-        "trials": [
-            {
-                "learning_rate": trial.setting[0],
-                "weight_decay": trial.setting[1],
-                "seed": trial.cell.seed,
-                "label": trial.cell.label,
-                "status": results[trial.cell.label].status,
-                "validation": results[trial.cell.label].score,
-            }
-            for trial in made
-        ],
-    }
+
+    def expected(at: float) -> Expected:
+        return Expected(
+            learning_rate=rate_at(params, row, at), validation=found.score(at) if found else None
+        )
+
+    chosen = expected(place)
+    return TunedRow(
+        method=row.method,
+        backbone=row.backbone,
+        scheme=row.scheme,
+        learning_rate=chosen.learning_rate,
+        weight_decay=decay,
+        validation=chosen.validation,
+        one_step=OneStep(lower=expected(place - 1), higher=expected(place + 1)),
+        default_learning_rate=rate,
+        default_weight_decay=decay,
+        default_validation=fmean(whole) if whole and len(whole) == len(own) else None,
+        at_edge=found is None or found.at_edge,
+        trials=tuple(_record(trial, results[trial.cell.label]) for trial in made),
+    )
+
+
+def _record(trial: Trial, result: Result) -> TrialRecord:
+    return TrialRecord(
+        label=trial.cell.label,
+        fingerprint=result.fingerprint,
+        seed=trial.cell.seed,
+        learning_rate=trial.setting[0],
+        weight_decay=trial.setting[1],
+        status=result.status,
+        validation=result.score,
+    )

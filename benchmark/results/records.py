@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
+from benchmark.core.value import Value
 from benchmark.planning.cell import FINAL, Task
-from benchmark.planning.configuration import Configuration, Value
+from benchmark.planning.configuration import Configuration
 
 SCHEMA = 2
 

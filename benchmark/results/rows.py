@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from benchmark.config.schema import Params
 from benchmark.core.errors import UserError, unknown
@@ -48,29 +47,31 @@ class RowRecords:
     """By seed, those that are published, failed ones included."""
     origins: Mapping[int, Origin | None]
     """By seed, what made its record; None where nothing says."""
-    tuning: Mapping[str, Any]
-    """Its line of the table of rates; empty where nothing was tuned."""
+    tuning: rate_table.TunedRow | None
+    """Its row of the table of rates; None where nothing was tuned."""
     untuned: UserError | None
     """That its tuned rate is missing, so that nothing can be known of its records."""
 
     @property
     def at_edge(self) -> bool:
         """Whether the best rate tried was the lowest or the highest."""
-        return bool(self.tuning.get("at_edge"))
+        return self.tuning is not None and self.tuning.at_edge
 
     @property
     def rate(self) -> float | None:
         """The tuned learning rate; null where nothing was tuned."""
-        return self.tuning.get("learning_rate")
+        return self.tuning.learning_rate if self.tuning else None
 
     @property
     def steps(self) -> dict[str, Step]:
         """By direction, `lower` and `higher`; none where nothing was tuned."""
+        if self.tuning is None:
+            return {}
         found = {}
-        for direction, entry in self.tuning.get("one_step", {}).items():
-            here, there = self.tuning["validation"], entry["validation"]
-            change = None if here is None or there is None else float(there) - float(here)
-            found[direction] = Step(float(entry["learning_rate"]), change)
+        for direction, entry in self.tuning.one_step:
+            here, there = self.tuning.validation, entry.validation
+            change = None if here is None or there is None else there - here
+            found[direction] = Step(entry.learning_rate, change)
         return found
 
     @property
@@ -171,9 +172,7 @@ class RecordIndex:
         asked = plan.seeds(params, experiment)
         table = rate_table.load(rate_table.path(self.root, track, experiment))
         rates = rate_table.settings(table)
-        lines = {
-            Row(line["method"], line["backbone"], line["scheme"]): line for line in table["rows"]
-        }
+        tuned = {entry.row: entry for entry in table}
         where = collect.folder(self.root, track, experiment)
         remedy = f"run `{plan.train_command(track, experiment)}`"
         published: dict[str, Published] = {}
@@ -203,7 +202,7 @@ class RecordIndex:
                 images.setdefault(dataset, cell.label)
                 records[cell.seed] = entry
             made = {seed: origins.get(entry.label) for seed, entry in records.items()}
-            tuning = lines.get(plan.tuned_row(params, row), {})
+            tuning = tuned.get(plan.tuned_row(params, row))
             found[row] = RowRecords(track, experiment, row, seeds, records, made, tuning, untuned)
         if len(images) > 1:
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -12,16 +11,18 @@ from torch import nn
 from benchmark.backbones.base import ImageShape
 from benchmark.components import registry
 from benchmark.core.randomness import keyed
+from benchmark.data.manifest import Manifest
 from benchmark.methods.base import Context, Method, Policy
 from benchmark.norms.factory import SectionNorms
 from benchmark.planning.cell import Cell
 from benchmark.planning.sizes import check as check_sizes
 
 
-def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
+def build(cell: Cell, manifest: Manifest) -> Method:
     """The network of a cell for the images of `manifest`; raises UserError if they do not fit."""
     config = cell.config
-    shape = ImageShape(*manifest["shape"])
+    shape, count = ImageShape(*manifest.shape), manifest.splits["train"].count
+    check_sizes(config, count)
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
     training = config.training
     batch = training.batch_size if training else 0
@@ -32,12 +33,10 @@ def build(cell: Cell, manifest: Mapping[str, Any]) -> Method:
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
     initialized = registry.facts("backbone", config.backbone.model).get("initialized", False)
-    count = manifest["splits"]["train"]["count"]
-    check_sizes(config, count)
     teacher = training.teacher if training else None
     context = Context(
         shape=shape,
-        classes=len(manifest["classes"]),
+        classes=len(manifest.classes),
         training_images=count,
         batch=batch,
         norms=norms,

@@ -9,9 +9,9 @@ from torch import nn
 from benchmark.backbones import resnet, vit
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.norms.factory import SectionNorms
-from tests.helpers.small import BACKBONE_OPTIONS, images
+from tests.helpers.small import images, options
 
-RESNET = BACKBONE_OPTIONS["resnet"]
+RESNET = options("backbone", "resnet")
 STEMS = {
     "small": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False},
     "large": {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True},
@@ -65,10 +65,10 @@ def test_resnet_tells_each_norm_its_positions(stem, sides):
 @pytest.mark.parametrize("patch", [4, 8])
 def test_decoder_tells_each_norm_its_positions(backbone, count, patch):
     backbone_told, told = Told(), Told()
-    options = BACKBONE_OPTIONS["resnet" if backbone is resnet else "vit"]
+    given = options("backbone", "resnet" if backbone is resnet else "vit")
     if backbone is vit:
-        options = options | {"patch_size": patch}
-    network = backbone.build(ImageShape(3, 16, 16), backbone_told, **options)
+        given = given | {"patch_size": patch}
+    network = backbone.build(ImageShape(3, 16, 16), backbone_told, **given)
     network.prepare_masking(patch)
     decoder = network.decoder(told, 8, patch)
     mask = random_mask(8, 16 // patch, 0.75, patch, torch.Generator().manual_seed(0))
@@ -85,7 +85,7 @@ def test_vit_tells_each_norm_its_positions(placement, final_norm, more):
     changed = {
         "placement": placement, "final_norm": final_norm, "mlp_norm": more, "qk_norm": more,
     }  # fmt: skip
-    network = vit.build(ImageShape(3, 8, 12), told, **(BACKBONE_OPTIONS["vit"] | changed))
+    network = vit.build(ImageShape(3, 8, 12), told, **(options("backbone", "vit") | changed))
     if final_norm == "after-pool":  # the pooled embedding (N, C) is one position of each image
         assert told.told[-1] == ("tokens", 1)
         network.net.norm = nn.Identity()

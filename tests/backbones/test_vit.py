@@ -17,13 +17,14 @@ from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import EPS
 from tests.helpers.small import (
-    BACKBONE_OPTIONS,
     SIDE,
     backbones,
     build,
+    change,
     encoder,
     images,
     norms,
+    options,
     stir,
 )
 
@@ -34,7 +35,7 @@ FINAL_NORMS = ("before-pool", "after-pool", "class-token", "none")
 def small_vit(norm="ln", **changed):
     """The tests' ViT with some options changed, no parameter at its initial value."""
     network = vit.build(
-        ImageShape(3, SIDE, SIDE), norms(norm), **(BACKBONE_OPTIONS["vit"] | changed)
+        ImageShape(3, SIDE, SIDE), norms(norm), **(options("backbone", "vit") | changed)
     )
     stir(network)
     return network.train()
@@ -169,8 +170,7 @@ def test_mae_has_no_pool_for_a_norm_to_stand_after(monkeypatch):
     with pytest.raises(UserError, match="final_norm cannot be 'after-pool'"):
         small_vit(final_norm="after-pool").prepare_masking(4)
     for final_norm in FINAL_NORMS:
-        changed = BACKBONE_OPTIONS["vit"] | {"final_norm": final_norm}
-        monkeypatch.setitem(BACKBONE_OPTIONS, "vit", changed)
+        change(monkeypatch, "backbone", "vit", final_norm=final_norm)
         if final_norm == "after-pool":
             with pytest.raises(UserError, match="final_norm cannot be 'after-pool'"):
                 build("mae", "vit", "ln")

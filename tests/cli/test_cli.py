@@ -82,8 +82,14 @@ def test_what_the_grammar_does_not_know_exits_with_2(
         ("backbones/resnet/model", "resnett", "unknown backbone 'resnett'; did you mean 'resnet'"),
         ("training/batch_size", "32", "training.batch_size is '32'"),
         ("training/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
+        ("evaluation/precise_bn_batch_size", 161, "precise_bn_batch_size 161 is larger than the"),
         ("evaluation/knn_temperature", float("nan"), "evaluation.knn_temperature is nan"),
         ("schemes/bn", {"backbone": {"norm": "bn"}}, "no norm for the projector of simclr"),
+        (
+            "schemes/bn",
+            {"norm": "ghost-bn", "assignment": "strided", "groups": 5},
+            "params.yaml: norm ghost-bn in the backbone: groups is 5",
+        ),
         ("track", "other", "track is 'other', expected 'mini'"),
     ],
 )
@@ -94,6 +100,17 @@ def test_wrong_params_are_refused_by_every_verb(
     tiny.write_params(root, tiny.changed(tiny.raw(), path, value))
     assert said in tiny.refusal(capsys, verb)
     assert not (root / ".benchmark").exists()
+
+
+@pytest.mark.parametrize("verb", ["plan", "train", "sweep"])
+def test_a_queue_that_is_not_whole_batches_is_refused_by_every_verb(
+    root: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    tree = tiny.changed(tiny.raw(), "experiments/leaderboard/methods", ["moco"])
+    tiny.write_params(root, tiny.changed(tree, "methods/moco/options/queue", 40))
+    assert tiny.refusal(capsys, verb) == (
+        "benchmark: params.yaml: method moco: queue is 40, expected a multiple of the batch size 32"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +233,12 @@ def test_images_of_another_folder_are_refused_by_every_verb(
             64,
             "expected at most 40: 0.25 of the 160",
         ),
-        ("moco-resnet-bn-s0", "methods/moco/options/queue", 40, "not a multiple of 32"),
+        (
+            "moco-resnet-bn-s0",
+            "methods/moco/options/queue",
+            40,
+            "expected a multiple of the batch size 32",
+        ),
         ("mae-resnet-bn-s0", "methods/mae/options/patch", 5, "patch 5 does not divide 16"),
         (
             "simclr-resnet-bn-s0",
@@ -245,10 +267,8 @@ def test_a_network_that_cannot_be_built_is_refused(
     tree = tiny.changed(tiny.raw(), path, value)
     tree["experiments"]["leaderboard"]["methods"] = [label.split("-")[0]]
     cell = tiny.cell(label, tree=tree)
-    counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
-    manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}
     with pytest.raises(UserError, match=said), torch.device("meta"):
-        network.build(cell, manifest)
+        network.build(cell, tiny.manifest())
 
 
 def test_groups_that_divide_every_layer_are_allowed() -> None:
@@ -260,10 +280,8 @@ def test_groups_that_divide_every_layer_are_allowed() -> None:
     tree = tiny.changed(tiny.raw(), "schemes/bn", {"norm": "gn", "groups": 3})
     tree["backbones"]["resnet"]["arguments"]["channels"] = [12, 12, 24, 24]
     tree["methods"]["simclr"]["options"]["hidden"] = 24
-    counts = {name: {"count": count} for name, count in tiny.COUNTS.items()}
-    manifest = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": counts}
     with torch.device("meta"):
-        assert network.build(tiny.cell("simclr-resnet-bn-s0", tree=tree), manifest)
+        assert network.build(tiny.cell("simclr-resnet-bn-s0", tree=tree), tiny.manifest())
 
 
 def test_a_mistyped_verb_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,6 +183,6 @@ def test_a_constant_channel_is_reported_and_trains(
 
 
 def test_a_constant_channel_is_standardised_to_zero() -> None:
-    standardise = standardiser({"mean": [0.5, 0.25], "std": [0.5, 0.0]}, torch.device("cpu"))
+    standardise = standardiser(tiny.manifest(mean=(0.5, 0.25), std=(0.5, 0.0)), torch.device("cpu"))
     images = torch.tensor([0.0, 1.0, 0.25, 0.25]).view(1, 2, 1, 2)
     assert standardise(images).flatten().tolist() == [-1.0, 1.0, 0.0, 0.0]

@@ -14,7 +14,7 @@ import torch
 
 from benchmark.cli import components, parser
 from benchmark.components import plugins, registry
-from benchmark.components.facts import OPTIONAL, REQUIRED, check_facts
+from benchmark.components.facts import KINDS, check_facts
 from benchmark.core.errors import UserError
 from benchmark.execution.cell import run as run_cell
 from benchmark.norms.factory import SectionNorms
@@ -203,21 +203,21 @@ def tiny_cell_of(tree: dict[str, Any]) -> Cell:
         (without(kind=["norm"]), "unknown kind of plug-in"),
         (
             without("version", "batch_dependent"),
-            "lacks 'version', 'batch_dependent', which a norm must state",
+            "COMPONENT: key 'version' is missing",
         ),
         (without(kind="method"), "'batch_dependent'"),
         (without(activate=True), "'activate'; did you mean 'activates'"),
-        (without(version="1"), "version is '1', expected int >= 1"),
-        (without(batch_dependent=1), "batch_dependent is 1, expected bool"),
-        (without(normalizes=True), "unknown fact"),
+        (without(version="1"), "version is '1': input should be a valid integer"),
+        (without(batch_dependent=1), "batch_dependent is 1: input should be a valid boolean"),
+        (without(normalizes=True), "unknown key 'normalizes'"),
         (without(defaults=3), "defaults is 3"),
         (without(defaults={"by": -1.0}), "defaults: by is -1.0, expected float > 0"),
         (without(defaults={"byy": 1.0}), "'byy'; did you mean 'by'"),
         (without(name="a/b"), "name is 'a/b'"),
         (without(name=3), "name is 3"),
         (without(options=[]), "options is []"),
-        (without(options={"by": "number"}), "options: by is described as 'number'"),
-        (without(options={"by": 3}), "options: by is described as 3"),
+        (without(options={"by": "number"}), "by is described as 'number'"),
+        (without(options={"by": 3}), "by is described as 3"),
         (without(example={}), "example: option 'by' is missing"),
         (without(example=1), "example is 1"),
         (without(example={"by": -1}), "example: by is -1, expected float > 0"),
@@ -231,11 +231,17 @@ def tiny_cell_of(tree: dict[str, Any]) -> Cell:
         (METHOD | {"largest_share": {"queue": 0.5}}, "unknown option of plug-in"),
         (
             METHOD | {"options": {"queue": "int >= 1"}, "largest_share": {"queue": 2}},
-            "largest_share: queue is 2, expected 0 < float <= 1",
+            "largest_share.queue is 2: input should be less than or equal to 1",
         ),
+        (
+            METHOD
+            | {"options": {"queue": "int >= 1"}, "multiple_of_batch": {"queue": ["symetric"]}},
+            "unknown option of plug-in",
+        ),
+        (without(divides_batch="by"), "divides_batch is 'by': input should be a valid list"),
         ("COMPONENT = {{1: 2}: 3}\n", "COMPONENT is not a literal"),
         ("COMPONENT = {{'kind': 'norm'}}\n", "COMPONENT is not a literal"),
-        (without(branch="skip"), "branch is 'skip', expected one of skipinit"),
+        (without(branch="skip"), "branch is 'skip': input should be 'skipinit'"),
         (without(name="gn"), "the norm 'gn' is already defined by benchmark.norms.group"),
         ([FACTS, FACTS], "the norm 'halving' is already defined by plug-in"),
         (["halving"], "states no COMPONENT"),
@@ -340,11 +346,15 @@ def test_the_remedy_for_records_of_a_plug_in_is_one_that_dvc_obeys(here: Path) -
 
 
 def test_every_component_of_ours_would_pass_as_a_plug_in() -> None:
-    assert set(REQUIRED) == set(OPTIONAL) == set(registry.FOLDERS)
+    assert set(KINDS) == set(registry.FOLDERS)
     for kind in registry.FOLDERS:
         for name, facts in registry.own(kind).items():
             stated = {key: value for key, value in facts.items() if key != "module"}
             check_facts(name, kind, stated)
+            example = facts.get("example", {})
+            assert facts["options"].keys() == {**facts.get("defaults", {}), **example}.keys(), (
+                f"{kind} {name}: `example` must have a value of each option without a default"
+            )
 
 
 def test_images_of_another_source_file_are_refused(

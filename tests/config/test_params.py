@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.components import registry
-from benchmark.config.params import parse, read
+from benchmark.config.params import parse, read, track_file
 from benchmark.config.validate import view_defaults
 from benchmark.core.errors import UserError
 from tests.helpers import tiny
@@ -41,13 +44,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("methods/mine", {"extends": "moco", "options": {"momentun": 0.0}}, "did you mean 'momentum'"),
     ("methods/simclr", {"extend": "moco"}, "did you mean 'methods.simclr.extends'"),
     ("methods/simclr", {"extends": "moco"}, "simclr is a method, so it cannot extend moco"),
-    ("schemes/ab c", {"norm": "bn"}, "schemes: 'ab c' is no name"),
+    ("schemes/ab c", {"norm": "bn"}, r"schemes\.ab c is 'ab c': expected letters"),
     (
         "backbones/pixels",
         {"model": "resnet", "optimizer": "sgd", "arguments": {}},
-        "pixels is what a control without a network has",
+        "pixels is the backbone of controls without a network",
     ),
-    ("track", "../mini", "track: '../mini' is no name"),
+    ("track", "../mini", r"track is '\.\./mini': expected letters"),
     ("experiments/leaderboard/schemes/0", "rms-norm", "did you mean 'rmsnorm'"),
     ("methods/simclr/options/hidden", 10**400, "hidden is 1000"),
     ("experiments/leaderboard/also", [{"methods": ["simclr"]}], r"also\.0\.backbones' is missing"),
@@ -95,7 +98,6 @@ WRONG: list[tuple[str, Any, str]] = [
     ("evaluation/probe_c", [-1.0, 1.0, 2.0], r"evaluation\.probe_c"),
     ("evaluation/knn_k", [20], r"evaluation\.knn_k"),
     ("evaluation/knn_k", [0, 20], r"evaluation\.knn_k"),
-    ("evaluation/precise_bn_batch_size", 4001, r"precise_bn_batch_size.*4001"),
     ("methods/simclr/learning_rate/resnet", NAN, r"methods\.simclr\.learning_rate\.resnet is nan"),
     ("methods/simclr/learning_rate/resnet", 0.0, r"simclr\.learning_rate\.resnet is 0\.0"),
     ("methods/simclr/weight_decay/vit", -1.0, r"simclr\.weight_decay\.vit is -1\.0"),
@@ -106,8 +108,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("views/strong/hue", 0.7, r"hue is 0\.7"),
     ("views/strong/crop_scale", [0.3], "crop_scale"),
     ("views/strong/crop_scale", [1.0, 0.3], "crop_scale"),
-    ("training/batch_size", 4001, "batch_size 4001 is larger than the training split of 4000"),
     ("data/splits/train", 0, r"data\.splits\.train is 0"),
+    ("data/splits/train", 0.5, r"data\.splits is \{.*\}: expected numbers of images, or fractions"),
+    (
+        "data/splits",
+        {"train": 0.7, "validation": 0.15, "test": 0.16},
+        r"data\.splits is .*: expected fractions of at most 1 in all",
+    ),
     ("sweep/learning_rates", 2, r"sweep\.learning_rates is 2"),
     ("sweep/factor", 1.0, r"sweep\.factor is 1\.0"),
     ("experiments/leaderboard/seeds", [], r"experiments\.leaderboard\.seeds"),
@@ -274,3 +281,15 @@ def test_one_norm_stands_for_every_section() -> None:
 @pytest.mark.parametrize("file", sorted(tiny.PROJECT.glob("tracks/*/params.yaml")), ids=str)
 def test_the_params_of_every_track_are_sound(file: Path) -> None:
     assert read(file).track == file.parent.name
+
+
+def test_the_folder_track_is_copied_as_the_docs_say(tmp_path: Path) -> None:
+    shutil.copytree(tiny.PROJECT / "tracks", tmp_path / "tracks")
+    text = (tiny.PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(cp -r tracks/folder .*?)```", text, re.DOTALL)
+    subprocess.run(["bash", "-ec", block], cwd=tmp_path, check=True)
+    found = read(track_file(tmp_path, "mine"))
+    assert (found.track, found.data.source) == ("mine", "folder")
+    for file in (tmp_path / "tracks" / "mine").rglob("dvc.yaml"):
+        left = [line for line in file.read_text().splitlines() if re.search(r"\bfolder\b", line)]
+        assert all("source.folder" in line or "your folder" in line for line in left), left

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.data.build import build
 from benchmark.data.class_folders import find
@@ -36,7 +37,9 @@ def fill(root: Path, *folders: str, count: int = 4) -> Path:
 
 
 def read(root: Path) -> Pool:
-    return folder.read({"path": str(root), "size": 8, "channels": 3}, root)
+    return folder.read(
+        registry.complete("source", "folder", {"path": str(root), "size": 8, "channels": 3}), root
+    )
 
 
 def refusal(root: Path) -> str:
@@ -82,8 +85,8 @@ def test_official_splits_of_a_folder_are_built(tmp_path: Path) -> None:
         build("own", "folder", options, fractions, 0, tmp_path / "out")
     numbers = {"train": 6, "validation": 2, "test": 8}
     manifest = build("own", "folder", options, numbers, 0, tmp_path / "out")
-    assert manifest["splits"]["validation"]["per_class"] == {"a": 1, "b": 1}
-    assert manifest["splits"]["test"]["per_class"] == {"a": 4, "b": 4}
+    assert manifest.splits["validation"].per_class == {"a": 1, "b": 1}
+    assert manifest.splits["test"].per_class == {"a": 4, "b": 4}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_ignored_files_are_counted(tmp_path: Path) -> None:
     assert find(root).ignored == expected
     options = {"path": str(root), "size": 8, "channels": 3}
     splits = {"train": 4, "validation": 2, "test": 2}
-    assert build("own", "folder", options, splits, 0, tmp_path / "out")["ignored"] == expected
+    assert build("own", "folder", options, splits, 0, tmp_path / "out").ignored == expected
     for index in range(3):
         (root / "b" / f"{index}.png").unlink()
     assert refusal(root).endswith(

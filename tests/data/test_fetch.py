@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +13,6 @@ import pytest
 
 from benchmark.core.errors import UserError
 from benchmark.data import download
-from benchmark.data.archive import read_members
 from benchmark.data.fetch import RemoteFile, local, locate
 
 CONTENT = bytes(range(256)) * 800
@@ -239,43 +236,3 @@ def test_users_folder_that_is_none_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path / "typo"))
     with pytest.raises(UserError, match="BENCHMARK_DATA: expected a folder"):
         local("set", remote())
-
-
-def archive_of(path: Path, **members: bytes | tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                tar.addfile(content)
-            else:
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def test_members_are_read_without_unpacking(tmp_path: Path) -> None:
-    path = archive_of(tmp_path / "a.tar.gz", **{"in/a": b"A", "in/b": b"B", "in/c": b"C"})
-    assert read_members(path, ("in/c", "in/a")) == {"in/a": b"A", "in/c": b"C"}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.tar.gz"]
-
-
-@pytest.mark.parametrize("name", ["../a", "/etc/a", "in/../../a", "in\\..\\a"])
-def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
-    path = archive_of(tmp_path / "a.tar.gz", **{name: b"A", "in/b": b"B"})
-    with pytest.raises(UserError, match="expected names inside the archive"):
-        read_members(path, ("in/b",))
-
-
-def test_a_link_does_not_stand_for_a_file(tmp_path: Path) -> None:
-    link = tarfile.TarInfo("in/a")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
-    with pytest.raises(UserError, match="expected the file in/a"):
-        read_members(archive_of(tmp_path / "a.tar.gz", link=link), ("in/a",))
-
-
-@pytest.mark.parametrize("keep", [0, 5, 60])
-def test_damaged_archive_is_the_users_error(tmp_path: Path, keep: int) -> None:
-    path = archive_of(tmp_path / "a.tar.gz", a=bytes(range(256)))
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=re.escape(str(path))):
-        read_members(path, ("a",))

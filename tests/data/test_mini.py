@@ -1,5 +1,6 @@
 """The embedded images are what their page says they are."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmark.data.build import build
 from benchmark.data.mini import make
 from benchmark.data.sources import mini
 
@@ -69,3 +71,11 @@ def test_the_program_makes_the_shipped_images(pool):
         # Another CPU may round a pixel to the neighbouring grey level.
         assert gap.max() <= 1
         assert (gap > 0).double().mean() < 1e-3
+
+
+def test_the_manifest_has_the_published_bytes(tmp_path):
+    """Those of `data/mini/manifest.json`, whose checksum of the images is in every record."""
+    splits = {"train": 4000, "validation": 1000, "test": 2000}
+    build("mini", "mini", {}, splits, 0, tmp_path)
+    found = hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest()
+    assert found == "70f77996446eec0b1f7b5541e39ff8246e8bbc151ae488dde9dcd20ead19b4cc"

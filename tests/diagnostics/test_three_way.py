@@ -20,7 +20,7 @@ from benchmark.diagnostics.frozen import (
 from benchmark.diagnostics.three_way import KEYS, three_way
 from benchmark.norms.history import HistoryBatchNorm
 from tests.helpers.diagnosed import splits, standardise
-from tests.helpers.small import BATCH, EVALUATION, NORM_OPTIONS, build, encoder, images, norms, stir
+from tests.helpers.small import BATCH, EVALUATION, build, encoder, images, norms, options, stir
 
 
 class OneNorm(Backbone):
@@ -103,7 +103,7 @@ def test_the_batch_alone_normalizes_whatever_the_statistics(norm: str) -> None:
     stored = layer(x)
     with population_statistics(layer):
         assert torch.equal(layer(x), stored)
-    groups = NORM_OPTIONS.get(norm, {}).get("groups", 1)
+    groups = options("norm", norm).get("groups", 1)
     expected = torch.cat(
         [F.batch_norm(part, None, None, training=True) for part in x.chunk(groups)]
     )

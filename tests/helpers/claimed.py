@@ -84,15 +84,21 @@ def tune(index: RecordIndex, experiment: str, edge: str) -> None:
     for row in sweep.tunable(index.params, experiment):
         rate, decay = plan.default_setting(index.params, row)
         names = {"method": row.method, "backbone": row.backbone, "scheme": row.scheme}
-        found = {
+        unknown = {"learning_rate": rate, "validation": None}
+        found: dict[str, Any] = {
             "learning_rate": rate,
             "weight_decay": decay,
+            "validation": None,
+            "one_step": {"lower": unknown, "higher": unknown},
+            "default_learning_rate": rate,
+            "default_weight_decay": decay,
+            "default_validation": None,
             "at_edge": str(row) == edge,
             "trials": [],
         }
-        table.append({**names, **found})
+        table.append(rate_table.TunedRow.model_validate(names | found))
     rate_table.write(
-        rate_table.path(index.root, "mini", experiment), index.params, experiment, table, {}
+        rate_table.path(index.root, "mini", experiment), index.params, experiment, table
     )
 
 

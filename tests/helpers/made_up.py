@@ -48,29 +48,31 @@ def params_of(raw: Mapping[str, Any], **experiment: Any) -> Params:
     return parse(changed, "params.yaml")
 
 
-def rates(params: Params) -> list[dict[str, Any]]:
+def rates(params: Params) -> list[rate_table.TunedRow]:
     """A sweep in which one rate higher than the recipe's was best for every row."""
     table = []
     for row in sweep.tunable(params, "leaderboard"):
         rate, decay = plan.default_setting(params, row)
         table.append(
-            {
-                "method": row.method,
-                "backbone": row.backbone,
-                "scheme": row.scheme,
-                "learning_rate": float(f"{rate * 3.1622776601683795:.3g}"),
-                "weight_decay": decay,
-                "validation": 0.71,
-                "one_step": {
-                    name: {"learning_rate": float(f"{rate * factor:.3g}"), "validation": 0.7}
-                    for name, factor in (("lower", 1), ("higher", 10))
-                },
-                "default_learning_rate": rate,
-                "default_weight_decay": decay,
-                "default_validation": 0.68,
-                "at_edge": row.method == "mae",
-                "trials": [],
-            }
+            rate_table.TunedRow.model_validate(
+                {
+                    "method": row.method,
+                    "backbone": row.backbone,
+                    "scheme": row.scheme,
+                    "learning_rate": float(f"{rate * 3.1622776601683795:.3g}"),
+                    "weight_decay": decay,
+                    "validation": 0.71,
+                    "one_step": {
+                        name: {"learning_rate": float(f"{rate * factor:.3g}"), "validation": 0.7}
+                        for name, factor in (("lower", 1), ("higher", 10))
+                    },
+                    "default_learning_rate": rate,
+                    "default_weight_decay": decay,
+                    "default_validation": 0.68,
+                    "at_edge": row.method == "mae",
+                    "trials": [],
+                }
+            )
         )
     return table
 
@@ -120,9 +122,9 @@ def publish(root: Path, params: Params, change: Change | None = None) -> None:
     origins: dict[str, list[Origin]] = {}
     table = rates(params)
     rate_table.write(
-        rate_table.path(root, params.track, "leaderboard"), params, "leaderboard", table, {}
+        rate_table.path(root, params.track, "leaderboard"), params, "leaderboard", table
     )
-    settings = rate_table.settings({"rows": table})
+    settings = rate_table.settings(table)
     for cell in plan.cells(params, "leaderboard", settings):
         entry = tiny.record(cell, result(cell), environment=ENVIRONMENT).as_json()
         if change:

@@ -286,14 +286,14 @@ Around = Mapping[str, tuple[float | None, float | None]]
 
 def rates(
     found: Params, experiment: str, edges: Sequence[str], around: Around
-) -> list[dict[str, Any]]:
+) -> list[rate_table.TunedRow]:
     """A table of rates in which the recipe's is the best, at the edge for the rows in `edges`."""
     table = []
     for row in sweep.tunable(found, experiment):
         rate, decay = plan.default_setting(found, row)
         lower, higher = around.get(str(row), (0.49, 0.49))
         table.append(
-            {
+            rate_table.TunedRow.model_validate({
                 "method": row.method, "backbone": row.backbone, "scheme": row.scheme,
                 "learning_rate": rate, "weight_decay": decay, "validation": 0.5,
                 "one_step": {
@@ -302,7 +302,7 @@ def rates(
                 },
                 "default_learning_rate": rate, "default_weight_decay": decay, "default_validation": 0.5,
                 "at_edge": str(row) in edges, "trials": [],
-            }
+            })
         )  # fmt: skip
     return table
 
@@ -325,10 +325,8 @@ def stand(
         settings = None
         if found.experiments[experiment].learning_rates == "tuned":
             table = rates(found, experiment, edges, around or {})
-            rate_table.write(
-                rate_table.path(root, "mini", experiment), found, experiment, table, {}
-            )
-            settings = rate_table.settings({"rows": table})
+            rate_table.write(rate_table.path(root, "mini", experiment), found, experiment, table)
+            settings = rate_table.settings(table)
         for cell in plan.cells(found, experiment, settings):
             value = planned(cell)
             status = value if isinstance(value, str) else "done"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import pytest
 import torch
 
 from benchmark.backbones.base import Backbone
@@ -17,13 +18,10 @@ from benchmark.norms.factory import SectionNorms, Shape
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration, EvaluationConfig, TrainingConfig
 from benchmark.training import network
+from tests.helpers import tiny
 
 SIDE, BATCH, CLASSES = 16, 8, 5
-MANIFEST = {
-    "shape": [3, SIDE, SIDE],
-    "classes": list("abcde"),
-    "splits": {"train": {"count": 64}},
-}
+MANIFEST = tiny.manifest((3, SIDE, SIDE), "abcde", 64)
 TEACHER = {"statistics": "batch", "shuffle": True}
 EVALUATION = EvaluationConfig(
     knn_k=(5, 20),
@@ -43,104 +41,21 @@ BARE_HEADS = {"mocov3", "simsiam"}
 OWN = {kind: set(registry.own(kind)) for kind in ("norm", "backbone", "method")}
 TRAINED = sorted(name for name, facts in registry.catalogue("method").items() if facts["views"])
 
-NORM_OPTIONS: dict[str, dict[str, Any]] = {
-    "gn": {"groups": 4},
-    "gn-ws": {"groups": 4},
-    "evonorm-s0": {"groups": 4},
-    "ghost-bn": {"groups": 2, "assignment": "contiguous"},
-    "batch-renorm": {"r_max": 3.0, "d_max": 5.0, "start": 0, "end": 4},
-    "dyt": {"alpha": 0.5},
-}
-BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
-    "resnet": {
-        "channels": [8, 8, 16, 16],
-        "layers": [1, 1, 1, 1],
-        "stem_kernel": 3,
-        "stem_stride": 1,
-        "stem_pool": False,
-        "branch_gain": 1,
-    },
-    "vit": {
-        "embed_dim": 16,
-        "depth": 2,
-        "num_heads": 2,
-        "mlp_ratio": 2.0,
-        "patch_size": 4,
-        "placement": "pre",
-        "final_norm": "before-pool",
-        "mlp_norm": False,
-        "qk_norm": False,
-    },
-}
-METHOD_OPTIONS: dict[str, dict[str, Any]] = {
-    "rotation": {"rotations": 1},
-    "simclr": {"temperature": 0.2, "hidden": 16, "output": 8, "output_norm": False},
-    "moco": {
-        "temperature": 0.2,
-        "hidden": 16,
-        "output": 8,
-        "queue": 16,
-        "momentum": 0.9,
-        "symmetric": False,
-    },
-    "mae": {"mask_ratio": 0.75, "patch": 4, "decoder_width": 8, "normalize_target": False},
-    "mocov3": {"temperature": 0.2, "hidden": 16, "output": 8, "momentum": 0.9},
-    "byol": {"hidden": 16, "output": 8, "momentum": 0.9, "loss_norm": "l2"},
-    "simsiam": {"output": 16, "bottleneck": 8, "stop_gradient": True},
-    "barlow": {
-        "hidden": 16,
-        "output": 8,
-        "off_diagonal": 0.005,
-        "scale": 0.1,
-        "loss_norm": "batch",
-    },
-    "vicreg": {
-        "hidden": 16,
-        "output": 8,
-        "invariance": 25.0,
-        "variance": 25.0,
-        "covariance": 1.0,
-        "loss_norm": "none",
-    },
-    "swav": {
-        "temperature": 0.1,
-        "hidden": 16,
-        "output": 8,
-        "prototypes": 12,
-        "epsilon": 0.05,
-        "iterations": 3,
-        "queue": 0,
-        "queue_from": 0.0,
-        "freeze": 0.0,
-    },
-    "dino": {
-        "hidden": 16,
-        "bottleneck": 8,
-        "prototypes": 12,
-        "student_temperature": 0.1,
-        "teacher_temperature": 0.04,
-        "center_momentum": 0.9,
-        "momentum": 0.9,
-        "freeze": 0.0,
-    },
-    "lejepa": {"hidden": 16, "output": 8, "weight": 0.05, "slices": 16, "points": 17},
-}
+
+def options(kind: str, name: str) -> dict[str, Any]:
+    """The options of a component's `example`, which is small, and its defaults."""
+    return registry.complete(kind, name, registry.facts(kind, name).get("example", {}))
 
 
-def options(kind: str, name: str, table: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of a component: a line in a table above, or the `example` of a plug-in's facts."""
+def change(monkeypatch: pytest.MonkeyPatch, kind: str, name: str, **changed: Any) -> None:
+    """Gives a component's example other options in this test."""
     facts = registry.facts(kind, name)
-    given = facts.get("defaults", {}) | table.get(name, facts.get("example", {}))
-    wanted = set(facts["options"])
-    assert wanted == set(given), (
-        f"tests/helpers/small.py: {kind.upper()}_OPTIONS lacks {name!r}: {wanted}"
-    )
-    return given
+    monkeypatch.setitem(facts, "example", facts["example"] | changed)
 
 
 def norms(name: str, section: str = "backbone") -> SectionNorms:
     """The norms of one section under one scheme."""
-    return SectionNorms(section, {"norm": name, **options("norm", name, NORM_OPTIONS)})
+    return SectionNorms(section, {"norm": name, **options("norm", name)})
 
 
 def recipe(**changes: Any) -> TrainingConfig:
@@ -154,7 +69,7 @@ def recipe(**changes: Any) -> TrainingConfig:
         "precision": "float32",
         "weight_decay_on": "weights",
         "view_batching": "separate",
-        "optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False},
+        "optimizer": {"name": "sgd", **options("optimizer", "sgd")},
         "views": [],
         "teacher": TEACHER,
     }
@@ -172,13 +87,13 @@ def configuration(
 ) -> Configuration:
     """A small cell's configuration; `training` changes fields of the recipe, `changes` the method's.
 
-    `spec` is the norm of every section, by default `norm` with the options of these tests.
+    `spec` is the norm of every section, by default `norm` with the options of its example.
     """
-    spec = spec or {"norm": norm, **options("norm", norm, NORM_OPTIONS)}
+    spec = spec or {"norm": norm, **options("norm", norm)}
     return Configuration.model_validate(
         {
-            "method": {"name": method, **options("method", method, METHOD_OPTIONS), **changes},
-            "backbone": {"model": backbone, **options("backbone", backbone, BACKBONE_OPTIONS)},
+            "method": {"name": method, **options("method", method), **changes},
+            "backbone": {"model": backbone, **options("backbone", backbone)},
             "norms": dict.fromkeys(SECTIONS, spec),
             "training": recipe(**(training or {})),
             "evaluation": EVALUATION,

@@ -23,7 +23,7 @@ from benchmark.cli import parser
 from benchmark.components import registry
 from benchmark.config.params import parse
 from benchmark.config.schema import Params
-from benchmark.data.manifest import dataset_checksum
+from benchmark.data.manifest import FORMAT, NAMES, Manifest, Split, dataset_checksum
 from benchmark.planning.cell import Cell
 from benchmark.planning.plan import cells
 from benchmark.results.records import Record, Result, Status, Store
@@ -134,19 +134,38 @@ def params(tree: dict[str, Any] | None = None) -> Params:
     return parse(raw() if tree is None else tree, "params.yaml")
 
 
+def manifest(
+    shape: tuple[int, int, int] = (1, SIDE, SIDE),
+    classes: str = "abcd",
+    count: int = COUNTS["train"],
+    **more: Any,
+) -> Manifest:
+    """What a network or a standardisation reads of a manifest."""
+    train = Split.model_construct(count=count)
+    return Manifest.model_construct(
+        shape=shape, classes=tuple(classes), splits={"train": train}, **more
+    )
+
+
 def note(params: Params) -> str:
     """A manifest that says its images were built from these params, and no more."""
-    splits = {"train": {"sha256": "images"}}
     data = params.data
+    part = Split(count=0, per_class={}, sha256="images")
+    splits = dict.fromkeys(NAMES, part)
     version = registry.facts("source", data.source)["version"]
     options = {key: value for key, value in data.options.items() if key != "path"}
     return json.dumps(
         {
+            "format": FORMAT,
+            "shape": [1, SIDE, SIDE],
+            "classes": [],
+            "mean": [],
+            "std": [],
             "source": {"name": data.source, "version": version, "options": options},
             "seed": data.seed,
             "asked": data.splits.model_dump(),
             "track": params.track,
-            "splits": splits,
+            "splits": dict.fromkeys(NAMES, part.as_json()),
             "sha256": dataset_checksum(splits),
         }
     )

@@ -72,8 +72,11 @@ def test_symmetric_loss_is_the_mean_of_both_directions():
     ("changes", "message"),
     [
         ({"queue": 24}, "queue is 24, expected at most 16: 0.25 of the 64 training images"),
-        ({"queue": 12}, "queue 12 is not a multiple of a step's 8 keys"),
-        ({"queue": 8, "symmetric": True}, "queue 8 is not a multiple of a step's 16 keys"),
+        ({"queue": 12}, "queue is 12, expected a multiple of the batch size 8"),
+        (
+            {"queue": 8, "symmetric": True},
+            "queue is 8, expected a multiple of the batch size 8 × 2",
+        ),
     ],
 )
 def test_queue_that_would_mislead_is_refused(changes, message):

@@ -107,7 +107,7 @@ def test_swav_queue_is_first_in_first_out_and_used_once_full():
 
 def test_swav_queue_of_no_whole_number_of_batches_is_refused():
     with pytest.raises(
-        UserError, match="method swav: queue 12 is not a multiple of the batch size 8"
+        UserError, match="method swav: queue is 12, expected a multiple of the batch size 8"
     ):
         build("swav", "resnet", "bn", queue=12)
 

@@ -11,6 +11,7 @@ from torch import nn
 from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms, SkipInit
+from benchmark.planning.sizes import check
 from tests.helpers.small import (
     BACKBONES,
     BARE_HEADS,
@@ -19,6 +20,7 @@ from tests.helpers.small import (
     TRAINED,
     backbones,
     build,
+    configuration,
     defined,
     encoder,
     images,
@@ -130,14 +132,15 @@ def test_norm_is_defined_in_a_network_if_it_is_at_its_sites(name, backbone):
 
 @pytest.mark.parametrize("name", OWN)
 def test_batch_of_any_size_will_do_but_for_groups_of_it(name):
-    section = norms(name, "predictor")
-    section.check_batch(8)
+    norms(name).check_batch(7)
+    check(configuration("byol", "resnet", name), 64)
+    odd = configuration("byol", "resnet", name, training={"batch_size": 7})
     if name == "ghost-bn":
-        message = "norm 'ghost-bn' in the predictor: 2 groups do not divide a batch of 7"
+        message = "norm ghost-bn in the backbone: groups is 2, .* divides the batch size 7"
         with pytest.raises(UserError, match=message):
-            section.check_batch(7)
+            check(odd, 64)
     else:
-        section.check_batch(7)
+        check(odd, 64)
 
 
 @pytest.mark.parametrize(("name", "shape"), DEFINED)

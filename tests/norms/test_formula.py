@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import EPS, SectionNorms
-from tests.helpers.small import NORM_OPTIONS, NORMS, norms, options
+from tests.helpers.small import NORMS, norms, options
 
 SHAPES = {"map": (6, 16, 3, 5), "vector": (6, 16), "tokens": (6, 5, 16)}
 POSITIONS = {"map": 15, "vector": 1, "tokens": 5}
@@ -175,7 +175,7 @@ def at_site(spec, shape, site):
 
 def cases():
     """Every norm at every kind of site where it is defined (test_catalogue lists where it is not)."""
-    specs = {name: {"norm": name, **options("norm", name, NORM_OPTIONS)} for name in NORMS}
+    specs = {name: {"norm": name, **options("norm", name)} for name in NORMS}
     specs |= {name: spec for name, (spec, _) in VARIANTS.items()}
     for (name, spec), shape, site in itertools.product(specs.items(), SHAPES, SITES):
         try:

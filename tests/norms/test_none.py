@@ -13,14 +13,14 @@ from benchmark.backbones import resnet, vit
 from benchmark.backbones.base import ImageShape
 from benchmark.norms.factory import SkipInit
 from benchmark.training.network import initialise
-from tests.helpers.small import BACKBONE_OPTIONS, NORMS, build, norms
+from tests.helpers.small import NORMS, build, norms, options
 
 NONE = [("none-skipinit", True), ("none-plain", False)]
 
 
 def resnet_blocks(name, gain):
-    options = BACKBONE_OPTIONS["resnet"] | {"branch_gain": gain}
-    network = resnet.build(ImageShape(3, 16, 16), norms(name), **options)
+    given = options("backbone", "resnet") | {"branch_gain": gain}
+    network = resnet.build(ImageShape(3, 16, 16), norms(name), **given)
     initialise(network, 0)
     blocks = [m for m in network.modules() if isinstance(m, BasicBlock)]
     assert len(blocks) == 4
@@ -58,8 +58,8 @@ def test_the_gain_of_a_branch_is_nothing_to_a_norm_without_a_scale(name):
 def test_vit_block_starts_as_identity(name, starts, placement):
     torch.manual_seed(0)
     x = torch.randn(3, 17, 16)
-    options = BACKBONE_OPTIONS["vit"] | {"placement": placement}
-    network = vit.build(ImageShape(3, 16, 16), norms(name), **options)
+    given = options("backbone", "vit") | {"placement": placement}
+    network = vit.build(ImageShape(3, 16, 16), norms(name), **given)
     blocks = [m for m in network.modules() if isinstance(m, Block | ResPostBlock)]
     assert len(blocks) == 2
     for block in blocks:

@@ -23,6 +23,7 @@ from benchmark.config.params import parse
 from benchmark.config.presets import PRESETS
 from benchmark.config.schema import Params
 from benchmark.core.errors import UserError
+from benchmark.data.manifest import Manifest
 from benchmark.planning import plan, sweep
 from benchmark.planning.cell import Cell, Row, tasks
 from benchmark.planning.configuration import Configuration, TeacherConfig
@@ -292,11 +293,7 @@ def test_every_preset_builds_with_the_networks_of_a_track(track: str) -> None:
     folder = tiny.PROJECT if track == "mini" else tiny.PROJECT / "tracks" / track
     tree = dict(YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text()))
     side = 28 if track == "mini" else 32
-    manifest = {
-        "shape": [3, side, side],
-        "classes": [str(n) for n in range(10)],
-        "splits": {"train": {"count": 45_000}},
-    }
+    manifest = tiny.manifest((3, side, side), "0123456789", 45_000)
     refused: dict[tuple[str, str], str] = {}
     for backbone in ("resnet", "vit"):
         for scheme in PRESETS:
@@ -571,13 +568,13 @@ def outcomes(found: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def train(cells: Any) -> dict[str, Result]:
         trained.extend((cell.label, cell.on("images").fingerprint) for cell in cells)
         # A best rate at the upper edge, so that extensions show.
-        return {c.label: Result("done", c.config.recipe.learning_rate / 1e6) for c in cells}
+        return {c.label: Result("", "done", c.config.recipe.learning_rate / 1e6) for c in cells}
 
     built: list[Any] = []
 
-    def build(*arguments: Any) -> dict[str, str]:
+    def build(*arguments: Any) -> Manifest:
         built.append(arguments)
-        return {"sha256": "images"}
+        return tiny.manifest(sha256="images")
 
     monkeypatch.setattr("benchmark.data.build.build", build)
     monkeypatch.setattr(data, "described", lambda manifest: ())

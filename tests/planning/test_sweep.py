@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell, Row, Task
-from benchmark.planning.rate_table import Result
+from benchmark.planning.rate_table import Expected, Result, TunedRow
 from benchmark.results import records
 from tests.helpers import tiny
 
@@ -54,17 +55,17 @@ class Training:
         for cell in cells:
             recipe = cell.config.recipe
             score = self.score(recipe.learning_rate, recipe.weight_decay, cell.seed)
-            found[cell.label] = Result("diverged" if score is None else "done", score)
+            found[cell.label] = Result("", "diverged" if score is None else "done", score)
         return found
 
 
 def tune(
     score: Callable[[float, float, int], float | None], **changes: Any
-) -> tuple[dict[Row, dict[str, Any]], Training]:
+) -> tuple[dict[Row, TunedRow], Training]:
     """The table by row, and the training that it came from."""
     training = Training(score)
     table = sweep.tune(params(**changes), "leaderboard", training, lambda line: None)
-    return {Row(r["method"], r["backbone"], r["scheme"]): r for r in table}, training
+    return {tuned.row: tuned for tuned in table}, training
 
 
 def near(best: float) -> Callable[[float, float, int], float]:
@@ -76,18 +77,18 @@ def near(best: float) -> Callable[[float, float, int], float]:
     return score
 
 
-def rates(row: Mapping[str, Any]) -> list[float]:
-    return sorted({trial["learning_rate"] for trial in row["trials"]})
+def rates(row: TunedRow) -> list[float]:
+    return sorted({trial.learning_rate for trial in row.trials})
 
 
 def test_the_middle_of_the_first_trials_is_the_recipe_and_needs_no_more() -> None:
     table, training = tune(near(RECIPE), extensions=5)
     assert rates(table[BN]) == [LOW, RECIPE, HIGH]
     assert len(training.calls) == 1
-    assert (table[BN]["learning_rate"], table[BN]["at_edge"]) == (RECIPE, False)
-    assert table[BN]["default_learning_rate"] == RECIPE
-    assert table[BN]["default_validation"] == pytest.approx(0.6)
-    assert table[BN]["validation"] == pytest.approx(0.6, abs=0.005)
+    assert (table[BN].learning_rate, table[BN].at_edge) == (RECIPE, False)
+    assert table[BN].default_learning_rate == RECIPE
+    assert table[BN].default_validation == pytest.approx(0.6)
+    assert table[BN].validation == pytest.approx(0.6, abs=0.005)
 
 
 def test_only_rows_that_train_are_tuned() -> None:
@@ -98,22 +99,22 @@ def test_only_rows_that_train_are_tuned() -> None:
 def test_the_mean_over_seeds_decides() -> None:
     scores = {(LOW, 100): 0.9, (LOW, 101): 0.1, (RECIPE, 100): 0.6, (RECIPE, 101): 0.6}
     table, _ = tune(lambda rate, decay, seed: scores.get((rate, seed), 0.2), extensions=0)
-    assert LOW < table[BN]["learning_rate"] < HIGH
+    assert LOW < table[BN].learning_rate < HIGH
 
 
 def test_the_best_rate_may_lie_between_two_that_were_tried() -> None:
     best = RECIPE * 10**0.2
     table, _ = tune(near(best), learning_rates=5)
-    assert table[BN]["learning_rate"] == pytest.approx(best, rel=0.1)
-    assert table[BN]["learning_rate"] not in rates(table[BN])
+    assert table[BN].learning_rate == pytest.approx(best, rel=0.1)
+    assert table[BN].learning_rate not in rates(table[BN])
 
 
 def test_one_step_of_the_rate_either_way_is_told() -> None:
     table, _ = tune(near(RECIPE), learning_rates=5)
     for name, rate in (("lower", LOW), ("higher", HIGH)):
-        found = table[BN]["one_step"][name]
-        assert found["learning_rate"] == rate
-        assert found["validation"] == pytest.approx(0.56, abs=0.01)
+        found = getattr(table[BN].one_step, name)
+        assert found.learning_rate == rate
+        assert found.validation == pytest.approx(0.56, abs=0.01)
 
 
 def test_a_rate_at_which_a_seed_fails_is_not_chosen_nor_one_beyond() -> None:
@@ -123,10 +124,10 @@ def test_a_rate_at_which_a_seed_fails_is_not_chosen_nor_one_beyond() -> None:
         return {LOW: 0.3, RECIPE: 0.5}.get(rate, 0.9)
 
     table, _ = tune(score, extensions=0)
-    assert table[BN]["learning_rate"] == RECIPE
-    assert table[BN]["one_step"]["higher"] == {"learning_rate": HIGH, "validation": None}
-    lost = [t for t in table[BN]["trials"] if t["status"] == "diverged"]
-    assert [(t["learning_rate"], t["seed"], t["validation"]) for t in lost] == [(HIGH, 101, None)]
+    assert table[BN].learning_rate == RECIPE
+    assert table[BN].one_step.higher == Expected(learning_rate=HIGH, validation=None)
+    lost = [t for t in table[BN].trials if t.status == "diverged"]
+    assert [(t.learning_rate, t.seed, t.validation) for t in lost] == [(HIGH, 101, None)]
 
 
 @pytest.mark.parametrize("extensions", [0, 1, 2, 4])
@@ -139,8 +140,8 @@ def test_a_best_rate_at_an_edge_is_followed_so_far_and_no_further(
     row = table[BN]
     assert len(rates(row)) == 3 + extensions
     assert len(training.calls) == 1 + extensions
-    assert row["learning_rate"] == (rates(row)[-1] if upward else rates(row)[0])
-    assert row["at_edge"]
+    assert row.learning_rate == (rates(row)[-1] if upward else rates(row)[0])
+    assert row.at_edge
     assert {LOW, RECIPE, HIGH} <= set(rates(row))
 
 
@@ -148,8 +149,8 @@ def test_an_extension_that_brings_the_best_inside_is_not_at_an_edge() -> None:
     table, training = tune(near(HIGH), extensions=4)
     assert rates(table[BN]) == [LOW, RECIPE, HIGH, 1.0]
     assert len(training.calls) == 2
-    assert table[BN]["learning_rate"] == pytest.approx(HIGH, rel=0.2)
-    assert not table[BN]["at_edge"]
+    assert table[BN].learning_rate == pytest.approx(HIGH, rel=0.2)
+    assert not table[BN].at_edge
 
 
 def test_a_scheme_at_an_edge_brings_every_other_one_the_same_trials() -> None:
@@ -165,7 +166,7 @@ def test_a_scheme_at_an_edge_brings_every_other_one_the_same_trials() -> None:
     bn, plain = table
     assert rates(bn) == rates(plain)
     assert len(rates(bn)) == 5
-    assert (bn["at_edge"], plain["at_edge"]) == (False, True)
+    assert (bn.at_edge, plain.at_edge) == (False, True)
 
 
 def test_no_trial_is_trained_twice() -> None:
@@ -177,7 +178,7 @@ def test_no_trial_is_trained_twice() -> None:
 def test_where_nothing_scores_the_recipe_stays_and_the_row_says_so() -> None:
     table, training = tune(lambda rate, decay, seed: None, extensions=3)
     row = table[BN]
-    assert (row["learning_rate"], row["validation"], row["at_edge"]) == (RECIPE, None, True)
+    assert (row.learning_rate, row.validation, row.at_edge) == (RECIPE, None, True)
     assert len(training.calls) == 1
 
 
@@ -185,7 +186,7 @@ def test_no_scheme_has_another_weight_decay_to_try() -> None:
     decay = tiny.raw()["methods"]["simclr"]["weight_decay"]["resnet"]
     table, _ = tune(near(RECIPE))
     for row in (BN, PLAIN):
-        assert {trial["weight_decay"] for trial in table[row]["trials"]} == {decay}
+        assert {trial.weight_decay for trial in table[row].trials} == {decay}
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
@@ -202,10 +203,9 @@ def test_every_row_has_the_same_trials_at_first(count: int) -> None:
 
 
 def test_a_recipe_with_many_digits_can_be_tuned() -> None:
-    tree = tiny.changed(tiny.raw(), "methods/simclr/learning_rate/resnet", 0.12345)
-    tree["methods"]["supervised"]["learning_rate"]["resnet"] = 0.1
+    tree = tiny.changed(asked(), "methods/simclr/learning_rate/resnet", 0.12345)
     table = sweep.tune(tiny.params(tree), "leaderboard", Training(near(0.12345)), lambda line: None)
-    assert table[0]["default_validation"] > 0
+    assert table[0].default_validation
 
 
 # --- the table and the command
@@ -268,7 +268,7 @@ def test_nothing_is_trained_where_the_recipes_rates_are_asked_for(
     table = root / "results" / "mini" / "rates" / "leaderboard.json"
     tiny.write_params(root, tree)
     assert parser.main(["sweep"]) == 0
-    assert rate_table.load(table)["rows"] == []
+    assert rate_table.load(table) == ()
     assert trained == []
     assert parser.main(["plan"]) == 0
     tiny.write_params(root, asked())
@@ -300,12 +300,9 @@ def test_the_rates_of_the_table_are_those_that_cells_are_planned_with(
     tree["experiments"]["leaderboard"]["learning_rates"] = "tuned"
     cells = plan.cells(tiny.params(tree), "leaderboard", rate_table.settings(table))
     chosen = {cell.scheme: cell.config.recipe for cell in cells if cell.method == "simclr"}
-    for row in table["rows"]:
-        recipe = chosen[row["scheme"]]
-        assert (recipe.learning_rate, recipe.weight_decay) == (
-            row["learning_rate"],
-            row["weight_decay"],
-        )
+    for row in table:
+        recipe = chosen[row.scheme]
+        assert (recipe.learning_rate, recipe.weight_decay) == (row.learning_rate, row.weight_decay)
 
 
 def test_without_a_trial_that_crashed_there_is_no_table(
@@ -346,7 +343,7 @@ def test_a_part_of_a_rows_trials_without_memory_choose_no_rate(
     # A row that never fits has no rate, and the others have theirs.
     (root / "out-of-memory").write_text("\n".join(bn), encoding="utf-8")
     assert parser.main(["sweep"]) == 0
-    assert [row["validation"] is None for row in rate_table.load(table)["rows"]] == [True, False]
+    assert [row.validation is None for row in rate_table.load(table)] == [True, False]
     # With more memory: only when asked, and then those alone.
     (root / "out-of-memory").unlink()
     trained.clear()
@@ -360,7 +357,7 @@ def test_a_part_of_a_rows_trials_without_memory_choose_no_rate(
 def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -> None:
     assert parser.main(["sweep"]) == 0
     file = root / "results" / "mini" / "rates" / "leaderboard.json"
-    table = rate_table.load(file)
+    table = json.loads(file.read_text(encoding="utf-8"))
     trial = table["rows"][0]["trials"][0]
     trial |= {"status": "crashed", "validation": None}
     canonical_json.write(file, canonical_json.pretty(table))
@@ -379,3 +376,12 @@ def test_a_table_of_version_1_is_refused(root: Path, capsys: pytest.CaptureFixtu
     text = '{"rows": [{"method": "simclr", "family": "resnet", "scheme": "bn"}]}'
     canonical_json.write(root / "results" / "mini" / "rates" / "leaderboard.json", text)
     assert "a table of rates of version 1" in tiny.refusal(capsys, "sweep")
+
+
+TABLES = sorted(tiny.PROJECT.glob("results/mini/rates/*.json"))
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+def test_a_published_table_is_written_as_it_was_read(file: Path) -> None:
+    table = rate_table.RateTable.model_validate_json(file.read_bytes())
+    assert canonical_json.pretty(table.as_json()).encode() == file.read_bytes()

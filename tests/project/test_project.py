@@ -132,8 +132,10 @@ def test_the_norm_that_the_readme_adds_takes_part(tmp_path: Path):
         determinism.start("cpu")
         import torch
         from benchmark.training import network
-        manifest = {"shape": [1, 28, 28], "classes": list("abcdefghij"),
-                    "splits": {"train": {"count": 4000}}}
+        from benchmark.data.manifest import Manifest, Split
+        splits = {"train": Split.model_construct(count=4000)}
+        classes = tuple("abcdefghij")
+        manifest = Manifest.model_construct(shape=(1, 28, 28), classes=classes, splits=splits)
         with plugins.added(["simple.py"]):
             for cell in plan.cells(params.read(Path("params.yaml")), "leaderboard", None):
                 if cell.scheme == "simple" and cell.seed == 0:

@@ -12,7 +12,12 @@ from benchmark.report.document import schema
 from tests.helpers.made_up import PROJECT
 from tools.schemas import FOLDER, KINDS
 
-PUBLISHED = [("leaderboard", "length"), ("leaderboard", "views-and-gain"), ("claims", "claims")]
+PUBLISHED = [
+    ("leaderboard", "length"),
+    ("leaderboard", "views-and-gain"),
+    ("claims", "claims"),
+    *(("rates", f"rates/{path.stem}") for path in (PROJECT / "results/mini/rates").glob("*.json")),
+]
 
 
 @pytest.mark.parametrize("name", KINDS)

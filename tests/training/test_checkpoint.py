@@ -29,7 +29,7 @@ EARLY, LATE = 13, 25
 """Steps at which a training is interrupted, besides the last."""
 
 COUNT = BATCH * EPOCH
-MANIFEST = {"shape": [1, 16, 16], "classes": list("abcd"), "splits": {"train": {"count": COUNT}}}
+MANIFEST = tiny.manifest(count=COUNT)
 CASES = [
     ("simclr", "resnet", "bn"),
     ("moco", "resnet", "bn"),

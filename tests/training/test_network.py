@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmark.components import plugins, registry
 from benchmark.training.network import parameter_groups
-from tests.helpers.small import BACKBONE_OPTIONS, BACKBONES, NORMS, TRAINED, build, legal
+from tests.helpers.small import BACKBONES, NORMS, TRAINED, build, change, legal
 
 TEACHERS = [m for m in TRAINED if registry.facts("method", m)["teacher"]]
 TOKENS = ("cls_token", "pos_embed", "mask_token", "mask_patch")
@@ -53,7 +53,7 @@ def test_weights_are_the_same_wherever_the_norms_of_a_vit_stand(monkeypatch):
         changed = {
             "placement": placement, "final_norm": final_norm, "mlp_norm": more, "qk_norm": more,
         }  # fmt: skip
-        monkeypatch.setitem(BACKBONE_OPTIONS, "vit", BACKBONE_OPTIONS["vit"] | changed)
+        change(monkeypatch, "backbone", "vit", **changed)
         assert_same(first, unnormalized(build("supervised", "vit", "ln")))
 
 
@@ -151,8 +151,7 @@ def test_norms_keep_what_their_constructors_gave_them(backbone):
 
 
 def test_branches_of_gain_zero_stay_so(monkeypatch):
-    changed = BACKBONE_OPTIONS["resnet"] | {"branch_gain": 0}
-    monkeypatch.setitem(BACKBONE_OPTIONS, "resnet", changed)
+    change(monkeypatch, "backbone", "resnet", branch_gain=0)
     network = build("simclr", "resnet", "ln")
     zeros = [name for name, p in network.named_parameters() if not p.any()]
     branches = [name for name in zeros if not name.endswith("bias")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.config import params
 from benchmark.config.schema import Params
+from benchmark.data.manifest import Manifest, Split
 from benchmark.planning import plan
 from benchmark.planning.cell import Cell, Row
 
@@ -60,15 +61,15 @@ class Case:
         )
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """What a cell is told of its images."""
-        return {
-            "shape": [self.channels, self.side, self.side],
-            "classes": list("0123456789"),
-            "mean": [0.5] * self.channels,
-            "std": [0.25] * self.channels,
-            "splits": {"train": {"count": IMAGES}},
-        }
+    def manifest(self) -> Manifest:
+        """The facts about its images that a cell reads."""
+        return Manifest.model_construct(
+            shape=(self.channels, self.side, self.side),
+            classes=tuple("0123456789"),
+            mean=(0.5,) * self.channels,
+            std=(0.25,) * self.channels,
+            splits={"train": Split.model_construct(count=IMAGES)},
+        )
 
     def images(self) -> Tensor:
         """Made-up images, uint8 (N, C, H, W)."""

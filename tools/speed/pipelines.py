@@ -170,7 +170,7 @@ class Lightly(Loop):
             random_gray_scale=spec["grayscale"],
             gaussian_blur=complete(spec)["blur"],
             hf_prob=spec["flip"],
-            normalize={"mean": case.manifest["mean"], "std": case.manifest["std"]},
+            normalize={"mean": list(case.manifest.mean), "std": list(case.manifest.std)},
         )
         criterion = _peer("lightly.loss").NTXentLoss
         self.criterion = criterion(self.cell.config.method.options["temperature"])

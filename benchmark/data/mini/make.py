@@ -10,7 +10,6 @@ are shipped, so that every reader of the benchmark trains on the same bytes.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import sys
@@ -20,16 +19,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from benchmark.data.download import md5_of
+from benchmark.data.sources import fashion_mnist
+
 SEED = 20260101
 COUNTS = {"train": 400, "validation": 100, "test": 200}
 """Images of each class in each split; training and validation come from the official training file."""
-
-FILES = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
 
 SCALE = (0.9, 1.5)
 ROTATION = 20.0
@@ -80,15 +75,11 @@ def chosen(
 
 
 def read(path: Path) -> torch.Tensor:
-    """The values of one official IDX file, after checking its checksum."""
-    raw = path.read_bytes()
-    found = hashlib.md5(raw).hexdigest()
-    if found != FILES[path.name]:
-        raise SystemExit(f"{path}: md5 {found}, expected {FILES[path.name]}")
-    data = gzip.decompress(raw)
-    dims = data[3]
-    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
-    return torch.frombuffer(bytearray(data[4 + 4 * dims :]), dtype=torch.uint8).view(shape)
+    """The values of one official file, after checking its checksum."""
+    expected, found = fashion_mnist.CHECKSUMS[path.name], md5_of(path)
+    if found != expected:
+        raise SystemExit(f"{path}: md5 {found}, expected {expected}")
+    return fashion_mnist.idx(path.read_bytes())
 
 
 def make(folder: Path) -> dict[str, torch.Tensor]:

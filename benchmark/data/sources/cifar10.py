@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from benchmark.core.errors import UserError
-from benchmark.data.archive import read_members
 from benchmark.data.fetch import DATA_VARIABLE, RemoteFile, local, locate
 from benchmark.data.pool import Pool
 
@@ -30,7 +30,7 @@ CLASSES = (
 )
 
 FOLDER = "cifar-10-batches-bin"
-"""The folder of the members, both in the archive and where a user unpacked it."""
+"""The folder of the batches, in the archive and after a user unpacked it."""
 
 ARCHIVE = RemoteFile(
     "cifar-10-binary.tar.gz",
@@ -46,7 +46,7 @@ BATCHES = (
     RemoteFile("data_batch_5.bin", "53f37980c15c3d472c316c40844f3f0d"),
     RemoteFile("test_batch.bin", "803d5f7f4d78ea53de84dbe85f74fb6d"),
 )
-"""The members in the order of the images: the five of the training part, then the test part."""
+"""The batches in the order of the images: five for training, then one for the test."""
 
 SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32
@@ -56,37 +56,27 @@ RECORD = 1 + 3 * 32 * 32
 def read(options: Mapping[str, Any], cache: Path) -> Pool:
     """The official files as a Pool: images (60000, 3, 32, 32), parts "train" and "test".
 
-    Takes no options. Raises UserError if a file cannot be had or is damaged.
+    Takes no options. Raises UserError if a file is missing or its checksum is wrong.
     """
-    batches = [
-        parse(content, file.path) for file, content in zip(BATCHES, _contents(cache), strict=True)
-    ]
-    n = sum(len(labels) for _, labels in batches[:-1])
+    batches = [records(content) for content in _contents(cache)]
+    everything = torch.cat(batches)
+    first = len(everything) - len(batches[-1])
     return Pool(
-        images=torch.cat([images for images, _ in batches]),
-        labels=torch.cat([labels for _, labels in batches]),
-        parts={"train": torch.arange(n), "test": torch.arange(n, n + len(batches[-1][1]))},
+        images=everything[:, 1:].reshape(-1, *SHAPE),
+        labels=everything[:, 0].long(),
+        parts={"train": torch.arange(first), "test": torch.arange(first, len(everything))},
         classes=CLASSES,
     )
 
 
-def parse(content: bytes, name: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) from the content of one batch.
-
-    Raises UserError, with `name`, if it is not whole records or a label is not 0 to 9.
-    """
-    if not content or len(content) % RECORD:
-        raise UserError(f"{name}: expected records of {RECORD} bytes, found {len(content)} bytes")
-    # A bytearray, since a tensor over immutable bytes would be writable all the same.
-    records = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, RECORD)
-    labels = records[:, 0].long()
-    if int(labels.max()) >= len(CLASSES):
-        raise UserError(f"{name}: expected labels 0 to 9, found {int(labels.max())}")
-    return records[:, 1:].reshape(-1, *SHAPE), labels
+def records(content: bytes) -> Tensor:
+    """The records of a batch, uint8 (N, 3073): the label, then the pixels."""
+    # A bytearray, since torch does not support read-only memory.
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, RECORD)
 
 
 def _contents(cache: Path) -> list[bytes]:
-    """What the batches contain: from the user's unpacked files, else from the archive."""
+    """The contents of the batches: from the user's unpacked files, else from the archive."""
     paths = [local(FOLDER, file) for file in BATCHES]
     present = [path for path in paths if path]
     if len(present) == len(BATCHES):
@@ -96,6 +86,6 @@ def _contents(cache: Path) -> list[bytes]:
         raise UserError(
             f"{DATA_VARIABLE}: expected all six batches in {present[0].parent}, found no {missing}"
         )
-    members = [f"{FOLDER}/{file.path}" for file in BATCHES]
-    found = read_members(locate(FOLDER, ARCHIVE, cache), members)
-    return [found[member] for member in members]
+    with tarfile.open(locate(FOLDER, ARCHIVE, cache)) as archive:
+        members = [archive.extractfile(f"{FOLDER}/{file.path}") for file in BATCHES]
+        return [member.read() for member in members if member]

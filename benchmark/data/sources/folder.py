@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark.components.options import check_options
-from benchmark.core.errors import UserError
+from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.class_folders import find
 from benchmark.data.pool import Pool
 
@@ -30,7 +29,8 @@ COMPONENT: dict[str, Any] = {
         "max_megapixels": "int >= 1",
     },
     "defaults": {"ground": "white", "max_megapixels": 180},
-    # Where the images lie says nothing about them, and would tie the manifest to one machine.
+    "example": {"path": "images", "size": 16, "channels": 3},
+    # The path does not describe the images, and would tie the manifest to one machine.
     "unrecorded": ["path", "max_megapixels"],
 }
 
@@ -40,13 +40,13 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 def read(options: Mapping[str, Any], cache: Path) -> Pool:
     """The images under `path` as a Pool: images (N, channels, size, size).
 
-    Its part is "all", or parts are the split folders, see `benchmark.data.class_folders`. Classes and
-    images are in the order of their names, whatever the file system's. Options: path (folder of class
-    folders), size (pixels), channels (1 grey or 3 colour), ground (what is behind transparent pixels),
-    max_megapixels (the largest image that is read). Raises UserError for a wrong option, for folders
-    that are not as expected, and for an image that cannot be read.
+    Its part is "all", or its parts are the split folders, see `benchmark.data.class_folders`. Classes
+    and images are sorted by name. Options: path (folder of class folders), size (pixels), channels (1
+    grey or 3 colour), ground (colour behind transparent pixels), max_megapixels (the largest image).
+    Raises UserError for folders that are not as expected and for an image that cannot be read.
     """
-    root, settings = _checked(options)
+    settings = dict(options)
+    root = _folder(settings.pop("path"))
     found = find(root)
     paths = [path for part in found.parts.values() for files in part.values() for path in files]
     size, channels = settings["size"], settings["channels"]
@@ -71,9 +71,9 @@ def load_image(
     ground: str = COMPONENT["defaults"]["ground"],
     max_megapixels: int = COMPONENT["defaults"]["max_megapixels"],
 ) -> Tensor:
-    """One image as uint8 (channels, size, size): upright, its shorter side scaled, its centre cut.
+    """One image as uint8 (channels, size, size): upright, its shorter side scaled, its centre cropped.
 
-    Of an animation it is the first frame. Transparent pixels show `ground`. Raises UserError, with the
+    An animation gives its first frame. Transparent pixels show `ground`. Raises UserError, with the
     path, if the image is unreadable or has more pixels than `max_megapixels` allows.
     """
     try:
@@ -88,8 +88,10 @@ def load_image(
     except UserError:
         raise
     except Exception as error:
-        # Decoders raise errors of many kinds on damaged files, and all mean the same to the user.
-        raise UserError(f"{path}: expected an image, found {_one_line(error)}") from error
+        # Decoders raise many kinds of errors for damaged files.
+        raise UserError(
+            f"{path}: expected an image, found {type(error).__name__}: {error}"
+        ) from error
     short = min(image.size)
     width, height = (max(size, round(side * size / short)) for side in image.size)
     # Pillow widens the filter when it shrinks an image: this is the antialiased bicubic.
@@ -102,7 +104,7 @@ def load_image(
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lifts Pillow's limit, which takes a large image for an attack and cannot be set by an option."""
+    """Lifts Pillow's own limit on the size of an image. `max_megapixels` replaces it."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -115,7 +117,7 @@ def _upright(image: Image.Image, mode: str, ground: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):
-        # 16 bits a pixel: Pillow's own conversion would clip all but the darkest to white.
+        # 16 bits a pixel, of which Pillow's own conversion would clip most to white.
         values = np.asarray(image).astype(np.int64)
         if not 0 <= values.min() <= values.max() < 2**16:
             raise ValueError(
@@ -123,25 +125,19 @@ def _upright(image: Image.Image, mode: str, ground: str) -> Image.Image:
             )
         image = Image.fromarray((values // 257).astype(np.uint8))
     elif image.has_transparency_data:
-        # The colour of a transparent pixel is whatever the program that saved it left there.
+        # The stored colour of a transparent pixel is arbitrary.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image.convert(mode)
 
 
-def _checked(options: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The folder, and the arguments of `load_image`."""
-    settings = check_options("source folder", options, COMPONENT["options"], COMPONENT["defaults"])
-    path = settings.pop("path")
+def _folder(path: str) -> Path:
+    """The folder with the class folders."""
     # A path with an unknown user, or too long for the system, leads to no folder either.
     root = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser raises
     if not path or not os.path.isdir(root):  # noqa: PTH112  # Path.is_dir raises
         found = f", found none at {root}" if path else ""
-        raise UserError(
+        raise ParamsError(
             f"data.options.path is {path!r}: expected the folder with the class folders{found}"
         )
-    return Path(path).expanduser(), settings
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return Path(path).expanduser()

@@ -10,6 +10,7 @@ COMPONENT = {
     "name": "adamw",
     "version": 1,
     "options": {"beta1": "0 <= float < 1", "beta2": "0 <= float < 1"},
+    "example": {"beta1": 0.9, "beta2": 0.999},
 }
 
 

@@ -10,6 +10,7 @@ COMPONENT = {
     "name": "sgd",
     "version": 1,
     "options": {"momentum": "0 <= float < 1", "nesterov": "bool"},
+    "example": {"momentum": 0.0, "nesterov": False},
 }
 
 

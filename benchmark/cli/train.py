@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     kept = store(arguments.root)
     if arguments.cell:
         for task in wanted:
-            print(kept.of(task.fingerprint) / "record.json")
+            print(kept.cell_dir(task.fingerprint) / "record.json")
     else:
         for method in dict.fromkeys(cell.method for cell in cells):
             target = published.folder(arguments.root, found.track, arguments.experiment, method)

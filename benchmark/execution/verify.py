@@ -146,7 +146,7 @@ def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
 def _record(root: Path, cell: Cell, checksum: str) -> Record | None:
     """The published record; None where it is not here, or is another one."""
     try:
-        entry = collect.read_one(collect.file_of(cell, root))
+        entry = collect.read(collect.file_of(cell, root))
     except (FileNotFoundError, UserError):
         return None
     return entry.record if entry.checksum == checksum else None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
@@ -28,12 +29,9 @@ class Published(Names):
     record: Record
     checksum: str
     """sha256 of the file."""
-    file: Path = Path()
-
-    @cached_property
-    def content(self) -> str:
-        """sha256 of the record alone, whatever its names."""
-        return canonical_json.checksum(self.record.as_json())
+    content: str
+    """sha256 of the record alone, without its names."""
+    file: Path
 
 
 NAMES = tuple(field.name for field in fields(Names))
@@ -51,7 +49,7 @@ def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
     A cell that crashed is published as such; one that was not trained is an error. Of several
     processes that publish, one does so at a time.
     """
-    with kept.alone("publish"):
+    with kept.lock("publish"):
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f".{target.name}-*"):
             shutil.rmtree(left)  # of a publication that was killed
@@ -87,7 +85,7 @@ def published(tasks: Sequence[Task], root: Path) -> list[Record]:
     for task in tasks:
         cell = task.cell
         with contextlib.suppress(FileNotFoundError, UserError):
-            entry = read_one(file_of(cell, root))
+            entry = read(file_of(cell, root))
             record, expected = entry.record, sums[cell.experiment].get(cell.label)
             if record.fingerprint != task.fingerprint or not record.is_final:
                 continue
@@ -108,21 +106,24 @@ def document(cell: Names, record: Record) -> str:
     )
 
 
-def read(path: Path) -> list[Published]:
-    """Every published record below a folder, by name; what a killed `publish` left is not."""
-    files = (
+def files(path: Path) -> list[Path]:
+    """Every published record below a folder, without what a killed `publish` left."""
+    found = path.rglob("*.json")
+    return sorted(
         file
-        for file in path.rglob("*.json")
+        for file in found
         if not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
-    return sorted((read_one(file) for file in files), key=lambda entry: entry.name)
 
 
-def read_one(file: Path) -> Published:
-    """One published record; UserError where it is damaged as far as it alone can tell."""
-    raw = file.read_bytes()
+def read(file: Path) -> Published:
+    """One published record; UserError if the file alone shows that it is damaged."""
+    return _parsed(file, file.read_bytes())
+
+
+def _parsed(file: Path, raw: bytes) -> Published:
     try:
-        found = json.loads(raw)
+        found = from_json(raw)
         names = Names(**{key: found[key] for key in NAMES})
         given = found["record"]
         if given.get("schema") == 1:
@@ -143,8 +144,17 @@ def read_one(file: Path) -> Published:
     if not file.stem == names.label == label:
         raise UserError(f"{file}: damaged: it is called {names.label!r}, by its names {label!r}")
     return Published(
-        **vars(names), record=record, checksum=hashlib.sha256(raw).hexdigest(), file=file
+        **vars(names),
+        record=record,
+        checksum=hashlib.sha256(raw).hexdigest(),
+        content=canonical_json.sha256(canonical_json.compacted(_record_text(raw))),
+        file=file,
     )
+
+
+def _record_text(raw: bytes) -> str:
+    """The text of the record inside its document, which is indented by one space."""
+    return raw.decode().partition('\n "record": ')[2].partition("\n }")[0] + "\n }"
 
 
 def _line(error: Exception) -> str:
@@ -155,37 +165,64 @@ def _line(error: Exception) -> str:
     return str(error)
 
 
-def checked(
-    root: Path, track: str, entries: Sequence[Published], tables: bool = True
-) -> Sequence[Published]:
-    """The same records; UserError, naming the file, where one is not what was measured.
+def read_all(
+    root: Path, track: str, experiment: str | None = None, tables: bool = True
+) -> list[Published]:
+    """The published records of a track, or of one experiment, by name, each compared with a copy.
 
-    A changed digit of a result shows in nothing but a second copy: the store's, of a training in the
-    same environment; where it has none, the checksum in the experiment's table (not asked for by who
-    is about to write that).
+    A changed digit of a result shows only in a second copy: the store's record of a training run in the
+    same environment, or else, with `tables`, the checksum in the experiment's table. Raises UserError,
+    naming the file, for a record that is damaged or is not the one that was measured.
     """
+    top = root / "results" / track / "records"
     kept, sums = store(root), {}
-    for entry in entries:
-        file, record = entry.file, entry.record
-        if file != file_of(entry, root):
-            raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
-        own = kept.record(record.fingerprint)
-        if own is not None and own.environment == record.environment:
-            if own != record:
-                raise UserError(
-                    f"{file}: damaged, or made on another machine: it is not the record in "
-                    f"{kept.of(record.fingerprint)}; {_again(entry)} to publish that one"
-                )
-            continue
-        if tables and entry.experiment not in sums:
-            sums[entry.experiment] = listed(root, track, entry.experiment)
-        expected = sums[entry.experiment].get(entry.label) if tables else None
-        if expected not in (None, entry.checksum):
+    found = []
+    with _without_collection():
+        for file in files(top / experiment if experiment else top):
+            raw = file.read_bytes()
+            entry = _parsed(file, raw)
+            if file != file_of(entry, root):
+                raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
+            if tables and entry.experiment not in sums:
+                sums[entry.experiment] = listed(root, track, entry.experiment)
+            final = entry.record.is_final
+            if not (final and kept.holds(entry.record.fingerprint, _record_text(raw))):
+                _compare(entry, kept, sums.get(entry.experiment, {}))
+            found.append(entry)
+    return sorted(found, key=lambda entry: entry.name)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Suspends the search for reference cycles, which records do not have, here and from then on.
+
+    Searching thousands of records takes as long as reading them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _compare(entry: Published, kept: Store, sums: Mapping[str, str]) -> None:
+    """Raises UserError if a record differs from the one in the store, or else from its table's."""
+    file, record = entry.file, entry.record
+    own = kept.record(record.fingerprint)
+    if own is not None and own.environment == record.environment:
+        if own != record:
             raise UserError(
-                f"{file}: damaged, or newer than its table, which has sha256 {expected}, found "
-                f"{entry.checksum}; {_again(entry)}"
+                f"{file}: damaged, or made on another machine: it is not the record in "
+                f"{kept.cell_dir(record.fingerprint)}; {_again(entry)} to publish that one"
             )
-    return entries
+        return
+    expected = sums.get(entry.label)
+    if expected not in (None, entry.checksum):
+        raise UserError(
+            f"{file}: damaged, or newer than its table, which has sha256 {expected}, found "
+            f"{entry.checksum}; {_again(entry)}"
+        )
 
 
 def _again(entry: Published) -> str:

@@ -141,13 +141,13 @@ class Store:
         if not (self.folder / "schema").is_file():
             canonical_json.write(self.folder / "schema", f"{SCHEMA}\n")
 
-    def of(self, fingerprint: str) -> Path:
+    def cell_dir(self, fingerprint: str) -> Path:
         """The cell's folder."""
         return self.folder / "cells" / fingerprint
 
     def checkpoint(self, fingerprint: str) -> Path:
         """Where an interrupted cell's state is."""
-        return self.of(fingerprint) / "checkpoint.safetensors"
+        return self.cell_dir(fingerprint) / "checkpoint.safetensors"
 
     def trained(self, key: str) -> Path:
         """Where the final state of a training is kept, so that it can be measured again."""
@@ -164,7 +164,7 @@ class Store:
 
     def last(self, fingerprint: str) -> Record | None:
         """The record of the last try, that of a crash included; a damaged one counts as missing."""
-        found = canonical_json.read_sealed(self.of(fingerprint) / "record.json")
+        found = canonical_json.read_sealed(self.cell_dir(fingerprint) / "record.json")
         if found is None or found.get("schema") != SCHEMA:
             return None
         try:
@@ -173,13 +173,19 @@ class Store:
             return None
         return record if record.fingerprint == fingerprint else None
 
+    def holds(self, fingerprint: str, text: str) -> bool:
+        """Whether a record, as the text inside a published document, is the one of the last try."""
+        stored = canonical_json.sealed_text(self.cell_dir(fingerprint) / "record.json")
+        # There each line is indented by one more space.
+        return stored is not None and stored.rstrip().replace("\n", "\n ") == text
+
     def run_log(self, fingerprint: str) -> dict[str, Any]:
         """The cell's run log, empty if there is none."""
-        return canonical_json.read_sealed(self.of(fingerprint) / "run.json") or {}
+        return canonical_json.read_sealed(self.cell_dir(fingerprint) / "run.json") or {}
 
     def put(self, entry: Record, run_log: Mapping[str, Any]) -> None:
         """Stores a cell's record and run log; its checkpoint is no longer needed."""
-        folder = self.of(entry.fingerprint)
+        folder = self.cell_dir(entry.fingerprint)
         self._write_schema()
         canonical_json.write_sealed(folder / "run.json", run_log)
         canonical_json.write_sealed(folder / "record.json", entry.as_json())
@@ -187,7 +193,7 @@ class Store:
             self.checkpoint(entry.fingerprint).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def alone(self, what: str) -> Iterator[None]:
+    def lock(self, what: str) -> Iterator[None]:
         """Holds a lock among the processes that use this store; another one waits for it."""
         try:
             import fcntl
@@ -202,4 +208,4 @@ class Store:
     def adopt(self, entry: Record) -> None:
         """Stores a record that was made elsewhere, so without a run log."""
         self._write_schema()
-        canonical_json.write_sealed(self.of(entry.fingerprint) / "record.json", entry.as_json())
+        canonical_json.write_sealed(self.cell_dir(entry.fingerprint) / "record.json", entry.as_json())

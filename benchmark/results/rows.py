@@ -177,11 +177,10 @@ class RecordIndex:
         where = collect.folder(self.root, track, experiment)
         remedy = f"run `{plan.train_command(track, experiment)}`"
         published: dict[str, Published] = {}
-        for entry in collect.read(where):
+        for entry in collect.read_all(self.root, track, experiment, self.tables):
             if entry.label in published:
                 raise UserError(f"{where} has two records of {entry.label}")
             published[entry.label] = entry
-        collect.checked(self.root, track, list(published.values()), tables=self.tables)
         origins = provenance.read(self.root, track, experiment)
         images: dict[str, str] = {}
         found = {}

@@ -54,7 +54,7 @@ def _state(cell: Cell, fingerprint: str, store: Store, root: Path) -> str:
         file = published.file_of(cell, root)
         if not file.is_file():
             return "missing"
-        entry = published.read_one(file).record
+        entry = published.read(file).record
     if entry.fingerprint != fingerprint:
         return "stale"
     return "done" if entry.status == "diverged" else entry.status

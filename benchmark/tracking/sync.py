@@ -93,7 +93,7 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     results = root / "results" / track
     if not results.is_dir():
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
-    entries = collect.checked(root, track, collect.read(results / "records"))
+    entries = collect.read_all(root, track)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
     mine = {name for name, value in _SETTINGS.items() if os.environ.get(name, value) == value}
     for name, value in _SETTINGS.items():
@@ -104,7 +104,7 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
     from sqlalchemy.exc import SQLAlchemyError
 
     # Two processes that create a database at once both fail.
-    with _quiet(), records.store(root).alone("sync"):
+    with _quiet(), records.store(root).lock("sync"):
         try:
             client = MlflowClient(tracking_uri=uri)
             with _hurried(mine):

@@ -48,7 +48,7 @@ def measure(root: Path) -> list[dict[str, Any]]:
 def _measured(root: Path) -> Iterator[dict[str, Any]]:
     dvc = [shutil.which("dvc", path=str(Path(sys.executable).parent)) or "dvc"]
     verb = [sys.executable, "-m", "benchmark"]
-    pattern = published.read_one(root / PATTERN).record
+    pattern = published.read(root / PATTERN).record
     # What is published would be found to differ from the made-up records of the same cells.
     for of in ("records", "provenance"):
         shutil.rmtree(root / "results" / "mini" / of)
@@ -92,7 +92,8 @@ def _fill(root: Path, least: int, pattern: Record) -> int:
     settings = rate_table.settings(rate_table.load(rate_table.path(root, "mini", "leaderboard")))
     seeds, cells = 2, list[Cell]()
     while len(cells) < least:
-        grid["seeds"] = list(range(seeds))
+        # Far from the sweep's own seeds, which an experiment may not report.
+        grid["seeds"] = list(range(1000, 1000 + seeds))
         with file.open("w", encoding="utf-8") as target:
             yaml.dump(tree, target)
         params = reading.read(file)

@@ -21,7 +21,6 @@ from benchmark.planning import sweep as sweeping
 from benchmark.planning.cell import OUT_OF_MEMORY, Cell, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.planning.sizes import check_cells
-from benchmark.results.records import Store, store
 
 HELP = "tune the learning rates on the validation split"
 
@@ -43,30 +42,33 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = dataset_checksum(arguments.root, found)
     target = rate_table.path(arguments.root, found.track, arguments.experiment)
     known = {
-        print_: result
-        for print_, result in rate_table.known(arguments.root, found.track).items()
+        fingerprint: result
+        for fingerprint, result in rate_table.known(arguments.root, found.track).items()
         if not (arguments.retry and result.status == OUT_OF_MEMORY)
     }
     metric = rate_table.metric(found)
-    kept = store(arguments.root)
-    prints: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
 
     def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
         check_cells(arguments.root, found, cells)
         trials = tasks(cells, dataset)
-        prints.update({task.cell.label: task.fingerprint for task in trials})
+        fingerprints.update({task.cell.label: task.fingerprint for task in trials})
         missing = [task for task in trials if task.fingerprint not in known]
-        train_missing(arguments, found, missing)
-        # A rate chosen without them would be another one.
-        refuse_crashes(missing, kept)
-        return {cell.label: _trial(kept, prints[cell.label], known, metric) for cell in cells}
+        records = train_missing(arguments, found, missing)
+        # A rate chosen without the crashed trials would be another one.
+        refuse_crashes(missing, records)
+        made = {
+            key: rate_table.Result(entry.status, entry.result.metrics.get(metric))
+            for key, entry in records.items()
+        }
+        return {task.cell.label: (known | made)[task.fingerprint] for task in trials}
 
     asked = found.experiments.get(arguments.experiment)
     if asked is not None and asked.learning_rates == "default":
         chosen(arguments, found, {})  # refuses wrong params, as a sweep does
         # Nothing to tune; a table of earlier trials stays, so that none of them is lost.
         if not target.exists():
-            rate_table.write(target, found, arguments.experiment, [], prints)
+            rate_table.write(target, found, arguments.experiment, [], fingerprints)
         print(target)
         return
     table = sweeping.tune(
@@ -80,16 +82,5 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{row['scheme']} ran out of memory, and a rate chosen from the rest would be "
                 "another one: `--retry` trains them again, with a lower `--jobs` if need be"
             )
-    rate_table.write(target, found, arguments.experiment, table, prints)
+    rate_table.write(target, found, arguments.experiment, table, fingerprints)
     print(target)
-
-
-def _trial(
-    kept: Store, fingerprint: str, known: Mapping[str, rate_table.Result], metric: str
-) -> rate_table.Result:
-    if fingerprint in known:
-        return known[fingerprint]
-    entry = kept.record(fingerprint)
-    if entry is None:
-        raise RuntimeError(f"cell {fingerprint} left no record")
-    return rate_table.Result(entry.status, entry.result.metrics.get(metric))

@@ -25,6 +25,7 @@ from benchmark.core.errors import UserError
 from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
+from benchmark.results import published
 from benchmark.results.records import Record, Store
 
 if TYPE_CHECKING:  # Windows has no fork server
@@ -55,6 +56,8 @@ class Summary:
     trained: int = 0
     crashed: list[str] = field(default_factory=list)
     """One line for each cell whose training ended in an error, with the cause."""
+    records: dict[str, Record] = field(default_factory=dict)
+    """The last record of every cell that was asked for, by fingerprint."""
 
 
 class _Signals:
@@ -114,44 +117,48 @@ def train_missing(
     data: Path,
     jobs: int | None,
     device: str = "auto",
-    published: Callable[[Sequence[Task]], Sequence[Record]] = lambda missing: (),
+    root: Path | None = None,
     retry: bool = False,
 ) -> Summary:
-    """Trains every task that the store does not hold, `jobs` at a time.
+    """Trains every task that the store has no finished record of, `jobs` at a time.
 
-    Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
-    built dataset. `published` gives records of tasks from elsewhere: those that an environment like this
-    one made go into the store and count as found. With `retry` a record of a lack of memory does not
-    count. Raises UserError before any training if a cell cannot be built, and Stopped on a signal, after
-    the workers have saved what they can.
+    The default of `jobs` is the number of CPU cores, or 1 on a GPU. `data` is the folder of the built
+    dataset. With the `root` of a project, its published records are adopted if the environment that made
+    them is the one of this machine. With `retry`, cells that ran out of memory are trained again. Raises
+    UserError before any training if a cell cannot be built, and Stopped on a signal, after the workers
+    have saved their state.
     """
     wanted = {task.fingerprint: task for task in tasks}
+    summary = Summary(records=store.read(tasks))
 
     def counts(entry: Record | None) -> bool:
-        return entry is not None and not (retry and entry.status == OUT_OF_MEMORY)
+        return bool(entry and entry.is_final and not (retry and entry.status == OUT_OF_MEMORY))
 
     def lacking() -> list[Task]:
-        return [task for print_, task in wanted.items() if not counts(store.record(print_))]
+        missing = [task for key, task in wanted.items() if not counts(summary.records.get(key))]
+        summary.found = len(wanted) - len(missing)
+        return missing
 
     missing = lacking()
     if not missing:
-        return Summary(found=len(wanted))
+        return summary
     determinism.prepare()
     with _Signals() as signals:
         context = _context(signals)
         with starting():
             environment = _check(context, signals, missing, data, device)
-        for entry in published(missing):
+        for entry in published.finished(missing, root) if root else ():
             if entry.environment == environment and counts(entry):
                 store.adopt(entry)
+                summary.records[entry.fingerprint] = entry
         missing = lacking()
-        summary = Summary(found=len(wanted) - len(missing))
         if not missing:
             return summary
         jobs = jobs or (cores() if environment["device"] == "cpu" else 1)
         pool = _Pool(context, signals, store, data, min(jobs, len(missing)), device)
         with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
             pool.run(missing, bars, summary)
+    summary.records |= store.read(missing)
     return summary
 
 

@@ -17,7 +17,7 @@ from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import Task
 from benchmark.results.published import Published
-from benchmark.results.records import Store
+from benchmark.results.records import Record, Store
 
 SCHEMA = 1
 
@@ -30,7 +30,7 @@ MARKS = {
     "reconstructed": "only the commit that published the record is known, from the history",
     "unknown commit": "made by a program outside of any known commit",
     "dirty": "made with changes that are in no commit",
-    "foreign lock": "made with other package versions than uv.lock names",
+    "lock mismatch": "made with other package versions than uv.lock names",
 }
 """What may be said against a record's provenance."""
 
@@ -59,7 +59,7 @@ class Origin:
         found = {
             "unknown commit": self.program.get("commit") is None,
             "dirty": bool(self.program.get("dirty")),
-            "foreign lock": self.program.get("as_locked") is False,
+            "lock mismatch": self.program.get("as_locked") is False,
         }
         return tuple(mark for mark in MARKS if found.get(mark))
 
@@ -105,8 +105,8 @@ def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
     return origin.marks
 
 
-def publish(root: Path, tasks: Sequence[Task], store: Store) -> None:
-    """Brings the origins of one method's records up to date; the records are in the store.
+def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], store: Store) -> None:
+    """Brings the origins of one method's records up to date; `records` are by fingerprint.
 
     A record that stays the same keeps its origin, unless there is more to say against that than against
     the new one, or than against the one that the same record has elsewhere on the track.
@@ -117,10 +117,7 @@ def publish(root: Path, tasks: Sequence[Task], store: Store) -> None:
     elsewhere: dict[str, Origin] | None = None
     found: list[Origin] = []
     for task in tasks:
-        entry, label = store.last(task.fingerprint), task.cell.label
-        if entry is None:
-            continue
-        checksum = canonical_json.checksum(entry.as_json())
+        label, checksum = task.cell.label, records[task.fingerprint].checksum
         old = known.get(label)
         if old is not None and old.record != checksum:
             old = None

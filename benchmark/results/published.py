@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import Names, Task, fingerprint_of
 from benchmark.planning.plan import train_command
-from benchmark.results.records import SCHEMA, Record, Store, store
+from benchmark.results.records import SCHEMA, Record, Store, store, without_collection
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,13 @@ def folder(root: Path, track: str, experiment: str, method: str | None = None) -
     return path / method if method else path
 
 
-def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
-    """Writes the records of `tasks` into `target`, all of them or none, replacing what was there.
+def publish(
+    tasks: Sequence[Task], records: Mapping[str, Record], kept: Store, target: Path
+) -> None:
+    """Replaces the folder `target` with the records of `tasks`, all of them or none.
 
-    A cell that crashed is published as such; one that was not trained is an error. Of several
-    processes that publish, one does so at a time.
+    `records` are by fingerprint. A cell that crashed is published as such; one without a record is an
+    error. Only one process that uses the store publishes at a time.
     """
     with kept.lock("publish"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +58,10 @@ def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
             whole, old = Path(name) / "new", Path(name) / "old"
             whole.mkdir()
             for task in tasks:
-                entry = kept.last(task.fingerprint)
-                if entry is None:
+                if task.fingerprint not in records:
                     raise UserError(f"{task.cell.name} has not been trained")
                 path = whole / f"{task.cell.label}.json"
-                canonical_json.write(path, document(task.cell, entry))
+                canonical_json.write(path, document(task.cell, records[task.fingerprint]))
             # Two moves: a kill between them leaves no folder, never half of one.
             if target.exists():
                 target.rename(old)
@@ -73,7 +73,7 @@ def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
                 raise
 
 
-def published(tasks: Sequence[Task], root: Path) -> list[Record]:
+def finished(tasks: Sequence[Task], root: Path) -> list[Record]:
     """The finished records of these tasks that are published below `root` under their names.
 
     Damaged files are skipped, since the caller rewrites them. So is a file whose checksum is not the one
@@ -177,7 +177,7 @@ def read_all(
     top = root / "results" / track / "records"
     kept, sums = store(root), {}
     found = []
-    with _without_collection():
+    with without_collection():
         for file in files(top / experiment if experiment else top):
             raw = file.read_bytes()
             entry = _parsed(file, raw)
@@ -190,20 +190,6 @@ def read_all(
                 _compare(entry, kept, sums.get(entry.experiment, {}))
             found.append(entry)
     return sorted(found, key=lambda entry: entry.name)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Suspends the search for reference cycles, which records do not have, here and from then on.
-
-    Searching thousands of records takes as long as reading them.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _compare(entry: Published, kept: Store, sums: Mapping[str, str]) -> None:

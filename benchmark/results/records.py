@@ -7,8 +7,9 @@ differs between two runs of the same cell. What does (times, host, throughput) i
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +94,11 @@ class Record(Value):
         return cls.of(task, environment, "crashed", Result(metrics={}, curves={}, cause=cause))
 
     @property
+    def checksum(self) -> str:
+        """sha256 of the compact JSON."""
+        return canonical_json.checksum(self.as_json())
+
+    @property
     def is_final(self) -> bool:
         """Whether this is a result; a crashed cell is trained again."""
         return self.status in FINAL
@@ -111,6 +117,20 @@ def store(root: Path) -> Store:
             "and run the command again"
         )
     return found
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Suspends the search for reference cycles, which records do not have, here and from then on.
+
+    Searching thousands of records takes as long as reading them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _home() -> Path | None:
@@ -156,6 +176,12 @@ class Store:
     def trace(self, key: str) -> Path:
         """Where the checksums of a training's first moments are."""
         return self.folder / "trained" / f"{key}.trace.json"
+
+    def read(self, tasks: Iterable[Task]) -> dict[str, Record]:
+        """The record of the last try of each task that has one, by fingerprint."""
+        with without_collection():
+            found = {task.fingerprint: self.last(task.fingerprint) for task in tasks}
+        return {fingerprint: entry for fingerprint, entry in found.items() if entry}
 
     def record(self, fingerprint: str) -> Record | None:
         """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
@@ -208,4 +234,6 @@ class Store:
     def adopt(self, entry: Record) -> None:
         """Stores a record that was made elsewhere, so without a run log."""
         self._write_schema()
-        canonical_json.write_sealed(self.cell_dir(entry.fingerprint) / "record.json", entry.as_json())
+        canonical_json.write_sealed(
+            self.cell_dir(entry.fingerprint) / "record.json", entry.as_json()
+        )

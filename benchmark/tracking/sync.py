@@ -14,8 +14,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,8 @@ class Synced:
     removed: int = 0
     where: str = ""
     """The server or database, without any password."""
+    records: Mapping[str, str] = field(default_factory=dict)
+    """The checksum of each record by the name of its cell."""
 
     def __str__(self) -> str:
         return (
@@ -170,7 +172,8 @@ class _Sync:
         for identifier in kept.values():
             self._remove_experiment(identifier)
         self._explain_default()
-        return Synced(**self.counts, where=_shown(self.uri))
+        checksums = {entry.name: entry.checksum for entry in entries}
+        return Synced(**self.counts, where=_shown(self.uri), records=checksums)
 
     def _existing_experiments(self) -> dict[str, str]:
         """Experiments that a sync of this track made: name → id."""

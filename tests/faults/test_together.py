@@ -28,12 +28,12 @@ def test_publications_at_once(tmp_path: Path) -> None:
     (left / "old").mkdir(parents=True)
 
     def publish(number: int) -> None:
-        published.publish(planned, Store(tmp_path), target)
+        published.publish(planned, store.read(planned), Store(tmp_path), target)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(publish, range(PUBLICATIONS)))
     assert [path.name for path in target.parent.iterdir()] == [target.name]
-    assert {entry.label for entry in published.read(target)} == {
+    assert {published.read(file).label for file in published.files(target)} == {
         task.cell.label for task in planned
     }
 

@@ -66,8 +66,9 @@ def work(root: Path) -> None:
     for method in dict.fromkeys(task.cell.method for task in planned):
         target = published.folder(root, "mini", "leaderboard", method)
         of_method = [task for task in planned if task.cell.method == method]
-        published.publish(of_method, store, target)
-        origins.publish(root, of_method, store)
+        records = store.read(of_method)
+        published.publish(of_method, records, store, target)
+        origins.publish(root, of_method, records, store)
     if parser.main(["leaderboard"]):
         raise SystemExit(3)
 

@@ -91,7 +91,7 @@ def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
 )
 def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
     made = entry()
-    file = store.of(made.fingerprint) / "record.json"
+    file = store.cell_dir(made.fingerprint) / "record.json"
     text = text.replace(b"HERE", made.fingerprint.encode())
     try:
         # Under a checksum that is right.
@@ -109,7 +109,7 @@ def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
 )
 def test_a_record_of_something_else_counts_as_missing(store: Store, change: dict[str, Any]) -> None:
     made = entry()
-    file = store.of(made.fingerprint) / "record.json"
+    file = store.cell_dir(made.fingerprint) / "record.json"
     canonical_json.write_sealed(file, made.as_json())
     assert store.record(made.fingerprint) == made
     canonical_json.write_sealed(file, made.as_json() | change)
@@ -119,7 +119,7 @@ def test_a_record_of_something_else_counts_as_missing(store: Store, change: dict
 
 def test_a_record_cut_short_anywhere_counts_as_missing(store: Store) -> None:
     made = entry()
-    file = store.of(made.fingerprint) / "record.json"
+    file = store.cell_dir(made.fingerprint) / "record.json"
     store.put(made, {})
     whole = file.read_bytes()
     assert store.record(made.fingerprint) == made

@@ -212,7 +212,7 @@ def test_a_changed_record_replaces_exactly_its_run(project):
 
 
 def test_a_changed_run_log_replaces_the_run(project):
-    (entry,) = read(publish(project).parent)
+    entry = read(publish(project))
     sync(project, TRACK)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "record file"
     records.store(project).put(entry.record, {"started": 1000.0, "wall_seconds": 1.0})
@@ -299,9 +299,9 @@ def test_values_that_are_not_finite_are_left_out(project):
     with pytest.raises(
         UserError, match=r"not a record \(result\.curves\.loss\.0: .* finite number"
     ):
-        read(project / "results")
+        read(path)
     path.write_text(whole.replace("0.75", "NaN").replace("2.0", "null"))
-    (entry,) = read(project / "results")
+    entry = read(path)
     points = [*runview.finals(entry.record, {}), *runview.curves(entry.record)]
     assert [point.key for point in points] == [
         "validation/knn20",

@@ -316,15 +316,15 @@ def _pools(
     """A spread for every metric, backbone, and trained or untrained rows.
 
     Only rows whose every seed finished with a value count: the seeds that survive in a row that
-    also fails are a selection. Rows of the very same trainings count once.
+    also fails are a selection. Rows of the very same training runs count once.
     """
-    trainings: dict[tuple[str, ...], RowRecords] = {}
+    distinct: dict[tuple[str, ...], RowRecords] = {}
     for own in rows:
         if not is_fixed(own.row):
-            prints = tuple(p.record.fingerprint for p in own.records.values())
-            trainings.setdefault(prints, own)
+            fingerprints = tuple(p.record.fingerprint for p in own.records.values())
+            distinct.setdefault(fingerprints, own)
     groups: dict[tuple[str, bool], list[RowRecords]] = {}
-    for own in trainings.values():
+    for own in distinct.values():
         kind = own.row.backbone, plan.is_trained(params, own.row.method)
         groups.setdefault(kind, []).append(own)
     pools = []

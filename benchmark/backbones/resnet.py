@@ -41,7 +41,7 @@ def build(
     """A ResNet of basic blocks, one stage for each entry of `channels`, each halving the map.
 
     `branch_gain` is the scale with which the last norm of each residual branch starts: 1, or 0 (Goyal et
-    al. 2017, 1706.02677, §5.1; timm's default), which helps long trainings of deep networks and costs
+    al. 2017, 1706.02677, §5.1; timm's default), which helps long runs of deep networks and costs
     short ones of shallow networks. Norms without a scale take no notice of it.
     """
     if len(channels) != len(layers) or len(channels) != 4:

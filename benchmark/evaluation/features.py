@@ -67,7 +67,7 @@ def reestimate(
 ) -> bool:
     """Replaces running statistics by their mean over the training images, in batches of `batch`.
 
-    Short trainings, small groups and untrained networks have poor running statistics, which would
+    Short training runs, small groups and untrained networks have poor running statistics, which would
     look like an effect of the norm (precise-BN, Wu & Johnson 2021, 2105.07576, §3). `encode` makes the
     forward pass of a batch and is told the batch's number; by default it is the backbone's of whole
     images (see `Method.encode`). Returns whether there was anything to estimate.

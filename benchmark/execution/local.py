@@ -208,7 +208,7 @@ def _check(
     data: Path,
     device: str,
 ) -> dict[str, Any]:
-    """Refuses what cannot be built, and returns what decides the bits of the trainings.
+    """Refuses what cannot be built, and returns what decides the bits of the training runs.
 
     In a process of its own: this one never loads torch.
     """

@@ -89,10 +89,10 @@ def verify(
     return verdicts
 
 
-def sample(cells: Sequence[Cell], count: int, draw: str) -> list[Cell]:
-    """`count` cells chosen by the text `draw`, of as many different rows as there are."""
+def sample(cells: Sequence[Cell], count: int, seed: str) -> list[Cell]:
+    """`count` cells of as many different rows as possible, chosen by the text `seed`."""
     shuffled = sorted(
-        cells, key=lambda cell: hashlib.sha256(f"{draw}/{cell.label}".encode()).digest()
+        cells, key=lambda cell: hashlib.sha256(f"{seed}/{cell.label}".encode()).digest()
     )
     first_of_row: dict[Row, Cell] = {}
     for cell in shuffled:
@@ -186,7 +186,7 @@ def _promised(entry: Record, published: _Published) -> bool:
 
 
 def _where(entry: Record, trace: Mapping[str, str], published: _Published) -> str:
-    """At which moment two trainings of one cell part, as far as what is published can tell."""
+    """At which moment two training runs of one cell part, as far as what is published can tell."""
     theirs = published.record
     if theirs is not None and theirs.dataset != entry.dataset:
         return "data"

@@ -111,8 +111,7 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
 def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> None:
     """Builds the network of every cell without memory for its weights.
 
-    Sends what decides the bits of this machine's trainings (`determinism.environment`), and the first
-    refusal or None.
+    Sends this machine's `determinism.environment`, and the first refusal or None.
     """
     determinism.prepare()
     from benchmark.data.build import load

@@ -2,7 +2,7 @@
 
 The maximum over a few rates with a few seeds picks noise: whichever seed was lucky decides it, and it is
 a whole step away from the best rate as often as not. A Gaussian process with a fixed kernel borrows from
-the neighbours, may choose a rate between those tried, and follows the cliff beyond which trainings fail,
+the neighbours, may choose a rate between those tried, and follows the cliff beyond which runs fail,
 which a parabola does not. `tests/planning/test_rate_fit.py` compares it with the maximum on planted
 sweeps.
 """
@@ -26,7 +26,7 @@ SIGNAL = 0.05
 NOISE, WEIGHT = 0.015, 4
 """The deviation of a score over seeds that is expected beforehand, and how many degrees of freedom
 that is worth. Three seeds alone would give a deviation that is much too small now and then; one that is
-pooled over rates would be that of the rates at which trainings begin to fail."""
+pooled over rates would be that of the rates at which training runs begin to fail."""
 
 RESOLUTION = 20
 """Candidates between two rates that were tried."""

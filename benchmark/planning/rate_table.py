@@ -42,12 +42,12 @@ def write(
     params: Params,
     experiment: str,
     table: list[dict[str, Any]],
-    prints: Mapping[str, str],
+    fingerprints: Mapping[str, str],
 ) -> None:
     """Writes the table, each trial with its fingerprint."""
     for row in table:
         for trial in row["trials"]:
-            trial["fingerprint"] = prints[trial["label"]]
+            trial["fingerprint"] = fingerprints[trial["label"]]
     document = {
         "track": params.track,
         "experiment": experiment,

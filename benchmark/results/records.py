@@ -142,7 +142,7 @@ def _home() -> Path | None:
 
 
 class Store:
-    """Finished cells by fingerprint, in `folder`/cells, and finished trainings, in `folder`/trained."""
+    """Records of cells in `folder`/cells and final states of training runs in `folder`/trained."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

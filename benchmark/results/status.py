@@ -30,17 +30,17 @@ def table(
     entries = []
     spent: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
-        print_ = cell.on(dataset).fingerprint if dataset else None
+        fingerprint = cell.on(dataset).fingerprint if dataset else None
         state, seconds = "unknown", None
         if cell.row in untuned:
-            state, print_ = "untuned", None
-        elif print_ is not None:
-            state = _state(cell, print_, store, root)
-            if state == "done" and (log := store.run_log(print_)):
+            state, fingerprint = "untuned", None
+        elif fingerprint is not None:
+            state = _state(cell, fingerprint, store, root)
+            if state == "done" and (log := store.run_log(fingerprint)):
                 seconds = float(log["wall_seconds"])
                 spent.setdefault((cell.method, cell.backbone), []).append(seconds)
         entries.append(
-            {"cell": cell.name, "fingerprint": print_, "state": state, "seconds": seconds}
+            {"cell": cell.name, "fingerprint": fingerprint, "state": state, "seconds": seconds}
         )
     for entry, cell in zip(entries, cells, strict=True):
         if entry["seconds"] is None and (similar := spent.get((cell.method, cell.backbone))):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmark.core.wording import counted
 from benchmark.results.published import Published
 
 _VIEW = "mlflow.sharedViewState."
@@ -20,12 +21,12 @@ def description(identifier: str, track: str, experiment: str, cells: Sequence[Pu
     """What a reader of the experiment's page has to know, in Markdown; `identifier` is MLflow's."""
     failed = sum(cell.record.status != "done" for cell in cells)
     some = f", {failed} failed" if failed else ""
-    noun = "training" if len(cells) == 1 else "trainings"
+    runs = counted(len(cells), "training run")
     example = next((cell.label for cell in cells if cell.record.status == "done"), "a cell")
     page = f"#/experiments/{identifier}/runs?workflowType=machine_learning&viewStateShareKey="
     # The list of experiments shows the first words without formatting, the page the first line.
     return f"""\
-{len(cells)} {noun}{some}. Start here: [accuracy of every run]({page}runs) · \
+{runs}{some}. Start here: [accuracy of every run]({page}runs) · \
 [means over seeds]({page}means)
 
 **Which normalization suits which self-supervised method?** Track `{track}`, experiment \

@@ -33,7 +33,7 @@ IMPORTED = ("timm", "matplotlib.backends.backend_svg", "benchmark.cli.leaderboar
 
 
 def tree() -> dict[str, Any]:
-    """Two trainings, one of which diverges, a control, and a table."""
+    """Two training runs, one of which diverges, a control, and a table."""
     found = tiny.raw()
     found["experiments"] = {"leaderboard": found["experiments"]["leaderboard"]}
     found["experiments"]["leaderboard"]["schemes"] = ["bn"]
@@ -41,9 +41,9 @@ def tree() -> dict[str, Any]:
 
 
 def work(root: Path) -> None:
-    """What `dvc repro` does in the project: images, trainings, records, tables.
+    """What `dvc repro` does in the project: images, training runs, records, tables.
 
-    The trainings are those of `benchmark.worker`, one after the other and with more checkpoints.
+    The training runs are those of `benchmark.worker`, one after the other and with more checkpoints.
     """
     from benchmark.cli import parser
     from benchmark.core import determinism

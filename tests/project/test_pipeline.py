@@ -98,9 +98,9 @@ def _prepare(root: Path) -> None:
         return {cell.label: rate_table.Result("done", 0.5) for cell in cells}
 
     table = sweep.tune(params, "leaderboard", train, lambda line: None)
-    prints = {trial["label"]: "0" * 64 for row in table for trial in row["trials"]}
+    fingerprints = {trial["label"]: "0" * 64 for row in table for trial in row["trials"]}
     rate_table.write(
-        rate_table.path(root, "mini", "leaderboard"), params, "leaderboard", table, prints
+        rate_table.path(root, "mini", "leaderboard"), params, "leaderboard", table, fingerprints
     )
     with (root / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(pipeline(), file)

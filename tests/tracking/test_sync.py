@@ -354,7 +354,7 @@ def test_the_experiment_explains_itself(project):
     sync(project, TRACK)
     found = client(project).get_experiment_by_name(f"{TRACK}/leaderboard")
     note = found.tags[runview.NOTE]
-    assert note.startswith("1 training. Start here: [")
+    assert note.startswith("1 training run. Start here: [")
     for tag in (tag for tag in found.tags if tag.startswith("mlflow.sharedViewState.")):
         assert f"#/experiments/{found.experiment_id}/runs" in note
         assert f"viewStateShareKey={tag.rpartition('.')[2]})" in note

@@ -1,4 +1,4 @@
-"""What everything around the trainings costs: DVC, MLflow, plans and tables, with made-up records."""
+"""What DVC, MLflow, plans and tables cost around the training runs, with made-up records."""
 
 from __future__ import annotations
 

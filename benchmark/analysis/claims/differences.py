@@ -126,7 +126,7 @@ def spread(index: RecordIndex, claims: Claims, advice: Advice) -> Spread:
     """The spread within the arms of an experiment, by recipe and backbone, without that of the seeds.
 
     Pooled are the rows that were trained with all of the experiment's own seeds, did not fail and have
-    learnt; rows of the very same trainings count once. None of single values is the spread of a
+    learnt; rows of the very same training runs count once. None of single values is the spread of a
     difference between two measurements of the same networks, so that has its own alone.
     """
     if advice.minus_metric:
@@ -138,10 +138,10 @@ def spread(index: RecordIndex, claims: Claims, advice: Advice) -> Spread:
         if own.seeds != seeds or missing(own) or failed(own, advice) or not own.learnt:
             continue
         if all(seed in own.values for seed in seeds):
-            prints = tuple(
+            fingerprints = tuple(
                 row.records[seed].record.fingerprint for row in own.rows for seed in seeds
             )
-            groups.setdefault(group, {})[prints] = [own.values[seed] for seed in seeds]
+            groups.setdefault(group, {})[fingerprints] = [own.values[seed] for seed in seeds]
     return contrasts.pool([list(group.values()) for group in groups.values()])
 
 

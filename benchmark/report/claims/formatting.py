@@ -16,7 +16,7 @@ METRICS = {
 }
 
 SMALL = ("mini", "fashion-mnist")
-"""Tracks whose verdicts say nothing of long trainings of large networks."""
+"""Tracks whose verdicts say nothing of long training runs of large networks."""
 
 
 def scale(track: str) -> str | None:

@@ -72,11 +72,10 @@ def report(root: Path) -> list[str]:
 
 def _program() -> str:
     found = program()
-    commit, image = found["commit"], found["image"]
-    words = [f"commit {commit[:12]}" if commit else "no known commit"]
-    if found["dirty"]:
+    words = [f"commit {found.commit[:12]}" if found.commit else "no known commit"]
+    if found.dirty:
         words.append("CHANGED since")
-    words.append(f"image on {image['base_digest']}" if image else "no image")
+    words.append(f"image on {found.image.base_digest}" if found.image else "no image")
     return ", ".join(words)
 
 

@@ -27,7 +27,7 @@ from benchmark.planning.configuration import TrainingConfig
 from benchmark.provenance.machine import Energy, machine
 from benchmark.provenance.program import program
 from benchmark.provenance.trace import Tracer
-from benchmark.results.records import Record, Result, Status, Store, Watched
+from benchmark.results.records import Record, Result, RunLog, Status, Store, Watched
 from benchmark.training import network
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.loop import MARKS, Progress, Trained, train
@@ -56,21 +56,24 @@ def run(
         raise UserError(f"{data}: the images changed since the cell was planned")
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
-        status, result, log = _result(task, splits, store, device, progress, checkpoint_steps)
+        status, result, training_log = _result(
+            task, splits, store, device, progress, checkpoint_steps
+        )
     except (MemoryError, OSError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        status, log = OUT_OF_MEMORY, {}
+        status, training_log = OUT_OF_MEMORY, {}
         result = Result(metrics={}, curves={}, cause="out of memory")
     entry = Record.of(task, determinism.environment(device), status, result)
-    log |= {
-        "started": begun,
-        "wall_seconds": time.time() - begun,
-        "cpu_seconds": time.process_time() - cpu,
-        "energy_joules": energy.joules(),
-        "program": program(),
-        "machine": machine(device),
-    }
+    log = RunLog(
+        started=begun,
+        wall_seconds=time.time() - begun,
+        cpu_seconds=time.process_time() - cpu,
+        energy_joules=energy.joules(),
+        program=program(),
+        machine=machine(device),
+        **training_log,
+    )
     store.put(entry, log)
     return entry
 

@@ -26,7 +26,7 @@ from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
 from benchmark.results import published
-from benchmark.results.records import Record, Store
+from benchmark.results.records import Record, RunLog, Store
 
 if TYPE_CHECKING:  # Windows has no fork server
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -326,7 +326,7 @@ class _Pool:
                 return None
             slot.process.join(PATIENCE)
             cause = f"the worker died ({_exit(slot.process.exitcode)})"
-            self.store.put(Record.of_crash(task, {}, cause), {})
+            self.store.put(Record.of_crash(task, {}, cause), RunLog())
             summary.crashed.append(f"{cell.name}: {cause}")
             bars.finish(place, f"{cell.label}: {cause}")
             self.slots[place] = slot = self._start()

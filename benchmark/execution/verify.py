@@ -84,7 +84,7 @@ def verify(
             cell, entry = task.cell, scratch.last(task.fingerprint)
             if entry is None:
                 raise CheckFailed(f"{cell.name} left no record")
-            trace = scratch.run_log(task.fingerprint).get("trace", {})
+            trace = scratch.run_log(task.fingerprint).trace
             verdicts.append(_compare(cell, entry, trace, published[cell.label]))
     return verdicts
 
@@ -181,7 +181,7 @@ def _promised(entry: Record, published: _Published) -> bool:
     if entry.environment["device"] != "cpu":
         return True
     vendor, _ = processor()
-    made = published.origin.machine.get("cpu_vendor") if published.origin else None
+    made = published.origin.machine.cpu_vendor if published.origin else None
     return vendor is not None and vendor == made
 
 

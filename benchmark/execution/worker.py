@@ -62,7 +62,7 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
     stop = _Stop()
     device = determinism.start(device_name)
     from benchmark.execution.cell import run
-    from benchmark.results.records import Record, Store
+    from benchmark.results.records import Record, RunLog, Store
     from benchmark.training.loop import Interrupted
 
     store = Store(home)
@@ -104,7 +104,7 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
                 continue
             cause = f"{type(error).__name__}: {error}"
             entry = Record.of_crash(task, determinism.environment(device), cause)
-            store.put(entry, {"traceback": traceback.format_exc()})
+            store.put(entry, RunLog(traceback=traceback.format_exc()))
             report("crashed", cause, traceback.format_exc())
 
 

@@ -8,37 +8,57 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from benchmark.core import determinism
 
 RAPL = Path("/sys/class/powercap")
 """Where Linux shows the energy counters of a CPU, to those who may read them."""
 
 
-def machine(device: Any) -> dict[str, Any]:
-    """Host, processor, device and driver, and the settings that were made for determinism.
+class Machine(BaseModel):
+    """A machine that trains. A reconstructed one has `cpu_vendor` alone."""
 
-    `device` is a torch.device.
-    """
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    host: str | None = None
+    platform: str | None = None
+    python: str | None = None
+    cpu: str | None = None
+    """Model of the CPU."""
+    cpu_vendor: str | None = None
+    """E.g. `AuthenticAMD`."""
+    cores: int | None = None
+    device: str | None = None
+    """`cpu`, or the model of the GPU."""
+    driver: str | None = None
+    """Version of the GPU's driver."""
+    threads: int | None = None
+    deterministic: bool | None = None
+    """Whether torch was told to use deterministic algorithms."""
+    settings: dict[str, str | None] = {}
+    """The environment variables that are set for determinism."""
+
+
+def machine(device: Any) -> Machine:
+    """This machine; `device` is a torch.device."""
     import torch
 
     vendor, model = processor()
-    facts: dict[str, Any] = {
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cpu": model,
-        "cpu_vendor": vendor,
-        "cores": os.cpu_count(),
-        "device": "cpu",
-        "driver": None,
-        "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "settings": {name: os.environ.get(name) for name in determinism.settings()},
-    }
-    if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
-        facts["driver"] = _driver()
-    return facts
+    cuda = device.type == "cuda"
+    return Machine(
+        host=platform.node(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        cpu=model,
+        cpu_vendor=vendor,
+        cores=os.cpu_count(),
+        device=torch.cuda.get_device_name(device) if cuda else "cpu",
+        driver=_driver() if cuda else None,
+        threads=torch.get_num_threads(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        settings={name: os.environ.get(name) for name in determinism.settings()},
+    )
 
 
 def processor() -> tuple[str | None, str | None]:

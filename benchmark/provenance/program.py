@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 IMAGE = Path("/opt/benchmark/image.json")
 """What the Dockerfile leaves in an image: its commit, its lock's checksum and its base."""
@@ -29,28 +28,54 @@ CODE = Path(__file__).resolve().parents[2]
 """The top of the checkout that this program runs from, or a folder of installed packages."""
 
 
-def program() -> dict[str, Any]:
-    """Where this program comes from.
+class Image(BaseModel):
+    """The image that a program runs in."""
 
-    `commit` and `dirty` are None where it cannot be told; `lock_sha256` is the lock beside the program,
-    `as_locked` whether every installed package that the lock names has a version it names; `image` is
-    None outside of an image.
-    """
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    commit: str
+    """The commit that it was built from."""
+    lock_sha256: str
+    base: str
+    base_digest: str
+    id: str | None = None
+
+
+class Program(BaseModel):
+    """A program that makes records. Null where it is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    commit: str | None = None
+    dirty: bool | None = None
+    """Whether the checkout had changes that are in no commit."""
+    lock_sha256: str | None = None
+    """sha256 of the program's uv.lock."""
+    as_locked: bool | None = None
+    """Whether every installed package that the lock names has a version that it names."""
+    image: Image | None = None
+    """Null outside of an image."""
+    reconstructed: bool = False
+    """Whether only the commit that published the record is known, from the history."""
+
+
+def program() -> Program:
+    """The program that is running."""
     image = _image()
     commit, dirty = _commit(CODE)
     lock = CODE / "uv.lock"
     lock_sha256 = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
     if commit is None and image and (lock_sha256 is None or IMAGE.parent == CODE):
-        # The image's own program, whose file says from which commit; it was built from that alone.
-        commit, dirty, lock = image["commit"], False, IMAGE.parent / "uv.lock"
-        lock_sha256 = image["lock_sha256"]
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "lock_sha256": lock_sha256,
-        "as_locked": as_locked(lock) if lock.is_file() else None,
-        "image": image,
-    }
+        # The image's own program, which was built from a commit without changes.
+        commit, dirty, lock = image.commit, False, IMAGE.parent / "uv.lock"
+        lock_sha256 = image.lock_sha256
+    return Program(
+        commit=commit,
+        dirty=dirty,
+        lock_sha256=lock_sha256,
+        as_locked=as_locked(lock) if lock.is_file() else None,
+        image=image,
+    )
 
 
 def as_locked(lock: Path) -> bool:
@@ -72,13 +97,12 @@ def versions(lock: Path) -> dict[str, set[str]]:
     return found
 
 
-def _image() -> dict[str, Any] | None:
+def _image() -> Image | None:
     try:
-        found: Mapping[str, Any] = json.loads(IMAGE.read_text(encoding="utf-8"))
-        image = {key: str(found[key]) for key in ("commit", "lock_sha256", "base", "base_digest")}
-    except (OSError, ValueError, KeyError, TypeError):
+        image = Image.model_validate_json(IMAGE.read_bytes())
+    except (OSError, ValueError):
         return None
-    return image | {"id": os.environ.get(IMAGE_ID) or None}
+    return image.model_copy(update={"id": os.environ.get(IMAGE_ID) or None})
 
 
 def _commit(top: Path) -> tuple[str | None, bool | None]:

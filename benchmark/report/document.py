@@ -48,6 +48,6 @@ def text(document: Document) -> str:
     return canonical_json.pretty(document.model_dump(mode="json", by_alias=True))
 
 
-def schema(kind: type[Document]) -> str:
+def schema(kind: type[BaseModel]) -> str:
     """The JSON schema of a document, as docs/ holds it."""
     return canonical_json.pretty(kind.model_json_schema(mode="serialization"))

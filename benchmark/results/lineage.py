@@ -53,13 +53,13 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
 
 def _origin(origin: Origin) -> Iterator[str]:
     program, machine = origin.program, origin.machine
-    tree = {None: "", False: ", clean tree", True: ", CHANGED since"}[program.get("dirty")]
-    yield f"commit       {program.get('commit') or 'unknown'}{tree}"
+    tree = {None: "", False: ", clean tree", True: ", CHANGED since"}[program.dirty]
+    yield f"commit       {program.commit or 'unknown'}{tree}"
     locked = {None: "", True: ", as installed", False: ", NOT AS INSTALLED"}
-    yield f"uv.lock      sha256 {program.get('lock_sha256')}{locked[program.get('as_locked')]}"
-    image = program.get("image")
+    yield f"uv.lock      sha256 {program.lock_sha256}{locked[program.as_locked]}"
+    image = program.image.model_dump() if program.image else None
     yield f"image        {_facts(image) if image else 'none'}"
-    for key, value in sorted(machine.items()):
+    for key, value in sorted(machine.model_dump(exclude_unset=True).items()):
         yield f"{key:12} {_facts(value) if isinstance(value, dict) else value}"
     yield f"started      {origin.started}"
     for key, value in sorted(origin.used.items()):

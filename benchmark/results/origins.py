@@ -6,18 +6,21 @@ machine that made it. Whoever makes the same record again, to the bit, changes n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict, Field
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import Task
-from benchmark.results.published import Published
-from benchmark.results.records import Record, Store
+from benchmark.planning.configuration import Value
+from benchmark.provenance.machine import Machine
+from benchmark.provenance.program import Program
+from benchmark.results.published import Published, one_line
+from benchmark.results.records import Record, RunLog, Store
 
 SCHEMA = 1
 
@@ -35,31 +38,64 @@ MARKS = {
 """What may be said against a record's provenance."""
 
 
+class Maker(Value):
+    """What made some records of a method."""
+
+    program: Program
+    machine: Machine
+
+
+class Entry(Value):
+    """The origin of one record."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    record: str
+    """sha256 of the compact JSON of the record, without its names."""
+    maker: int
+    """Place in `makers`."""
+    started: str | None
+    """ISO 8601, UTC."""
+    used: dict[str, int | float | None]
+    """Times, throughput and energy, see the run log."""
+    trace: dict[str, str]
+    """Checksums of the first training steps."""
+
+
+class Provenance(Value):
+    """The origins of the records of one method: a file `provenance/<experiment>/<method>.json`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    schema_: int = Field(alias="schema")
+    """Version of this layout."""
+    makers: tuple[Maker, ...]
+    records: dict[str, Entry]
+    """By the label of the cell."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where one record comes from."""
 
     label: str
     record: str
-    """sha256 of the record's content (`canonical_json.checksum`), whatever its names."""
-    program: Mapping[str, Any]
-    """See `program.program`; of a reconstructed origin `commit` and `lock_sha256` alone."""
-    machine: Mapping[str, Any]
-    """See `machine.machine`; empty where it is reconstructed."""
+    """See `Entry`, and for the following ones."""
+    program: Program
+    machine: Machine
     started: str | None
-    """ISO 8601, UTC."""
-    used: Mapping[str, float | None]
+    used: Mapping[str, int | float | None]
     trace: Mapping[str, str]
 
     @property
     def marks(self) -> tuple[str, ...]:
         """The keys of MARKS that hold."""
-        if self.program.get("reconstructed"):
+        if self.program.reconstructed:
             return ("reconstructed",)
         found = {
-            "unknown commit": self.program.get("commit") is None,
-            "dirty": bool(self.program.get("dirty")),
-            "lock mismatch": self.program.get("as_locked") is False,
+            "unknown commit": self.program.commit is None,
+            "dirty": self.program.dirty,
+            "lock mismatch": self.program.as_locked is False,
         }
         return tuple(mark for mark in MARKS if found.get(mark))
 
@@ -78,24 +114,21 @@ def read(root: Path, track: str, experiment: str) -> dict[str, Origin]:
 def read_one(file: Path) -> list[Origin]:
     """The origins in one file; UserError where it is damaged."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        makers = found["makers"]
-        return [
-            Origin(
-                label=label,
-                record=str(entry["record"]),
-                program=makers[entry["maker"]]["program"],
-                machine=makers[entry["maker"]]["machine"],
-                started=entry["started"],
-                used=entry["used"],
-                trace=entry["trace"],
-            )
-            for label, entry in found["records"].items()
-        ]
+        found = Provenance.model_validate_json(file.read_bytes())
+        origins = []
+        for label, entry in found.records.items():
+            maker = found.makers[entry.maker]
+            origins.append(
+                Origin(
+                    label, entry.record, maker.program, maker.machine, entry.started, entry.used,
+                    entry.trace,
+                )
+            )  # fmt: skip
+        return origins
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file}: damaged ({error})") from None
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{file}: damaged ({one_line(error)})") from None
 
 
 def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
@@ -133,37 +166,33 @@ def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], st
 
 def write(file: Path, origins: Sequence[Origin]) -> None:
     """Writes the origins of one method's records; a file that says the same already is left alone."""
-    makers: list[dict[str, Any]] = []
+    makers: list[Maker] = []
     records = {}
     for origin in origins:
-        maker = {"program": dict(origin.program), "machine": dict(origin.machine)}
+        maker = Maker(program=origin.program, machine=origin.machine)
         if maker not in makers:
             makers.append(maker)
-        records[origin.label] = {
-            "record": origin.record,
-            "maker": makers.index(maker),
-            "started": origin.started,
-            "used": dict(origin.used),
-            "trace": dict(origin.trace),
-        }
-    text = canonical_json.pretty({"schema": SCHEMA, "makers": makers, "records": records})
+        records[origin.label] = Entry(
+            record=origin.record,
+            maker=makers.index(maker),
+            started=origin.started,
+            used=dict(origin.used),
+            trace=dict(origin.trace),
+        )
+    document = Provenance(schema=SCHEMA, makers=tuple(makers), records=records)
+    text = canonical_json.pretty(document.as_json())
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         canonical_json.write(file, text)
 
 
-def _made(label: str, checksum: str, log: Mapping[str, Any]) -> Origin | None:
-    """The origin that a run log tells of, None where it tells of none (an adopted record)."""
-    if "program" not in log:
+def _made(label: str, checksum: str, log: RunLog) -> Origin | None:
+    """The origin by a cell's run log; None for an adopted record, which has no log."""
+    if log.program is None or log.machine is None or log.started is None:
         return None
-    started = datetime.fromtimestamp(log["started"], UTC).isoformat(timespec="seconds")
-    return Origin(
-        label, checksum, log["program"], log["machine"], started,
-        {key: _rounded(log[key]) for key in USED if key in log}, log.get("trace", {}),
-    )  # fmt: skip
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+    started = datetime.fromtimestamp(log.started, UTC).isoformat(timespec="seconds")
+    values = {key: getattr(log, key) for key in USED if key in log.model_fields_set}
+    used = {key: None if value is None else round(value, 1) for key, value in values.items()}
+    return Origin(label, checksum, log.program, log.machine, started, used, log.trace)
 
 
 def _better(old: Origin | None, new: Origin | None) -> Origin | None:

@@ -138,7 +138,7 @@ def _parsed(file: Path, raw: bytes) -> Published:
         actual = fingerprint_of(given["cell"], given["components"], given["dataset"])
         label = f"{names.method}-{names.backbone}-{names.scheme}-s{names.seed}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a record ({_line(error)})") from None
+        raise UserError(f"{file}: not a record ({one_line(error)})") from None
     if actual != expected:
         raise UserError(f"{file}: damaged: the fingerprint is {expected}, of its content {actual}")
     if not file.stem == names.label == label:
@@ -157,7 +157,7 @@ def _record_text(raw: bytes) -> str:
     return raw.decode().partition('\n "record": ')[2].partition("\n }")[0] + "\n }"
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error in one line; of a record's keys the first that is wrong."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import FINAL, Task
 from benchmark.planning.configuration import Configuration, Value
+from benchmark.provenance.machine import Machine
+from benchmark.provenance.program import Program
 
 SCHEMA = 2
 
@@ -102,6 +104,32 @@ class Record(Value):
     def is_final(self) -> bool:
         """Whether this is a result; a crashed cell is trained again."""
         return self.status in FINAL
+
+
+class RunLog(Value):
+    """What differs between two runs of one cell. Logs of other versions may lack keys or have more."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    started: float | None = None
+    """Seconds since 1970."""
+    wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    energy_joules: float | None = None
+    """Of the whole device; null where it does not measure energy."""
+    training_seconds: float | None = None
+    images_per_second: float | None = None
+    """During training."""
+    resumed_at_step: int | None = None
+    """Steps that earlier runs had done."""
+    peak_memory_bytes: int | None = None
+    """Of the GPU."""
+    program: Program | None = None
+    machine: Machine | None = None
+    trace: dict[str, str] = Field(default_factory=dict)
+    """Checksums of the first training steps, see `provenance.trace`."""
+    traceback: str | None = None
+    """Of a crash."""
 
 
 def store(root: Path) -> Store:
@@ -205,15 +233,19 @@ class Store:
         # There each line is indented by one more space.
         return stored is not None and stored.rstrip().replace("\n", "\n ") == text
 
-    def run_log(self, fingerprint: str) -> dict[str, Any]:
-        """The cell's run log, empty if there is none."""
-        return canonical_json.read_sealed(self.cell_dir(fingerprint) / "run.json") or {}
+    def run_log(self, fingerprint: str) -> RunLog:
+        """The cell's run log, empty if there is none; a damaged one counts as missing."""
+        found = canonical_json.read_sealed(self.cell_dir(fingerprint) / "run.json")
+        try:
+            return RunLog.model_validate(found or {})
+        except ValidationError:
+            return RunLog()
 
-    def put(self, entry: Record, run_log: Mapping[str, Any]) -> None:
-        """Stores a cell's record and run log; its checkpoint is no longer needed."""
+    def put(self, entry: Record, run_log: RunLog) -> None:
+        """Stores a cell's record and run log; deletes the checkpoint of a finished one."""
         folder = self.cell_dir(entry.fingerprint)
         self._write_schema()
-        canonical_json.write_sealed(folder / "run.json", run_log)
+        canonical_json.write_sealed(folder / "run.json", run_log.as_json())
         canonical_json.write_sealed(folder / "record.json", entry.as_json())
         if entry.is_final:
             self.checkpoint(entry.fingerprint).unlink(missing_ok=True)

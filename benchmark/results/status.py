@@ -36,8 +36,7 @@ def table(
             state, fingerprint = "untuned", None
         elif fingerprint is not None:
             state = _state(cell, fingerprint, store, root)
-            if state == "done" and (log := store.run_log(fingerprint)):
-                seconds = float(log["wall_seconds"])
+            if state == "done" and (seconds := store.run_log(fingerprint).wall_seconds):
                 spent.setdefault((cell.method, cell.backbone), []).append(seconds)
         entries.append(
             {"cell": cell.name, "fingerprint": fingerprint, "state": state, "seconds": seconds}

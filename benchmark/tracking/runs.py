@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark.core import canonical_json
 from benchmark.results.published import Published
-from benchmark.results.records import Record
+from benchmark.results.records import Record, RunLog
 
 LAYOUT = 3
 """Raised whenever a record would be shown otherwise: the next sync then replaces every run."""
@@ -71,13 +71,13 @@ class RunView:
     """Tags that say what the run was made from; a run that carries them is up to date."""
 
 
-def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> RunView:
+def of_cell(entry: Published, run_log: RunLog, published: float) -> RunView:
     """A cell's run; `published` (seconds since 1970) is its time where the run log has none."""
     record, result = entry.record, entry.record.result
     status, cause = record.status, result.cause
-    timed = "started" in run_log
-    begun = float(run_log["started"]) if timed else published
-    ended = begun + float(run_log.get("wall_seconds", 0)) if timed else begun
+    timed = run_log.started is not None
+    begun = published if run_log.started is None else run_log.started
+    ended = begun + (run_log.wall_seconds or 0) if timed else begun
     tags = {
         "kind": "cell",
         "cell": entry.name,
@@ -103,7 +103,7 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
         }.items()
         if value is not None
     }
-    environment = {"environment": record.environment, "run_log": dict(run_log)}
+    environment = {"environment": record.environment, "run_log": run_log.as_json()}
     return RunView(
         experiment=f"{entry.track}/{entry.experiment}",
         cell=entry.name,
@@ -120,7 +120,7 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
         },
         files=(),
         dataset=(entry.track, record.dataset),
-        stamp=_stamp(entry.checksum, canonical_json.checksum(dict(run_log))),
+        stamp=_stamp(entry.checksum, canonical_json.checksum(run_log.as_json())),
     )
 
 
@@ -198,7 +198,7 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
     return flat
 
 
-def finals(record: Record, run_log: Mapping[str, Any]) -> Iterator[Point]:
+def finals(record: Record, run_log: RunLog) -> Iterator[Point]:
     """The values a cell ends with; what is not a finite number is left out.
 
     Test accuracies come first: MLflow lists metrics in the order in which it got them.
@@ -212,10 +212,10 @@ def finals(record: Record, run_log: Mapping[str, Any]) -> Iterator[Point]:
         for key, value in _flat_numbers(measures):
             yield Point(f"diagnostics/{part}_{key}", value, 0)
     for key in ("training_seconds", "wall_seconds", "cpu_seconds", "images_per_second"):
-        if _is_number(run_log.get(key)):
-            yield Point(f"usage/{key}", float(run_log[key]), 0)
-    if _is_number(run_log.get("peak_memory_bytes")):
-        yield Point("usage/peak_memory_gib", run_log["peak_memory_bytes"] / _GIB, 0)
+        if (spent := getattr(run_log, key)) is not None:
+            yield Point(f"usage/{key}", spent, 0)
+    if run_log.peak_memory_bytes is not None:
+        yield Point("usage/peak_memory_gib", run_log.peak_memory_bytes / _GIB, 0)
 
 
 def _flat_numbers(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -222,7 +223,11 @@ def test_the_kept_end_of_a_training(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["record.json", "run.json"])
 def test_files_of_the_store(root: Path, name: str) -> None:
     store, fingerprint = tiny.store(root), trained(root).fingerprint
-    read: Callable[[str], object] = store.record if name == "record.json" else store.run_log
+
+    def log(fingerprint: str) -> dict[str, Any]:
+        return store.run_log(fingerprint).as_json()
+
+    read: Callable[[str], object] = store.record if name == "record.json" else log
     before, found = read(fingerprint), 0
     assert before
     for place in flips(store.cell_dir(fingerprint) / name):

@@ -11,7 +11,7 @@ import pytest
 from benchmark.planning import plan
 from benchmark.planning.cell import tasks
 from benchmark.results import published
-from benchmark.results.records import Record, Result, Store
+from benchmark.results.records import Record, Result, RunLog, Store
 from tests.helpers import forked, tiny
 
 PUBLICATIONS = 60
@@ -23,7 +23,7 @@ def test_publications_at_once(tmp_path: Path) -> None:
     store, target = Store(tmp_path), tmp_path / "records" / "simclr"
     for number, task in enumerate(planned):
         result = Result(metrics={"pooled.knn5": number / 10})
-        store.put(Record.of(task, {}, "done", result), {})
+        store.put(Record.of(task, {}, "done", result), RunLog())
     left = target.with_name(f".{target.name}-killed")
     (left / "old").mkdir(parents=True)
 

@@ -12,7 +12,10 @@ from benchmark.report.document import schema
 from tests.helpers.made_up import PROJECT
 from tools.schemas import FOLDER, KINDS
 
-PUBLISHED = [("leaderboard", "length"), ("leaderboard", "views-and-gain"), ("claims", "claims")]
+PUBLISHED = [
+    ("leaderboard", "length"), ("leaderboard", "views-and-gain"), ("claims", "claims"),
+    ("provenance", "provenance/length/simclr"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KINDS)

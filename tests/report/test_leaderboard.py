@@ -374,7 +374,7 @@ def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: P
     document = written(tmp_path, params)
     assert all(entry["marks"] == [] for row in document["rows"] for entry in row["records"])
     entry = row_of(document, "moco-vit-ln")["records"][0]
-    assert entry["provenance"]["commit"] == MAKER["commit"]
+    assert entry["provenance"]["commit"] == MAKER.commit
     assert entry["provenance"]["image"] is None
     text = (tmp_path / "results/mini/leaderboard.md").read_text()
     assert "¶" not in text
@@ -385,7 +385,7 @@ def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: P
 
     file = origins.folder(tmp_path, "mini", "leaderboard") / "moco.json"
     dirty, unknown, *rest = origins.read_one(file)
-    dirty = replace(dirty, program={**MAKER, "dirty": True})
+    dirty = replace(dirty, program=MAKER.model_copy(update={"dirty": True}))
     unknown = replace(unknown, record="of something else")
     origins.write(file, [dirty, unknown, *rest[:-1]])
     write.write(tmp_path, params, "leaderboard")

@@ -16,7 +16,7 @@ from benchmark.planning.cell import Task, tasks
 from benchmark.results import origins as published
 from benchmark.results import published as collect
 from benchmark.results.origins import MARKS, Origin, marks, read
-from benchmark.results.records import Record, Result
+from benchmark.results.records import Record, Result, RunLog
 from tests.helpers import tiny
 
 CLEAN = {"commit": "a" * 40, "dirty": False, "lock_sha256": "l", "as_locked": True, "image": None}
@@ -44,7 +44,7 @@ def made(root: Path, run_log: dict[str, Any], knn: float = 0.5) -> list[Task]:
     found = tasks((tiny.cell(label) for label in LABELS), "images")
     for task in found:
         result = Result(metrics={"pooled.knn5": knn}, curves={})
-        tiny.store(root).put(Record.of(task, {}, "done", result), run_log)
+        tiny.store(root).put(Record.of(task, {}, "done", result), RunLog.model_validate(run_log))
     return found
 
 
@@ -62,8 +62,8 @@ def test_a_record_leads_to_its_program_and_machine(root: Path) -> None:
     found = origins(root)
     assert tuple(found) == LABELS
     origin = found[LABELS[0]]
-    assert origin.program["commit"] == "a" * 40
-    assert origin.machine["host"] == "here"
+    assert origin.program.commit == "a" * 40
+    assert origin.machine.host == "here"
     assert origin.started == "2027-01-15T08:00:00+00:00"
     assert origin.used == {"wall_seconds": 12.3, "energy_joules": None}
     assert origin.trace == {"weights": "w"}
@@ -116,7 +116,7 @@ def test_making_the_same_record_again_changes_nothing(root: Path) -> None:
 def test_a_better_known_origin_takes_the_place_of_a_marked_one(root: Path) -> None:
     publish(root, made(root, log(dirty=True)))
     publish(root, made(root, log(commit="b" * 40)))
-    assert origins(root)[LABELS[0]].program["commit"] == "b" * 40
+    assert origins(root)[LABELS[0]].program.commit == "b" * 40
 
 
 def test_another_record_has_another_origin(root: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_record_that_was_adopted_has_the_origin_that_it_has_elsewhere(root: Pa
     leaderboard.rename(leaderboard.with_name("other"))
     made(root, {})
     publish(root, planned)
-    assert origins(root)[LABELS[0]].program["commit"] == "a" * 40
+    assert origins(root)[LABELS[0]].program.commit == "a" * 40
 
 
 @pytest.mark.parametrize(("own", "other"), [(True, False), (False, True)])

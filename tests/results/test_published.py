@@ -13,7 +13,7 @@ from benchmark.core.errors import UserError
 from benchmark.planning import plan
 from benchmark.planning.cell import Task, tasks
 from benchmark.results import published
-from benchmark.results.records import Record, Result, Status, Store
+from benchmark.results.records import Record, Result, RunLog, Status, Store
 from tests.helpers import tiny
 
 IMAGES = "0" * 64
@@ -34,7 +34,7 @@ def store(tmp_path: Path, planned: list[Task]) -> Store:
 
 
 def put(store: Store, task: Task, result: Result, status: Status = "done") -> None:
-    store.put(Record.of(task, {}, status, result), {"host": "here"})
+    store.put(Record.of(task, {}, status, result), RunLog())
 
 
 def read_in(folder: Path) -> list[published.Published]:
@@ -104,7 +104,7 @@ def test_a_cell_that_was_not_trained_leaves_what_was_published(
 def test_a_crash_is_published_with_its_cause(
     tmp_path: Path, planned: list[Task], store: Store
 ) -> None:
-    store.put(Record.of_crash(planned[0], {}, "struck by lightning"), {})
+    store.put(Record.of_crash(planned[0], {}, "struck by lightning"), RunLog())
     published.publish(planned, store.read(planned), store, tmp_path / "out")
     entry = published.read(tmp_path / "out" / f"{planned[0].cell.label}.json")
     assert entry.record.status == "crashed"

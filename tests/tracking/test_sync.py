@@ -15,7 +15,7 @@ from benchmark.core.errors import UserError
 from benchmark.planning.cell import fingerprint_of
 from benchmark.results import records
 from benchmark.results.published import read
-from benchmark.results.records import Record
+from benchmark.results.records import Record, RunLog
 from benchmark.tracking import runs as runview
 from benchmark.tracking import sync as tracking
 from benchmark.tracking.sync import Synced, sync
@@ -136,7 +136,7 @@ def test_a_run_shows_the_record(project):
     path = publish(project)
     entry = json.loads(path.read_text())["record"]
     log = {"started": 1000.0, "wall_seconds": 60.0, "images_per_second": 900.0, "host": "here"}
-    records.store(project).put(Record.model_validate(entry), log)
+    records.store(project).put(Record.model_validate(entry), RunLog.model_validate(log))
     assert counts(sync(project, TRACK)) == (1, 0, 0, 0)
     run = runs(project)["simclr-vit-bn-s0"]
     assert run.info.status == "FINISHED"
@@ -215,7 +215,7 @@ def test_a_changed_run_log_replaces_the_run(project):
     entry = read(publish(project))
     sync(project, TRACK)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "record file"
-    records.store(project).put(entry.record, {"started": 1000.0, "wall_seconds": 1.0})
+    records.store(project).put(entry.record, RunLog(started=1000.0, wall_seconds=1.0))
     assert counts(sync(project, TRACK)) == (0, 1, 0, 0)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "training"
 
@@ -302,7 +302,7 @@ def test_values_that_are_not_finite_are_left_out(project):
         read(path)
     path.write_text(whole.replace("0.75", "NaN").replace("2.0", "null"))
     entry = read(path)
-    points = [*runview.finals(entry.record, {}), *runview.curves(entry.record)]
+    points = [*runview.finals(entry.record, RunLog()), *runview.curves(entry.record)]
     assert [point.key for point in points] == [
         "validation/knn20",
         "validation/linear_penalty_at_edge_reestimated",

@@ -22,7 +22,7 @@ from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.results import published
-from benchmark.results.records import Record, Store
+from benchmark.results.records import Record, RunLog, Store
 
 PATTERN = Path("results/mini/records/length/simclr/simclr-resnet-bn-s0.json")
 """The published record that the made-up ones are like."""
@@ -108,5 +108,5 @@ def _fill(root: Path, least: int, pattern: Record) -> int:
             for key, value in pattern.result.metrics.items()
         }
         result = pattern.result.model_copy(update={"metrics": metrics})
-        store.put(Record.of(task, pattern.environment, "done", result), {})
+        store.put(Record.of(task, pattern.environment, "done", result), RunLog())
     return len(cells)

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from tqdm import tqdm
 
@@ -81,7 +82,9 @@ class Synced:
 
 def default_database(root: Path) -> str:
     """The address of the database in `root`, the one that `mlflow ui` opens there."""
-    return f"sqlite:///{root.resolve() / DATABASE}"
+    path = str(root.resolve() / DATABASE)
+    # SQLAlchemy unquotes `%2F` and cuts at `?`; MLflow makes the folders of a quoted path.
+    return f"sqlite:///{os.path.relpath(path) if '%' in path or '?' in path else path}"
 
 
 def sync(root: Path, track: str, uri: str | None = None) -> Synced:
@@ -301,7 +304,8 @@ class _Sync:
         """Where an experiment's artifacts go; None where the server decides."""
         if not self.uri.startswith("sqlite:///"):
             return None
-        database = Path(self.uri.removeprefix("sqlite:///")).resolve()
+        path, *_ = self.uri.removeprefix("sqlite:///").partition("?")
+        database = Path(unquote(path)).resolve()
         return (database.parent / ARTIFACTS / name).as_uri()
 
     def _runs(self, experiment: str) -> dict[str, list[Run]]:

@@ -19,6 +19,7 @@ from benchmark.results.records import Record, RunLog
 from benchmark.tracking import runs as runview
 from benchmark.tracking import sync as tracking
 from benchmark.tracking.sync import Synced, sync
+from tests.helpers import tiny
 
 TRACK = "mini"
 DATASET = "d" * 64
@@ -382,6 +383,26 @@ def test_a_server_that_is_not_there_is_one_line(project, monkeypatch):
     assert time.monotonic() - begun < 20
     assert "\n" not in str(caught.value)
     assert str(caught.value) == "MLflow at http://127.0.0.1:9: no answer; is the server running?"
+
+
+def test_a_folder_whose_name_an_address_would_change(tmp_path):
+    """In processes of their own, as commands are: MLflow keeps a connection for each address."""
+    project = tmp_path / "a%2Fb %?#"
+    publish(project)
+    said = [tiny.run(project, "sync", "--track", TRACK).stdout for _ in range(2)]
+    assert [line.partition(": ")[2].partition(", 0 rem")[0] for line in said] == [
+        "1 runs created, 0 replaced, 0 unchanged",
+        "0 runs created, 0 replaced, 1 unchanged",
+    ]
+    assert (project / tracking.DATABASE).is_file()
+    assert len(list((project / tracking.ARTIFACTS).rglob("record.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [project.name]
+
+
+def test_a_folder_of_runs_is_refused_with_mlflows_remedy(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(UserError, match="MLFLOW_ALLOW_FILE_STORE=true"):
+        sync(project, TRACK)
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "file:///nowhere"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.data.build import load
 from benchmark.data.pool import Splits
+from benchmark.data.standardise import standardiser
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
 from benchmark.evaluation.evaluate import evaluate
@@ -33,7 +34,7 @@ from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.loop import MARKS, Progress, Trained, train
 
 UNTRAINED = {name: torch.empty(0) for name in ("loss", "gradient_norm")}
-"""The curves of what was not trained."""
+"""The curves of a control that is not trained."""
 
 
 def run(
@@ -106,18 +107,9 @@ def _result(
     key = task.training_key
     trace = Tracer(store.trace(key) if judged else None)
     trace("weights", sorted(method.state_dict().items()))
-    result: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in method.backbone.parameters()),
-        "steps": 0,
-        "flops_per_step": None,
-        "first_non_finite_step": None,
-        "curves": {},
-        "watched": None,
-        "metrics": {},
-        "correct": None,
-        "diagnostics": {},
-        "cause": None,
-    }
+    # A record of a finished cell also has the keys that are at their default.
+    result = Result().model_dump()
+    result["parameters"] = sum(p.numel() for p in method.backbone.parameters())
     if recipe := cell.config.training:
         begun = time.perf_counter()
         watch, final = None, None
@@ -136,12 +128,14 @@ def _result(
         )  # fmt: skip
         log = _training_log(recipe, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
+        scores = [score if math.isfinite(score) else None for score in trained.watched.tolist()]
+        watched = Watched(share=MARKS, knn=tuple(scores)) if judged else None
         result |= {
             "steps": trained.steps,
             "flops_per_step": trained.flops_per_step,
             "first_non_finite_step": trained.first_non_finite,
             "curves": thinned(trained),
-            "watched": _watched(trained) if judged else None,
+            "watched": watched,
         }
         if status == "diverged":
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
@@ -154,20 +148,6 @@ def _result(
         found = evaluate(method.evaluated, on_device, spec, standardise, method.encode)
         result["metrics"], result["correct"] = found.metrics, found.correct
     return status, Result(**result), log | {"trace": trace.found}
-
-
-def standardiser(manifest: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Maps images in 0..1 to zero mean and unit deviation by the training split's statistics.
-
-    A channel that is constant in the training split is divided by 1: its deviation is 0.
-    """
-    mean = torch.tensor(manifest["mean"], device=device).view(1, -1, 1, 1)
-    std = torch.tensor([value or 1.0 for value in manifest["std"]], device=device).view(1, -1, 1, 1)
-
-    def standardise(images: Tensor) -> Tensor:
-        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-    return standardise
 
 
 def thinned(trained: Trained) -> dict[str, list[float | None]]:
@@ -184,12 +164,6 @@ def thinned(trained: Trained) -> dict[str, list[float | None]]:
         means = [float(average(curve[a:b].double())) for a, b in zip(starts, ends, strict=True)]
         curves[name] = [value if abs(value) < float("inf") else None for value in means]
     return curves
-
-
-def _watched(trained: Trained) -> Watched:
-    """kNN accuracy on a part of the validation split, by the share of the training done."""
-    scores = [score if math.isfinite(score) else None for score in trained.watched.tolist()]
-    return Watched(share=MARKS, knn=tuple(scores))
 
 
 def _training_log(recipe: TrainingConfig, trained: Trained, seconds: float) -> dict[str, Any]:

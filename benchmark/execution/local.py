@@ -149,7 +149,7 @@ def train_missing(
             environment = _check(context, signals, missing, data, device)
         for entry in published.finished(missing, root) if root else ():
             if entry.environment == environment and counts(entry):
-                store.adopt(entry)
+                store.put(entry, None)
                 summary.records[entry.fingerprint] = entry
         missing = lacking()
         if not missing:

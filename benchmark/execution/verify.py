@@ -104,7 +104,7 @@ def sample(cells: Sequence[Cell], count: int, seed: str) -> list[Cell]:
 
 def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
     track, experiment = cells[0].track, cells[0].experiment
-    path = root / "results" / track / f"{experiment}.json"
+    path = collect.table_file(root, track, experiment)
     made = origins.read(root, track, experiment)
     wanted = {cell.label: cell for cell in cells}
     found = {}

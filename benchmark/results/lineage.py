@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
     UserError where the published table does not list the cell. CheckFailed, at the end, where two of
     table, record and provenance contradict each other.
     """
-    table = root / "results" / cell.track / f"{cell.experiment}.json"
-    line = _listed(table, cell.label)
+    table = published.table_file(root, cell.track, cell.experiment)
+    line = published.listed(root, cell.track, cell.experiment).get(cell.label)
+    if line is None:
+        raise UserError(f"{table} does not list {cell.label}")
     origin = origins.read(root, cell.track, cell.experiment).get(cell.label)
     wrong = []
     yield f"cell         {cell.name}"
@@ -29,9 +29,8 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
     yield f"table        {table.relative_to(root)}: kNN {knn}, sha256 {checksum}"
     file = published.file_of(cell, root)
     if file.is_file():
-        raw = file.read_bytes()
         entry = published.read(file)
-        same = hashlib.sha256(raw).hexdigest() == line["sha256"]
+        same = entry.checksum == checksum
         yield f"record       {file.relative_to(root)}: {'as the table says' if same else 'ANOTHER'}"
         if not same:
             wrong.append("the record is not the one that the table lists")
@@ -68,17 +67,6 @@ def _origin(origin: Origin) -> Iterator[str]:
         yield f"{stage:12} sha256 {checksum}"
     for mark in origin.marks:
         yield f"MARKED       {mark}: {MARKS[mark]}"
-
-
-def _listed(table: Path, label: str) -> dict[str, Any]:
-    try:
-        rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
-        found = [entry for row in rows for entry in row["records"] if entry["label"] == label]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{table}: no published table ({error})") from None
-    if not found:
-        raise UserError(f"{table} does not list {label}")
-    return dict(found[0])
 
 
 def _facts(facts: Any) -> str:

@@ -7,9 +7,9 @@ machine that made it. Whoever makes the same record again, to the bit, changes n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
@@ -38,28 +38,33 @@ MARKS = {
 """What may be said against a record's provenance."""
 
 
-class Maker(Value):
-    """What made some records of a method."""
-
-    program: Program
-    machine: Machine
-
-
-class Entry(Value):
-    """The origin of one record."""
+class _Facts(Value):
+    """What is known of the making of one record."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     record: str
     """sha256 of the compact JSON of the record, without its names."""
-    maker: int
-    """Place in `makers`."""
     started: str | None
     """ISO 8601, UTC."""
     used: dict[str, int | float | None]
     """Times, throughput and energy, see the run log."""
     trace: dict[str, str]
     """Checksums of the first training steps."""
+
+
+class Entry(_Facts):
+    """The origin of one record as it is published."""
+
+    maker: int
+    """Place in `makers`."""
+
+
+class Maker(Value):
+    """The program and machine of some records."""
+
+    program: Program
+    machine: Machine
 
 
 class Provenance(Value):
@@ -74,18 +79,12 @@ class Provenance(Value):
     """By the label of the cell."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where one record comes from."""
+class Origin(_Facts):
+    """The origin of the record of one cell."""
 
     label: str
-    record: str
-    """See `Entry`, and for the following ones."""
     program: Program
     machine: Machine
-    started: str | None
-    used: Mapping[str, int | float | None]
-    trace: Mapping[str, str]
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -115,16 +114,10 @@ def read_one(file: Path) -> list[Origin]:
     """The origins in one file; UserError where it is damaged."""
     try:
         found = Provenance.model_validate_json(file.read_bytes())
-        origins = []
-        for label, entry in found.records.items():
-            maker = found.makers[entry.maker]
-            origins.append(
-                Origin(
-                    label, entry.record, maker.program, maker.machine, entry.started, entry.used,
-                    entry.trace,
-                )
-            )  # fmt: skip
-        return origins
+        return [
+            Origin(label=label, **dict(found.makers[entry.maker]), **_facts(entry))
+            for label, entry in found.records.items()
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, IndexError) as error:
@@ -158,7 +151,7 @@ def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], st
         if kept is None or kept.marks:
             elsewhere = elsewhere if elsewhere is not None else _by_record(root, first.track)
             other = elsewhere.get(checksum)
-            kept = _better(kept, other and replace(other, label=label))
+            kept = _better(kept, other and other.model_copy(update={"label": label}))
         if kept is not None:
             found.append(kept)
     write(file, found)
@@ -172,17 +165,15 @@ def write(file: Path, origins: Sequence[Origin]) -> None:
         maker = Maker(program=origin.program, machine=origin.machine)
         if maker not in makers:
             makers.append(maker)
-        records[origin.label] = Entry(
-            record=origin.record,
-            maker=makers.index(maker),
-            started=origin.started,
-            used=dict(origin.used),
-            trace=dict(origin.trace),
-        )
+        records[origin.label] = Entry(maker=makers.index(maker), **_facts(origin))
     document = Provenance(schema=SCHEMA, makers=tuple(makers), records=records)
     text = canonical_json.pretty(document.as_json())
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         canonical_json.write(file, text)
+
+
+def _facts(of: _Facts) -> dict[str, Any]:
+    return {key: getattr(of, key) for key in _Facts.model_fields}
 
 
 def _made(label: str, checksum: str, log: RunLog) -> Origin | None:
@@ -192,7 +183,10 @@ def _made(label: str, checksum: str, log: RunLog) -> Origin | None:
     started = datetime.fromtimestamp(log.started, UTC).isoformat(timespec="seconds")
     values = {key: getattr(log, key) for key in USED if key in log.model_fields_set}
     used = {key: None if value is None else round(value, 1) for key, value in values.items()}
-    return Origin(label, checksum, log.program, log.machine, started, used, log.trace)
+    return Origin(
+        label=label, record=checksum, program=log.program, machine=log.machine,
+        started=started, used=used, trace=log.trace,
+    )  # fmt: skip
 
 
 def _better(old: Origin | None, new: Origin | None) -> Origin | None:

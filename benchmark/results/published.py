@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -81,7 +82,7 @@ def finished(tasks: Sequence[Task], root: Path) -> list[Record]:
     """
     found = []
     cells = [task.cell for task in tasks]
-    sums = {cell.experiment: listed(root, cell.track, cell.experiment) for cell in cells}
+    sums = {cell.experiment: _sums(root, cell.track, cell.experiment) for cell in cells}
     for task in tasks:
         cell = task.cell
         with contextlib.suppress(FileNotFoundError, UserError):
@@ -184,7 +185,7 @@ def read_all(
             if file != file_of(entry, root):
                 raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
             if tables and entry.experiment not in sums:
-                sums[entry.experiment] = listed(root, track, entry.experiment)
+                sums[entry.experiment] = _sums(root, track, entry.experiment)
             final = entry.record.is_final
             if not (final and kept.holds(entry.record.fingerprint, _record_text(raw))):
                 _compare(entry, kept, sums.get(entry.experiment, {}))
@@ -216,15 +217,20 @@ def _again(entry: Published) -> str:
     return f"run `{command}`"
 
 
-def listed(root: Path, track: str, experiment: str) -> dict[str, str]:
-    """The checksum of each published record by its label, as an experiment's table has it."""
-    path = root / "results" / track / f"{experiment}.json"
+def table_file(root: Path, track: str, experiment: str) -> Path:
+    """Where an experiment's leaderboard is published as JSON."""
+    return root / "results" / track / f"{experiment}.json"
+
+
+def listed(root: Path, track: str, experiment: str) -> dict[str, dict[str, Any]]:
+    """What an experiment's published table says of each record, by label; empty without a table."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(record["label"]): str(record["sha256"])
-            for row in table["rows"]
-            for record in row["records"]
-        }
+        table = json.loads(table_file(root, track, experiment).read_text(encoding="utf-8"))
+        return {record["label"]: record for row in table["rows"] for record in row["records"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _sums(root: Path, track: str, experiment: str) -> dict[str, Any]:
+    found = listed(root, track, experiment)
+    return {label: record.get("sha256") for label, record in found.items()}

@@ -241,11 +241,15 @@ class Store:
         except ValidationError:
             return RunLog()
 
-    def put(self, entry: Record, run_log: RunLog) -> None:
-        """Stores a cell's record and run log; deletes the checkpoint of a finished one."""
+    def put(self, entry: Record, run_log: RunLog | None) -> None:
+        """Stores a cell's record and run log; deletes the checkpoint of a finished one.
+
+        A record that was made elsewhere has no run log.
+        """
         folder = self.cell_dir(entry.fingerprint)
         self._write_schema()
-        canonical_json.write_sealed(folder / "run.json", run_log.as_json())
+        if run_log is not None:
+            canonical_json.write_sealed(folder / "run.json", run_log.as_json())
         canonical_json.write_sealed(folder / "record.json", entry.as_json())
         if entry.is_final:
             self.checkpoint(entry.fingerprint).unlink(missing_ok=True)
@@ -262,10 +266,3 @@ class Store:
         with (self.folder / f"{what}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-    def adopt(self, entry: Record) -> None:
-        """Stores a record that was made elsewhere, so without a run log."""
-        self._write_schema()
-        canonical_json.write_sealed(
-            self.cell_dir(entry.fingerprint) / "record.json", entry.as_json()
-        )

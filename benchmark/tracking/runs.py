@@ -71,12 +71,12 @@ class RunView:
     """Tags that say what the run was made from; a run that carries them is up to date."""
 
 
-def of_cell(entry: Published, run_log: RunLog, published: float) -> RunView:
-    """A cell's run; `published` (seconds since 1970) is its time where the run log has none."""
+def of_cell(entry: Published, run_log: RunLog) -> RunView:
+    """A cell's run. Without a run log, its time is that of the record's file."""
     record, result = entry.record, entry.record.result
     status, cause = record.status, result.cause
     timed = run_log.started is not None
-    begun = published if run_log.started is None else run_log.started
+    begun = entry.file.stat().st_mtime if run_log.started is None else run_log.started
     ended = begun + (run_log.wall_seconds or 0) if timed else begun
     tags = {
         "kind": "cell",

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,21 +99,20 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
     entries = collect.read_all(root, track)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
-    mine = {name for name, value in _SETTINGS.items() if os.environ.get(name, value) == value}
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
+    with _settings(_SETTINGS):
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
     # Two processes that create a database at once both fail.
     with _quiet(), records.store(root).lock("sync"):
         try:
-            client = MlflowClient(tracking_uri=uri)
-            with _hurried(mine):
+            with _settings(_SETTINGS | _FIRST):
+                client = MlflowClient(tracking_uri=uri)
                 client.search_experiments(max_results=1)
-            return _Sync(client, uri, root, track).run(entries)
+            with _settings(_SETTINGS):
+                return _Sync(client, uri, root, track).run(entries)
         except (MlflowException, RequestException, SQLAlchemyError) as error:
             raise UserError(f"MLflow at {_shown(uri)}: {_reason(error)}") from None
 
@@ -196,12 +194,9 @@ class _Sync:
             self._sync_run(identifier, runview.of_reports(self.track, experiment, reports), there)
         for entry in cells:
             log = self.store.run_log(entry.record.fingerprint)
-            view = runview.of_cell(entry, log, self._published_at(entry))
-            self._sync_run(identifier, view, there)
+            self._sync_run(identifier, runview.of_cell(entry, log), there)
             bar.update()
-        for runs in there.values():
-            self._delete(runs)
-            self.counts["removed"] += 1
+        self._remove(there)
 
     def _sync_run(self, experiment: str, view: RunView, there: dict[str, list[Run]]) -> None:
         """Makes one run, unless a complete one is there; takes its cell out of `there`."""
@@ -223,7 +218,10 @@ class _Sync:
         run = self.client.create_run(experiment, view.begun, dict(view.tags), view.label)
         identifier = run.info.run_id
         self._log_dataset(identifier, view)
-        self._log_artifacts(identifier, view)
+        for name, text in view.documents.items():
+            self.client.log_text(identifier, text, name)
+        for path, place in view.files:
+            self.client.log_artifact(identifier, str(path), place or None)
         status = "FINISHED" if view.finished else "FAILED"
         self.client.set_terminated(identifier, status, view.ended)
         metrics = [Metric(p.key, p.value, view.ended, p.step) for p in view.points]
@@ -251,21 +249,6 @@ class _Sync:
         )
         tags = [InputTag("mlflow.data.context", "all splits")]
         self.client.log_inputs(run, [DatasetInput(dataset, tags)])
-
-    def _log_artifacts(self, run: str, view: RunView) -> None:
-        with tempfile.TemporaryDirectory(prefix="benchmark-sync-") as folder:
-            for name, text in view.documents.items():
-                Path(folder, name).write_text(text, encoding="utf-8")
-            if view.documents:
-                self.client.log_artifacts(run, folder)
-        for path, place in view.files:
-            self.client.log_artifact(run, str(path), place or None)
-
-    def _published_at(self, entry: Published) -> float:
-        """When the record came to this machine: the best there is for a cell trained elsewhere."""
-        with contextlib.suppress(FileNotFoundError):
-            return collect.file_of(entry, self.root).stat().st_mtime
-        return time.time()
 
     def _experiment(self, name: str, experiment: str, cells: Sequence[Published]) -> str:
         """The id of the experiment, made or restored where needed, described as it is now."""
@@ -323,10 +306,7 @@ class _Sync:
 
     def _remove_experiment(self, identifier: str) -> None:
         """Takes an experiment away that has no records any more, unless others have runs in it."""
-        there = self._runs(identifier)
-        for runs in there.values():
-            self._delete(runs)
-            self.counts["removed"] += 1
+        self._remove(self._runs(identifier))
         if not self.client.search_runs([identifier], max_results=1):
             self.client.delete_experiment(identifier)
 
@@ -337,6 +317,11 @@ class _Sync:
         default = self.client.get_experiment("0")
         if default.lifecycle_stage == "active" and runview.NOTE not in default.tags:
             self.client.set_experiment_tag("0", runview.NOTE, "Empty; MLflow always makes it.")
+
+    def _remove(self, there: Mapping[str, Sequence[Run]]) -> None:
+        for runs in there.values():
+            self._delete(runs)
+            self.counts["removed"] += 1
 
     def _delete(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -362,15 +347,15 @@ def report_files(
 
 
 @contextlib.contextmanager
-def _hurried(mine: Collection[str]) -> Iterator[None]:
-    """The settings of the first call, of those variables that are `mine` to set."""
-    for name in _FIRST.keys() & mine:
-        os.environ[name] = _FIRST[name]
+def _settings(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables, except those that the user has set."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
     try:
         yield
     finally:
-        for name in _FIRST.keys() & mine:
-            os.environ[name] = _SETTINGS[name]
+        for name in new:
+            del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -130,13 +130,13 @@ def publish(root: Path, params: Params, change: Change | None = None) -> None:
         canonical_json.write(target / f"{cell.label}.json", canonical_json.pretty(document))
         origins.setdefault(cell.method, []).append(
             Origin(
-                cell.label,
-                canonical_json.checksum(entry),
-                MAKER,
-                Machine(cpu="a CPU"),
-                None,
-                {},
-                {},
+                label=cell.label,
+                record=canonical_json.checksum(entry),
+                program=MAKER,
+                machine=Machine(cpu="a CPU"),
+                started=None,
+                used={},
+                trace={},
             )
         )
     for method, found in origins.items():

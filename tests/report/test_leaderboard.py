@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -385,8 +384,8 @@ def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: P
 
     file = origins.folder(tmp_path, "mini", "leaderboard") / "moco.json"
     dirty, unknown, *rest = origins.read_one(file)
-    dirty = replace(dirty, program=MAKER.model_copy(update={"dirty": True}))
-    unknown = replace(unknown, record="of something else")
+    dirty = dirty.model_copy(update={"program": MAKER.model_copy(update={"dirty": True})})
+    unknown = unknown.model_copy(update={"record": "of something else"})
     origins.write(file, [dirty, unknown, *rest[:-1]])
     write.write(tmp_path, params, "leaderboard")
     document = json.loads((tmp_path / "results/mini/leaderboard.json").read_text())

@@ -1,4 +1,4 @@
-"""What several verbs share: their arguments, and the cells that these name."""
+"""Arguments that several verbs share, and the cells that they name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_machine(verb: argparse.ArgumentParser) -> None:
     """`--jobs` and `--device`."""
     verb.add_argument(
         "--jobs", default="auto", metavar="N",
-        help="cells at once (default: one for each CPU core; on a GPU one)",
+        help="cells trained in parallel (default: one for each CPU core, or one on a GPU)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -38,7 +38,7 @@ def add_retry(verb: argparse.ArgumentParser) -> None:
     """`--retry`."""
     verb.add_argument(
         "--retry", action="store_true",
-        help="train cells again that ran out of memory (those that crashed always are)",
+        help="also train cells that ran out of memory again, as those that crashed",
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def read_params(arguments: argparse.Namespace) -> Params:
 
 
 def read_judged(arguments: argparse.Namespace) -> Params:
-    """The same for a verb that reads records; refuses images that were built from another `data`."""
+    """The same for a verb that reads records; UserError if the built images do not match `data`."""
     found = read_params(arguments)
     check_images(arguments.root, found)
     return found

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
 def component_versions() -> dict[str, Any]:
     """The version of every component and part of the package; plug-ins are the user's own.
 
-    The file is under version control, and must not depend on what one user has beside it.
+    The file is under version control, and must not depend on a user's plug-ins.
     """
     return {
         **{

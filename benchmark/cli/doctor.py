@@ -1,4 +1,4 @@
-"""`benchmark doctor`: what this machine is, and what is missing on it."""
+"""`benchmark doctor`: describes this machine and what it lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmark.core import determinism
 from benchmark.execution.local import cores
 from benchmark.provenance.program import program, versions
 
-HELP = "what this machine is and what is missing on it"
+HELP = "describe this machine and what it lacks"
 
 PINNED = ("torch", "torchvision", "timm", "dvc", "mlflow", "numpy", "scipy", "scikit-learn")
 

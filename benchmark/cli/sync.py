@@ -19,9 +19,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--stamp",
         type=Path,
         metavar="FILE",
-        help="write down the leaderboard's synced records (for DVC)",
+        help="write the checksums of the leaderboard's synced records (for DVC)",
     )
-    verb.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    verb.add_argument("--watch", action="store_true", help="sync after every change until Ctrl-C")
 
 
 def run(arguments: argparse.Namespace) -> None:

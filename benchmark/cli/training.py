@@ -1,4 +1,4 @@
-"""Trains what a verb asks for, and prints how it ended."""
+"""Trains the cells that a verb asks for, and prints the outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.planning.images import data_folder
 from benchmark.results.records import Record, store
 
 NAMED = 3
-"""Crashed cells that the last line names; there is a line above it for each."""
+"""Crashed cells that the last line names; each also has a line of its own."""
 
 
 def train_missing(

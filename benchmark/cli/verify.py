@@ -26,7 +26,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--sample", type=int, metavar="N", help="only N cells, chosen by --seed")
     verb.add_argument("--seed", default="0", metavar="TEXT", help="chooses the sample (default: 0)")
     verb.add_argument(
-        "--exact", action="store_true", help="refuse what is only within the tolerance"
+        "--exact", action="store_true", help="fail if a record is only within the tolerance"
     )
     add_machine(verb)
 

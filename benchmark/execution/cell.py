@@ -47,8 +47,8 @@ def run(
 ) -> Record:
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
 
-    Running out of memory and a loss that is not finite are results; any other exception is the
-    caller's. Raises `training.loop.Interrupted` if `progress` says to stop.
+    Running out of memory and a loss that is not finite are results; other exceptions propagate. Raises
+    `training.loop.Interrupted` if `progress` says to stop.
     """
     registry.check_unchanged(task.cell.components)
     judge = task.cell.config.evaluation.judge
@@ -153,7 +153,7 @@ def _result(
 def thinned(trained: Trained) -> dict[str, list[float | None]]:
     """Each curve as means over equal stretches, with the `step` that ends each stretch.
 
-    Values that are not finite, or not defined, are null.
+    Values that are not finite, or not defined, are None.
     """
     ends = stretches(len(trained.curves["loss"]))
     starts = [0, *ends[:-1]]
@@ -182,5 +182,5 @@ def _out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or any(said in str(error) for said in ("can't allocate memory", "out of memory"))
+        or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
     )

@@ -40,7 +40,7 @@ PATIENCE = 30.0
 
 
 class Stopped(Exception):
-    """Ctrl-C or a termination signal. `lines` say of each cell under way what was saved."""
+    """Ctrl-C or a termination signal; `lines` state what was saved of each running cell."""
 
     def __init__(self, lines: Sequence[str] = ()) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Stopped(Exception):
 
 @dataclass
 class Summary:
-    """What became of the cells asked for."""
+    """The outcome of the cells that were asked for."""
 
     found: int = 0
     """Already in the store."""
@@ -61,7 +61,7 @@ class Summary:
 
 
 class _Signals:
-    """Remembers that somebody asked for the end, instead of ending at once."""
+    """Remembers a signal to stop, instead of stopping at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -86,9 +86,9 @@ class _Signals:
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """For starting a process: it inherits that Ctrl-C is ignored, and so never dies of one.
+        """Ignores Ctrl-C while a process is started, which inherits this.
 
-        A terminal's Ctrl-C reaches every process of the group; workers are told by their parent.
+        A terminal's Ctrl-C reaches every process of the group; workers get their signal from the parent.
         """
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -163,9 +163,9 @@ def train_missing(
 
 
 def _context(signals: _Signals) -> SpawnContext | ForkServerContext:
-    """How workers start: on Linux forked from one process that has imported `LOADED`.
+    """How workers start: on Linux they are forked from one process that has imported `LOADED`.
 
-    Elsewhere each imports them itself: macOS's libraries do not survive a fork, and Windows has no fork.
+    Elsewhere each worker imports them: macOS's libraries do not survive a fork, and Windows has no fork.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -208,9 +208,9 @@ def _check(
     data: Path,
     device: str,
 ) -> dict[str, Any]:
-    """Refuses what cannot be built, and returns what decides the bits of the training runs.
+    """Refuses cells that cannot be built; returns `determinism.environment` of this machine.
 
-    In a process of its own: this one never loads torch.
+    It runs in a process of its own, since this one never loads torch.
     """
     distinct = {}
     for task in tasks:
@@ -228,7 +228,7 @@ def _check(
     except EOFError:
         if signals.asked:
             raise Stopped from None
-        raise RuntimeError("the check of the networks died; its error stands above") from None
+        raise RuntimeError("the check of the networks died; its error is above") from None
     finally:
         process.join()
     if refusal:
@@ -237,7 +237,7 @@ def _check(
 
 
 class _Pool:
-    """Worker processes and what each is doing."""
+    """Worker processes and the task of each."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class _Pool:
         return _Slot(*_started(self.context, self.signals, worker.main, *given))
 
     def run(self, queue: Sequence[Task], bars: Bars, summary: Summary) -> None:
-        """Hands out the cells and listens until all are done."""
+        """Hands out the cells and waits until all are done."""
         waiting = list(queue)
         refusal: str | None = None
         try:
@@ -297,12 +297,12 @@ class _Pool:
         bars: Bars,
         summary: Summary,
     ) -> str | None:
-        """Takes what one worker has to say; returns a refusal of the user's input."""
+        """Handles one message of a worker; returns the line of a refusal."""
         task = slot.task
         if task is None:
             return None
         cell = task.cell
-        # Waiting on the process too: a killed worker closes its pipe without a word.
+        # Waits on the process too: a killed worker closes its pipe without a message.
         wait([slot.pipe, slot.process.sentinel], timeout=0.25 / len(self.slots))
         try:
             message = slot.pipe.recv() if slot.pipe.poll() else None
@@ -351,7 +351,7 @@ class _Pool:
                 slot.process.terminate()
         deadline = time.monotonic() + PATIENCE
         for slot in self.slots:
-            # A dead fork server tells nothing of its children; their ends of the pipes close with them.
+            # A dead fork server does not report its children; their ends of the pipes close with them.
             with contextlib.suppress(EOFError, OSError):
                 while slot.pipe.poll(max(0.0, deadline - time.monotonic())):
                     slot.pipe.recv()
@@ -362,7 +362,7 @@ class _Pool:
             slot.pipe.close()
 
     def _kept(self, slot: _Slot) -> str:
-        """What is in the store of the cell that an ended worker was at."""
+        """What the store has of the cell of a worker that was stopped."""
         task = slot.task
         assert task is not None
         name, recipe = task.cell.name, task.cell.config.training
@@ -389,7 +389,7 @@ def _saved_steps(checkpoint: Path) -> int:
 
 def _exit(code: int | None) -> str:
     if code == -signal.SIGKILL:
-        return "signal SIGKILL, which is how the system takes memory back when it runs out"
+        return "signal SIGKILL; the system sends it when memory runs out"
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"

@@ -1,4 +1,4 @@
-"""What machine this is, and how much energy it says to have used."""
+"""Facts about this machine, and the energy that it has used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from benchmark.core import determinism
 
 RAPL = Path("/sys/class/powercap")
-"""Where Linux shows the energy counters of a CPU, to those who may read them."""
+"""The folder of the energy counters of a CPU on Linux, which may need permission."""
 
 
 class Machine(BaseModel):
@@ -62,7 +62,7 @@ def machine(device: Any) -> Machine:
 
 
 def processor() -> tuple[str | None, str | None]:
-    """Vendor (`AuthenticAMD`, `GenuineIntel`) and model of the CPU, as far as Linux tells."""
+    """Vendor (`AuthenticAMD`, `GenuineIntel`) and model of the CPU; None if unknown."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in (
@@ -83,14 +83,14 @@ def _driver() -> str | None:
 
 
 class Energy:
-    """Joules between its making and `joules`: of the whole device, whoever else uses it."""
+    """Joules of the whole device, other programs included, since this object was made."""
 
     def __init__(self, device: Any) -> None:
         self.device = device
         self.before = self._counters()
 
     def joules(self) -> float | None:
-        """None where the device does not tell, or a counter has started anew."""
+        """None if the device does not measure energy, or if a counter was reset."""
         after = self._counters()
         spent = [
             after[name] - start
@@ -105,7 +105,7 @@ class Energy:
 
 def _cpu_joules() -> dict[str, float]:
     found = {}
-    # intel-rapl:0, intel-rapl:1: whole packages; what has a second colon is a part of one.
+    # intel-rapl:0, intel-rapl:1 are whole packages; names with a second colon are their parts.
     for folder in RAPL.glob("*-rapl:*"):
         if folder.name.count(":") == 1:
             with contextlib.suppress(OSError, ValueError):
@@ -120,11 +120,11 @@ def _gpu_joules(device: Any) -> dict[str, float]:
 
         pynvml.nvmlInit()
         try:
-            # By its UUID: CUDA's numbers are not NVML's where some GPUs are hidden.
+            # By its UUID: the numbers of CUDA and NVML differ if some GPUs are hidden.
             uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid.encode())
             return {uuid: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3}
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # no library, no permission, an older GPU: then it is not known
+    except Exception:  # no library, no permission, or an older GPU
         return {}

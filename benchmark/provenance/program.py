@@ -1,4 +1,4 @@
-"""Which program runs: its commit, whether the tree was clean, its lock, and the image around it."""
+"""The program that runs: its commit, whether the tree was clean, its lock, and its image."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict
 
 IMAGE = Path("/opt/benchmark/image.json")
-"""What the Dockerfile leaves in an image: its commit, its lock's checksum and its base."""
+"""The file in which the Dockerfile writes the commit, the lock's checksum and the base."""
 
 IMAGE_ID = "BENCHMARK_IMAGE_ID"
-"""The environment variable in which whoever starts a container may name the image's ID.
-
-An image cannot know its own; what the file above says is known without.
-"""
+"""The environment variable for the image's ID, which an image does not contain."""
 
 RESULTS = (":(exclude)results", ":(exclude,glob)**/dvc.lock", ":(exclude)README.md")
-"""What a run of the pipeline writes, and what only describes it: changes there are no other program."""
+"""Files that a run of the pipeline writes or that only describe it: changes there do not count."""
 
 CODE = Path(__file__).resolve().parents[2]
-"""The top of the checkout that this program runs from, or a folder of installed packages."""
+"""The top of the checkout of this program, or the folder of installed packages."""
 
 
 class Image(BaseModel):
@@ -79,7 +76,7 @@ def program() -> Program:
 
 
 def as_locked(lock: Path) -> bool:
-    """Whether the installed packages have the versions of a uv.lock; local labels (+cu130) aside."""
+    """Whether the installed packages have the versions of a uv.lock, without local labels (+cu130)."""
     locked = versions(lock)
     return all(
         found.version.split("+")[0] in locked[name]
@@ -89,7 +86,7 @@ def as_locked(lock: Path) -> bool:
 
 
 def versions(lock: Path) -> dict[str, set[str]]:
-    """The versions of each package in a uv.lock: more than one where Python versions differ."""
+    """The versions of each package in a uv.lock; some have one for each version of Python."""
     found: dict[str, set[str]] = {}
     if lock.is_file():
         for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]:
@@ -106,7 +103,7 @@ def _image() -> Image | None:
 
 
 def _commit(top: Path) -> tuple[str | None, bool | None]:
-    """A checkout's commit and whether it was changed since, untracked files included."""
+    """A checkout's commit and whether it has changes, untracked files included."""
     if not (top / ".git").exists():
         return None, None
     if shutil.which("git") is None:
@@ -117,7 +114,7 @@ def _commit(top: Path) -> tuple[str | None, bool | None]:
 
 
 def _commit_without_git(top: Path) -> tuple[str | None, bool | None]:
-    """The same by the library that DVC uses: the image has no git for a checkout mounted into it."""
+    """The same by the library that DVC uses, since the image has no git."""
     from dulwich import porcelain
     from dulwich.repo import Repo
 
@@ -125,7 +122,7 @@ def _commit_without_git(top: Path) -> tuple[str | None, bool | None]:
         with Repo(str(top)) as repository:
             commit = repository.head().decode()
             found = porcelain.status(repository, untracked_files="all")
-    except Exception:  # whatever is wrong with it, it cannot be told
+    except Exception:  # a damaged repository: unknown
         return None, None
     staged = [path for of in found.staged.values() for path in of]
     paths = [os.fsdecode(path) for path in [*staged, *found.unstaged, *found.untracked]]
@@ -139,7 +136,7 @@ def _is_result(name: str) -> bool:
 
 def _git(top: Path, *arguments: str) -> str | None:
     command = ["git", "-c", f"safe.directory={top}", "-C", str(top), *arguments]
-    # Not GIT_DIR and the like of whoever started this, e.g. a hook of another repository.
+    # Without GIT_DIR and the like, which a hook of another repository sets.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     environment["GIT_OPTIONAL_LOCKS"] = "0"
     try:

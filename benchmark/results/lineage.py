@@ -1,4 +1,4 @@
-"""One published record followed back to the commit, image and machine that made it."""
+"""Traces a published record to the commit, image and machine that made it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from benchmark.results.origins import MARKS, Origin
 
 
 def lines(root: Path, cell: Cell) -> Iterator[str]:
-    """What is known of a cell, for a person.
+    """What is known of a cell, as lines for a person.
 
-    UserError where the published table does not list the cell. CheckFailed, at the end, where two of
+    Raises UserError if the published table does not list the cell, and CheckFailed, at the end, if the
     table, record and provenance contradict each other.
     """
     table = published.table_file(root, cell.track, cell.experiment)
@@ -62,7 +62,7 @@ def _origin(origin: Origin) -> Iterator[str]:
         yield f"{key:12} {_facts(value) if isinstance(value, dict) else value}"
     yield f"started      {origin.started}"
     for key, value in sorted(origin.used.items()):
-        yield f"{key:12} {'not told' if value is None else value}"
+        yield f"{key:12} {'unknown' if value is None else value}"
     for stage, checksum in origin.trace.items():
         yield f"{stage:12} sha256 {checksum}"
     for mark in origin.marks:

@@ -1,7 +1,7 @@
 """Where published records come from: a file for each method of an experiment, under version control.
 
 `results/<track>/provenance/<experiment>/<method>.json` names, for each record, the program, image and
-machine that made it. Whoever makes the same record again, to the bit, changes nothing there.
+machine that made it. Making the same record again, bit for bit, changes nothing there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmark.results.records import Record, RunLog, Store
 SCHEMA = 1
 
 USED = ("wall_seconds", "cpu_seconds", "energy_joules", "images_per_second", "resumed_at_step")
-"""What is kept of a run log beside program, machine and trace."""
+"""The numbers of a run log that are published."""
 
 UNRECORDED = "unrecorded"
 MARKS = {
@@ -35,7 +35,7 @@ MARKS = {
     "dirty": "made with changes that are in no commit",
     "lock mismatch": "made with other package versions than uv.lock names",
 }
-"""What may be said against a record's provenance."""
+"""The flaws that a record's provenance can have."""
 
 
 class _Facts(Value):
@@ -88,7 +88,7 @@ class Origin(_Facts):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The keys of MARKS that hold."""
+        """The keys of MARKS that apply."""
         if self.program.reconstructed:
             return ("reconstructed",)
         found = {
@@ -125,7 +125,7 @@ def read_one(file: Path) -> list[Origin]:
 
 
 def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
-    """What may be said against a record's provenance, keys of MARKS."""
+    """The flaws of a record's provenance, keys of MARKS."""
     if origin is None or origin.record != entry.content:
         return (UNRECORDED,)
     return origin.marks
@@ -134,8 +134,8 @@ def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
 def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], store: Store) -> None:
     """Brings the origins of one method's records up to date; `records` are by fingerprint.
 
-    A record that stays the same keeps its origin, unless there is more to say against that than against
-    the new one, or than against the one that the same record has elsewhere on the track.
+    A record that stays the same keeps its origin, unless the new origin, or one of the same record
+    elsewhere on the track, has fewer marks.
     """
     first = tasks[0].cell
     file = folder(root, first.track, first.experiment) / f"{first.method}.json"
@@ -158,7 +158,7 @@ def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], st
 
 
 def write(file: Path, origins: Sequence[Origin]) -> None:
-    """Writes the origins of one method's records; a file that says the same already is left alone."""
+    """Writes the origins of one method's records, if they have changed."""
     makers: list[Maker] = []
     records = {}
     for origin in origins:

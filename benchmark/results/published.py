@@ -38,7 +38,7 @@ NAMES = tuple(field.name for field in fields(Names))
 
 
 def folder(root: Path, track: str, experiment: str, method: str | None = None) -> Path:
-    """Where the records of an experiment, or of one method in it, are published."""
+    """The folder of the published records of an experiment, or of one of its methods."""
     path = root / "results" / track / "records" / experiment
     return path / method if method else path
 
@@ -54,7 +54,7 @@ def publish(
     with kept.lock("publish"):
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f".{target.name}-*"):
-            shutil.rmtree(left)  # of a publication that was killed
+            shutil.rmtree(left)  # left by a publication that was killed
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
             whole, old = Path(name) / "new", Path(name) / "old"
             whole.mkdir()
@@ -159,7 +159,7 @@ def _record_text(raw: bytes) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error in one line; of a record's keys the first that is wrong."""
+    """An error in one line, with the first wrong key of a record."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,7 +1,7 @@
-"""Records and run logs: what a cell leaves behind, and the store that keeps them.
+"""Records and run logs of cells, and the store that keeps them.
 
-A record is deterministic: configuration, versions, metrics and curves over steps, and nothing that
-differs between two runs of the same cell. What does (times, host, throughput) is the run log's.
+A record is deterministic: it holds configuration, versions, metrics and curves over steps. Everything
+that differs between two runs of the same cell (times, host, throughput) is in the run log.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class Watched(Value):
     """Nearest-neighbour accuracy during the training run, on a part of the validation split."""
 
     share: tuple[float, ...]
-    """Of the training run, after which each accuracy was taken."""
+    """Share of the training run after which each accuracy was measured."""
     knn: tuple[float | None, ...]
     """In 0..1; null where an embedding was not finite."""
 
 
 class Result(Value):
-    """What a cell came to. A key that a failed cell lacks is at its default."""
+    """The result of a cell. A failed cell may lack keys, which then have their defaults."""
 
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Accuracies in 0..1, null where not finite, see `evaluation.evaluate`."""
     correct: str | None = None
-    """Which test images the nearest neighbours get right, as hexadecimal bits."""
+    """The test images that the nearest neighbours classify correctly, as hexadecimal bits."""
     diagnostics: dict[str, Any] = Field(default_factory=dict)
-    """Of a cell that was judged on the test split, see docs/diagnostics.md."""
+    """Only of a cell that is judged on the test split, see docs/diagnostics.md."""
     curves: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
-    """By name, each with a value for each of the steps in `step`."""
+    """By name, each with one value for each entry of `step`."""
     watched: Watched | None = None
     steps: int = 0
     parameters: int | None = None
@@ -70,7 +70,7 @@ class Record(Value):
     components: dict[str, int | str]
     """Versions, see `components.registry.versions`."""
     environment: dict[str, Any]
-    """What else decides the bits, see `core.determinism.environment`."""
+    """Everything else that decides the bits, see `core.determinism.environment`."""
     status: Status
     result: Result
 
@@ -78,7 +78,7 @@ class Record(Value):
     def of(
         cls, task: Task, environment: Mapping[str, Any], status: Status, result: Result
     ) -> Record:
-        """The record of a task that came to `result`."""
+        """The record of a task with this result."""
         return cls(
             schema=SCHEMA,
             fingerprint=task.fingerprint,
@@ -92,7 +92,7 @@ class Record(Value):
 
     @classmethod
     def of_crash(cls, task: Task, environment: Mapping[str, Any], cause: str) -> Record:
-        """The record of a task that ended in an error, whose `cause` is one line."""
+        """The record of a task that ended in an error; `cause` is one line."""
         return cls.of(task, environment, "crashed", Result(metrics={}, curves={}, cause=cause))
 
     @property
@@ -135,8 +135,8 @@ class RunLog(Value):
 def store(root: Path) -> Store:
     """A project's store: in `$BENCHMARK_HOME`, or in `.benchmark` at the top.
 
-    Outside DVC's outputs, which DVC removes before it runs a stage. Raises UserError for a store of an
-    earlier version: its records could not be used, and their bulk would stay.
+    The store is outside DVC's outputs, which DVC removes before it runs a stage. Raises UserError for a
+    store of an earlier version, whose records cannot be used.
     """
     found = Store(_home() or root / ".benchmark")
     if (schema := found.schema()) not in (None, SCHEMA):
@@ -176,11 +176,11 @@ class Store:
         self.folder = folder
 
     def schema(self) -> int | None:
-        """The version that made the store, None where it holds nothing yet."""
+        """The version that made the store, None for an empty store."""
         try:
             return int((self.folder / "schema").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            # Version 1 did not write it down.
+            # Version 1 did not write this file.
             return 1 if any((self.folder / "cells").glob("*/record.json")) else None
         except ValueError as error:
             raise UserError(f"{self.folder / 'schema'}: not a version ({error})") from None
@@ -194,15 +194,15 @@ class Store:
         return self.folder / "cells" / fingerprint
 
     def checkpoint(self, fingerprint: str) -> Path:
-        """Where an interrupted cell's state is."""
+        """The file with the state of an interrupted cell."""
         return self.cell_dir(fingerprint) / "checkpoint.safetensors"
 
     def trained(self, key: str) -> Path:
-        """Where the final state of a training is kept, so that it can be measured again."""
+        """The file with the final state of a training run, which can be measured again."""
         return self.folder / "trained" / f"{key}.safetensors"
 
     def trace(self, key: str) -> Path:
-        """Where the checksums of a training's first moments are."""
+        """The file with the checksums of the first steps of a training run."""
         return self.folder / "trained" / f"{key}.trace.json"
 
     def read(self, tasks: Iterable[Task]) -> dict[str, Record]:
@@ -212,12 +212,12 @@ class Store:
         return {fingerprint: entry for fingerprint, entry in found.items() if entry}
 
     def record(self, fingerprint: str) -> Record | None:
-        """The cell's record if it is finished; a damaged or unfinished one counts as missing."""
+        """The cell's record if it is final; a damaged one or that of a crash counts as missing."""
         found = self.last(fingerprint)
         return found if found is not None and found.is_final else None
 
     def last(self, fingerprint: str) -> Record | None:
-        """The record of the last try, that of a crash included; a damaged one counts as missing."""
+        """The record of the last try, also of a crash; a damaged one counts as missing."""
         found = canonical_json.read_sealed(self.cell_dir(fingerprint) / "record.json")
         if found is None or found.get("schema") != SCHEMA:
             return None
@@ -256,7 +256,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, what: str) -> Iterator[None]:
-        """Holds a lock among the processes that use this store; another one waits for it."""
+        """Holds a lock of this store; another process that asks for it waits."""
         try:
             import fcntl
         except ImportError:  # not on Windows

@@ -21,11 +21,11 @@ def table(
 ) -> list[dict[str, Any]]:
     """One entry for each cell: name, fingerprint, state and the seconds it took or should take.
 
-    States: `done`, which includes `diverged`; `out-of-memory`; `crashed`; `stale`, where a record is
-    published under the name but of another fingerprint; `missing`; `untuned`, where the row is one of
-    `untuned` and so its learning rate, part of the fingerprint, is not known; `unknown` before the
-    images are built. The seconds come from the run logs of this machine: the cell's own, or the median
-    of those of the same method and backbone; null without any.
+    States: `done`, which includes `diverged`; `out-of-memory`; `crashed`; `stale` if the record that is
+    published under the name has another fingerprint; `missing`; `untuned` for a row of `untuned`, whose
+    learning rate and so whose fingerprint is not known; `unknown` before the images are built. The
+    seconds come from the run logs of this machine: the cell's own, or the median of the cells of the
+    same method and backbone, or None.
     """
     entries = []
     spent: dict[tuple[str, str], list[float]] = {}

@@ -1,6 +1,6 @@
-"""What people see in MLflow of one record: names, parameters, metrics and a description.
+"""What MLflow shows of one record: names, parameters, metrics and a description.
 
-Knows nothing of MLflow's client; `sync` sends what is made here.
+It does not use MLflow's client; `sync` sends what is made here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmark.results.published import Published
 from benchmark.results.records import Record, RunLog
 
 LAYOUT = 3
-"""Raised whenever a record would be shown otherwise: the next sync then replaces every run."""
+"""Raised whenever records are shown in another way: the next sync then replaces every run."""
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a description, in Markdown."""
@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run as MLflow shall show it."""
+    """One run as MLflow shows it."""
 
     experiment: str
     cell: str
@@ -68,7 +68,7 @@ class RunView:
     dataset: tuple[str, str] | None
     """Name and sha256 of the images."""
     stamp: Mapping[str, str]
-    """Tags that say what the run was made from; a run that carries them is up to date."""
+    """Tags with the checksums of what the run was made from; a run with these tags is up to date."""
 
 
 def of_cell(entry: Published, run_log: RunLog) -> RunView:
@@ -134,7 +134,7 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
     for path, folder, raw in contents:
         digest.update(f"{folder}/{path.name}\0{len(raw)}\0".encode() + raw)
     texts = [
-        # The page has no files beside it that an image could come from.
+        # MLflow shows the page without its image files.
         _IMAGE.sub("*Figure: \\1, under Artifacts*", raw.decode(errors="replace"))
         for path, _, raw in contents
         if path.suffix == ".md"
@@ -168,7 +168,7 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
 def parameters(entry: Published) -> dict[str, str]:
     """The cell's configuration, flattened: `training.learning_rate`, `norms.backbone`, `views.1.flip`.
 
-    What tells cells apart comes first: MLflow lists parameters in the order in which it got them.
+    What distinguishes cells is first: MLflow lists parameters in the order in which it got them.
     """
     config, result = entry.record.cell.as_json(), entry.record.result
     training = dict(config["training"] or {})
@@ -199,9 +199,9 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
 
 
 def finals(record: Record, run_log: RunLog) -> Iterator[Point]:
-    """The values a cell ends with; what is not a finite number is left out.
+    """The final values of a cell, without those that are not finite.
 
-    Test accuracies come first: MLflow lists metrics in the order in which it got them.
+    Test accuracies are first: MLflow lists metrics in the order in which it got them.
     """
     metrics = {metric_name(key): value for key, value in record.result.metrics.items()}
     for name in sorted(metrics, key=lambda name: (name.startswith("validation/"), "/" in name)):
@@ -230,7 +230,7 @@ def _flat_numbers(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def metric_name(key: str) -> str:
     """A record's `<readout>[_reestimated].<metric>[.<detail>]` as MLflow groups it.
 
-    `pooled`, the readout every backbone has, goes without saying: `knn20`, `knn20_reestimated`,
+    `pooled`, the readout that every backbone has, is left out: `knn20`, `knn20_reestimated`,
     `class_token/knn20`, `validation/knn20`, `validation/linear_penalty`.
     """
     readout, _, metric = key.partition(".")
@@ -247,7 +247,7 @@ def metric_name(key: str) -> str:
 
 
 def curves(record: Record) -> Iterator[Point]:
-    """The points of every curve, `train/…`; what is not a finite number is left out."""
+    """The points of every curve, `train/…`, without those that are not finite."""
     recorded = record.result.curves
     for name, values in recorded.items():
         if name == "step":
@@ -273,7 +273,7 @@ def _stamp(record: str, run_log: str | None) -> dict[str, str]:
 
 
 def _is_number(value: object) -> bool:
-    """Finite, and not null; truth values count as 0 and 1."""
+    """Whether a value is a finite number; booleans count as 0 and 1."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from benchmark.cli.common import add_track, read_judged
 
-HELP = "print which schemes the records recommend, and with which confidence"
+HELP = "print which schemes the records recommend"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

@@ -12,10 +12,6 @@ from benchmark.planning import plan
 HELP = "write components.json, the versions DVC watches"
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The verb has none."""
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Writes the versions that DVC watches."""
     target = arguments.root / "components.json"

@@ -21,10 +21,6 @@ HELP = "describe this machine and what it lacks"
 PINNED = ("torch", "torchvision", "timm", "dvc", "mlflow", "numpy", "scipy", "scikit-learn")
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The verb has none."""
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Describes the machine."""
     print("\n".join(report(arguments.root)))

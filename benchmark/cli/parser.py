@@ -23,7 +23,7 @@ VERBS = (
     "plan", "data", "train", "sweep", "leaderboard", "claims", "advise", "sync", "verify",
     "provenance", "components", "doctor",
 )  # fmt: skip
-"""In the order of `--help`. Each has a file of its name here, with HELP, `add_arguments` and `run`."""
+"""In the order of `--help`. Each has a file here, with HELP, `run` and, if needed, `add_arguments`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +86,8 @@ class _VerbParser(Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse."""
         module = importlib.import_module(f"benchmark.cli.{self.verb}")
-        module.add_arguments(self)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(self)
         self.set_defaults(run=module.run)
         return super().parse_known_args(args, namespace)
 

@@ -13,8 +13,9 @@ from benchmark.cli.common import (
     add_track,
     chosen,
     read_params,
+    refuse_crashes,
+    train_missing,
 )
-from benchmark.cli.training import refuse_crashes, train_missing
 from benchmark.core.errors import CheckFailed
 from benchmark.planning import rate_table
 from benchmark.planning import sweep as sweeping

@@ -14,8 +14,9 @@ from benchmark.cli.common import (
     named,
     planned,
     read_params,
+    refuse_crashes,
+    train_missing,
 )
-from benchmark.cli.training import refuse_crashes, train_missing
 from benchmark.planning import rate_table
 from benchmark.planning.cell import Row, tasks
 from benchmark.planning.images import dataset_checksum

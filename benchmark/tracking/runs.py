@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +54,21 @@ class RunView:
     cell: str
     """The run's identity on the server: a cell's name, or the name of a table."""
     label: str
-    finished: bool
     begun: int
     """Milliseconds since 1970."""
     ended: int
     tags: Mapping[str, str]
-    params: Mapping[str, str]
-    points: Sequence[Point]
-    documents: Mapping[str, str]
-    """Artifacts by file name."""
-    files: Sequence[tuple[Path, str]]
-    """Artifacts copied from files, each with the folder it goes to ("" for the top)."""
-    dataset: tuple[str, str] | None
-    """Name and sha256 of the images."""
     stamp: Mapping[str, str]
     """Tags with the checksums of what the run was made from; a run with these tags is up to date."""
+    finished: bool = True
+    params: Mapping[str, str] = field(default_factory=dict)
+    points: Sequence[Point] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
+    """Artifacts by file name."""
+    files: Sequence[tuple[Path, str]] = ()
+    """Artifacts copied from files, each with the folder it goes to ("" for the top)."""
+    dataset: tuple[str, str] | None = None
+    """Name and sha256 of the images."""
 
 
 def of_cell(entry: Published, run_log: RunLog) -> RunView:
@@ -118,7 +118,6 @@ def of_cell(entry: Published, run_log: RunLog) -> RunView:
             "record.json": canonical_json.pretty(record.as_json()),
             "environment.json": canonical_json.pretty(environment),
         },
-        files=(),
         dataset=(entry.track, record.dataset),
         stamp=_stamp(entry.checksum, canonical_json.checksum(run_log.as_json())),
     )
@@ -149,18 +148,13 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
         experiment=f"{track}/{experiment}",
         cell=name,
         label="leaderboard",
-        finished=True,
         begun=when,
         ended=when,
         tags={
             "kind": "table", "cell": name, "track": track, "experiment": experiment,
             "status": "done", NOTE: note,
         },
-        params={},
-        points=(),
-        documents={},
         files=files,
-        dataset=None,
         stamp=_stamp(digest.hexdigest(), None),
     )  # fmt: skip
 

@@ -104,8 +104,9 @@ def sync(root: Path, track: str, uri: str | None = None) -> Synced:
         from requests.exceptions import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
+    _quieten()
     # Two processes that create a database at once both fail.
-    with _quiet(), records.store(root).lock("sync"):
+    with records.store(root).lock("sync"):
         try:
             with _settings(_SETTINGS | _FIRST):
                 client = MlflowClient(tracking_uri=uri)
@@ -357,8 +358,7 @@ def _settings(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quieten() -> None:
     """Warnings only, from MLflow and from the tool that creates its tables.
 
     Errors of the database are not logged either: MLflow raises them too, and they become one line.
@@ -368,14 +368,8 @@ def _quiet() -> Iterator[None]:
         "alembic": logging.WARNING,
         "mlflow.store.db": logging.CRITICAL,
     }
-    before = {name: logging.getLogger(name).level for name in levels}
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _shown(text: str) -> str:

@@ -99,11 +99,6 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
     return list(found.values())
 
 
-def jobs(text: str) -> int | None:
-    """The number of workers that `--jobs` asks for, None for `auto`."""
-    return count(text, "--jobs")
-
-
 def count(text: str, option: str) -> int | None:
     """The number that an option asks for, None for `auto`."""
     if text == "auto":
@@ -125,7 +120,7 @@ def train_missing(
     try:
         summary = local.train_missing(
             tasks, store(arguments.root), data_folder(arguments.root, found.track),
-            jobs(arguments.jobs), arguments.device, arguments.root, arguments.retry,
+            count(arguments.jobs, "--jobs"), arguments.device, arguments.root, arguments.retry,
         )  # fmt: skip
     except local.Stopped as stopped:
         for line in stopped.lines:

@@ -8,7 +8,7 @@ from benchmark.cli.common import (
     add_experiment,
     add_machine,
     add_track,
-    jobs,
+    count,
     named,
     planned,
     read_judged,
@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:
         cells = verify.sample(cells, arguments.sample, arguments.seed)
-    verdicts = verify.verify(arguments.root, found, cells, jobs(arguments.jobs), arguments.device)
+    jobs = count(arguments.jobs, "--jobs")
+    verdicts = verify.verify(arguments.root, found, cells, jobs, arguments.device)
     for entry in verdicts:
         print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")
     accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}

@@ -389,7 +389,7 @@ def _saved_steps(checkpoint: Path) -> int:
 
 def _exit(code: int | None) -> str:
     if code == -signal.SIGKILL:
-        return "signal SIGKILL; the system sends it when memory runs out"
+        return "signal SIGKILL, which the system sends when memory runs out"
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"

@@ -190,9 +190,8 @@ def _made(label: str, checksum: str, log: RunLog) -> Origin | None:
 
 
 def _better(old: Origin | None, new: Origin | None) -> Origin | None:
-    if old is None or new is None:
-        return old or new
-    return new if len(new.marks) < len(old.marks) else old
+    known = [origin for origin in (old, new) if origin]
+    return min(known, key=lambda origin: len(origin.marks), default=None)
 
 
 def _by_record(root: Path, track: str) -> dict[str, Origin]:

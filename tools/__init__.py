@@ -1,1 +1,1 @@
-"""Programs beside the benchmark."""
+"""Programs that use the benchmark."""

@@ -12,6 +12,8 @@ from benchmark.planning.rate_table import RateTable
 from benchmark.report.claims.document import Verdicts
 from benchmark.report.document import schema
 from benchmark.report.leaderboard.document import Leaderboard
+from benchmark.results.origins import Provenance
+from benchmark.results.records import RunLog
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 
@@ -20,6 +22,8 @@ KINDS: dict[str, type[BaseModel]] = {
     "claims": Verdicts,
     "manifest": Manifest,
     "rates": RateTable,
+    "provenance": Provenance,
+    "run-log": RunLog,
 }
 
 

@@ -310,8 +310,8 @@ def _pools(
     distinct: dict[tuple[str, ...], RowRecords] = {}
     for own in rows:
         if own.row.backbone != PIXELS:
-            prints = tuple(p.record.fingerprint for p in own.records.values())
-            distinct.setdefault(prints, own)
+            fingerprints = tuple(p.record.fingerprint for p in own.records.values())
+            distinct.setdefault(fingerprints, own)
     groups: dict[tuple[str, bool], list[RowRecords]] = {}
     for own in distinct.values():
         kind = own.row.backbone, plan.is_trained(params, own.row.method)

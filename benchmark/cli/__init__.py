@@ -1,1 +1,1 @@
-"""The command line: one file for each verb, its arguments beside what it does."""
+"""The command line: one file for each verb, with its arguments."""

@@ -1,4 +1,4 @@
-"""`benchmark advise`: says which schemes the records advise."""
+"""`benchmark advise`: prints which schemes the records recommend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from benchmark.cli.common import add_track, read_judged
 
-HELP = "which schemes the records advise, and how sure they are"
+HELP = "print which schemes the records recommend"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Says which schemes the records advise."""
+    """Prints which schemes the records recommend."""
     from benchmark.analysis import advice
     from benchmark.results.rows import RecordIndex
 

@@ -1,4 +1,4 @@
-"""`benchmark claims`: judges every claim and writes what its verdict rests on."""
+"""`benchmark claims`: judges every claim and writes the verdicts with their evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Judges every claim and writes what its verdict rests on."""
+    """Judges every claim and writes the verdicts with their evidence."""
     from benchmark.report.claims.write import write
 
     for path in write(arguments.root, read_judged(arguments).track):

@@ -1,18 +1,23 @@
-"""What several verbs share: their arguments, and the cells that these name."""
+"""What several verbs share: arguments, the cells that they name, and training these."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 
 from benchmark.config import params
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import CheckFailed, UserError, unknown
 from benchmark.planning import plan, rate_table
-from benchmark.planning.cell import Cell, Row
-from benchmark.planning.images import check_images
+from benchmark.planning.cell import Cell, Row, Task
+from benchmark.planning.images import check_images, data_folder
 from benchmark.planning.sizes import check_cells
+from benchmark.results.records import Record, store
+
+NAMED = 3
+"""Crashed cells that the last line names; each also has a line of its own."""
 
 
 def add_track(verb: argparse.ArgumentParser) -> None:
@@ -29,7 +34,7 @@ def add_machine(verb: argparse.ArgumentParser) -> None:
     """`--jobs` and `--device`."""
     verb.add_argument(
         "--jobs", default="auto", metavar="N",
-        help="cells at once (default: one for each CPU core; on a GPU one)",
+        help="cells trained in parallel (default: one for each CPU core, or one on a GPU)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -38,7 +43,7 @@ def add_retry(verb: argparse.ArgumentParser) -> None:
     """`--retry`."""
     verb.add_argument(
         "--retry", action="store_true",
-        help="train cells again that ran out of memory (those that crashed always are)",
+        help="also train cells that ran out of memory again, as those that crashed",
     )  # fmt: skip
 
 
@@ -52,7 +57,7 @@ def read_params(arguments: argparse.Namespace) -> Params:
 
 
 def read_judged(arguments: argparse.Namespace) -> Params:
-    """The same for a verb that reads records; refuses images that were built from another `data`."""
+    """The same for a verb that reads records; UserError if the built images do not match `data`."""
     found = read_params(arguments)
     check_images(arguments.root, found)
     return found
@@ -94,11 +99,6 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
     return list(found.values())
 
 
-def jobs(text: str) -> int | None:
-    """The number of workers that `--jobs` asks for, None for `auto`."""
-    return count(text, "--jobs")
-
-
 def count(text: str, option: str) -> int | None:
     """The number that an option asks for, None for `auto`."""
     if text == "auto":
@@ -106,3 +106,42 @@ def count(text: str, option: str) -> int | None:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise UserError(f"{option} is {text!r}, expected auto or a number from 1")
     return int(text)
+
+
+def train_missing(
+    arguments: argparse.Namespace, found: Params, tasks: Sequence[Task]
+) -> Mapping[str, Record]:
+    """The last record of every task by fingerprint, see `execution.local.train_missing`.
+
+    On a signal it prints what was saved and raises KeyboardInterrupt.
+    """
+    from benchmark.execution import local
+
+    try:
+        summary = local.train_missing(
+            tasks, store(arguments.root), data_folder(arguments.root, found.track),
+            count(arguments.jobs, "--jobs"), arguments.device, arguments.root, arguments.retry,
+        )  # fmt: skip
+    except local.Stopped as stopped:
+        for line in stopped.lines:
+            print(f"  {line}", file=sys.stderr)
+        raise KeyboardInterrupt from None
+    print(
+        f"{summary.trained} trained, {summary.found} found done, {len(summary.crashed)} crashed",
+        file=sys.stderr,
+    )
+    for line in summary.crashed:
+        print(f"  crashed: {line}", file=sys.stderr)
+    return summary.records
+
+
+def refuse_crashes(tasks: Sequence[Task], records: Mapping[str, Record]) -> None:
+    """Raises CheckFailed if the last training run of any of the cells crashed."""
+    crashed = [task.cell.name for task in tasks if not records[task.fingerprint].is_final]
+    if crashed:
+        names = ", ".join(crashed[:NAMED])
+        more = f" and {len(crashed) - NAMED} more" if len(crashed) > NAMED else ""
+        raise CheckFailed(
+            f"{len(crashed)} of {len(tasks)} cells crashed: {names}{more}; "
+            "the same command trains them again"
+        )

@@ -12,10 +12,6 @@ from benchmark.planning import plan
 HELP = "write components.json, the versions DVC watches"
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The verb has none."""
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Writes the versions that DVC watches."""
     target = arguments.root / "components.json"
@@ -26,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
 def component_versions() -> dict[str, Any]:
     """The version of every component and part of the package; plug-ins are the user's own.
 
-    The file is under version control, and must not depend on what one user has beside it.
+    The file is under version control, and must not depend on a user's plug-ins.
     """
     return {
         **{

@@ -1,4 +1,4 @@
-"""`benchmark doctor`: what this machine is, and what is missing on it."""
+"""`benchmark doctor`: describes this machine and what it lacks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ from benchmark.core import determinism
 from benchmark.execution.local import cores
 from benchmark.provenance.program import program, versions
 
-HELP = "what this machine is and what is missing on it"
+HELP = "describe this machine and what it lacks"
 
 PINNED = ("torch", "torchvision", "timm", "dvc", "mlflow", "numpy", "scipy", "scikit-learn")
-
-
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The verb has none."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -72,11 +68,10 @@ def report(root: Path) -> list[str]:
 
 def _program() -> str:
     found = program()
-    commit, image = found["commit"], found["image"]
-    words = [f"commit {commit[:12]}" if commit else "no known commit"]
-    if found["dirty"]:
+    words = [f"commit {found.commit[:12]}" if found.commit else "no known commit"]
+    if found.dirty:
         words.append("CHANGED since")
-    words.append(f"image on {image['base_digest']}" if image else "no image")
+    words.append(f"image on {found.image.base_digest}" if found.image else "no image")
     return ", ".join(words)
 
 

@@ -1,8 +1,8 @@
 """The command line: `benchmark VERB …`.
 
-Exit codes: 0 done, 1 a check did not hold, 2 the user's input is wrong or the machine refuses (a full
-disk, a folder that may not be written), 130 interrupted with everything saved. Verbs import what they
-need when they run, so that `--help` and errors are quick.
+Exit codes: 0 done, 1 a check failed, 2 the user's input is wrong or the machine refuses (a full disk, a
+folder without write permission), 130 interrupted with everything saved. Verbs import what they need when
+they run, so `--help` and errors are quick.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ VERBS = (
     "plan", "data", "train", "sweep", "leaderboard", "claims", "advise", "sync", "verify",
     "provenance", "components", "doctor",
 )  # fmt: skip
-"""In the order of `--help`. Each has a file of its name here, with HELP, `add_arguments` and `run`."""
+"""In the order of `--help`. Each has a file here, with HELP, `run` and, if needed, `add_arguments`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows ASCII alone gets `\xb1` for `±`.
+        # A terminal with ASCII alone shows `\xb1` for `±`.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
@@ -53,7 +53,7 @@ def _params_file(arguments: argparse.Namespace) -> str:
 
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
-    """Runs the program of this name; its exit code, see above. What the user must know is one line."""
+    """Runs a program and returns its exit code; an error is printed in one line."""
     try:
         run()
     except UserError as error:
@@ -66,7 +66,7 @@ def exit_code(program: str, run: Callable[[], None]) -> int:
         print(f"{program}: interrupted; run the same command again to finish", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (a pager, head) went away: not an error.
+        # The reader of the output (a pager, head) has ended: not an error.
         sys.stderr.close()
         return 0
     except OSError as error:
@@ -78,11 +78,11 @@ def exit_code(program: str, run: Callable[[], None]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error."""
+    """Prints an error in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         """Exit code 2, without the usage that `--help` shows."""
-        # Of all arguments only the verb is one of a list.
+        # The verb is the only argument with a list of choices.
         if match := re.search(r"invalid choice: '(.*)' \(", message):
             message = str(unknown("verb", match[1], VERBS))
         self.exit(2, f"benchmark: {message} (see `uv run {self.prog} --help`)\n")
@@ -96,7 +96,8 @@ class _VerbParser(Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse."""
         module = importlib.import_module(f"benchmark.cli.{self.verb}")
-        module.add_arguments(self)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(self)
         self.set_defaults(run=module.run)
         return super().parse_known_args(args, namespace)
 

@@ -1,4 +1,4 @@
-"""`benchmark provenance`: follows published records back to what made them."""
+"""`benchmark provenance`: shows what made published records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from benchmark.cli.common import add_experiment, add_track, named, planned, read_params
 
-HELP = "what made a published record: commit, image, machine"
+HELP = "show the commit, image and machine that made a published record"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Follows published records back to what made them."""
+    """Shows what made published records."""
     from benchmark.results import lineage
 
     cells = named(planned(arguments, read_params(arguments)), arguments.cells)

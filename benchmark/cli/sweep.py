@@ -13,14 +13,14 @@ from benchmark.cli.common import (
     add_track,
     chosen,
     read_params,
+    refuse_crashes,
+    train_missing,
 )
-from benchmark.cli.training import refuse_crashes, train_missing
 from benchmark.core.errors import CheckFailed
 from benchmark.planning import plan, rate_table
 from benchmark.planning import sweep as sweeping
 from benchmark.planning.cell import OUT_OF_MEMORY, Cell, tasks
 from benchmark.planning.images import dataset_checksum
-from benchmark.results.records import Store, store
 
 HELP = "tune the learning rates on the validation split"
 
@@ -55,15 +55,18 @@ def run(arguments: argparse.Namespace) -> None:
         if not (arguments.retry and result.status == OUT_OF_MEMORY)
     }
     metric = rate_table.metric(found)
-    kept = store(arguments.root)
 
     def results(cells: Sequence[Cell]) -> Mapping[str, rate_table.Result]:
         trials = tasks(cells, dataset)
         missing = [task for task in trials if task.fingerprint not in known]
-        train_missing(arguments, found, missing)
+        records = train_missing(arguments, found, missing)
         # Without the crashed trials another rate would be chosen.
-        refuse_crashes(missing, kept)
-        return {task.cell.label: _trial(kept, task.fingerprint, known, metric) for task in trials}
+        refuse_crashes(missing, records)
+        made = {
+            key: rate_table.Result(key, entry.status, entry.result.metrics.get(metric))
+            for key, entry in records.items()
+        }
+        return {task.cell.label: (known | made)[task.fingerprint] for task in trials}
 
     table = sweeping.tune(
         found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)
@@ -80,14 +83,3 @@ def run(arguments: argparse.Namespace) -> None:
     if table or not target.exists():
         rate_table.write(target, found, arguments.experiment, table)
     print(target)
-
-
-def _trial(
-    kept: Store, fingerprint: str, known: Mapping[str, rate_table.Result], metric: str
-) -> rate_table.Result:
-    if fingerprint in known:
-        return known[fingerprint]
-    entry = kept.record(fingerprint)
-    if entry is None:
-        raise RuntimeError(f"cell {fingerprint} left no record")
-    return rate_table.Result(fingerprint, entry.status, entry.result.metrics.get(metric))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmark.cli.common import add_track
 from benchmark.core import canonical_json
-from benchmark.results import published
 
 HELP = "bring MLflow up to date with the records"
 
@@ -20,9 +19,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--stamp",
         type=Path,
         metavar="FILE",
-        help="write down the leaderboard's synced records (for DVC)",
+        help="write the checksums of the leaderboard's synced records (for DVC)",
     )
-    verb.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    verb.add_argument("--watch", action="store_true", help="sync after every change until Ctrl-C")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,9 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.watch:
         sync.watch(arguments.root, arguments.track, arguments.uri)
         return
-    print(sync.sync(arguments.root, arguments.track, arguments.uri))
+    done = sync.sync(arguments.root, arguments.track, arguments.uri)
+    print(done)
     if arguments.stamp:
-        # Not the other experiments' records: those are no part of the pipeline whose output this is.
-        where = published.folder(arguments.root, arguments.track, "leaderboard")
-        stamp = {entry.name: entry.checksum for entry in published.read(where)}
+        # The other experiments' records do not belong to the pipeline whose output this file is.
+        own = f"{arguments.track}/leaderboard/"
+        stamp = {name: sha256 for name, sha256 in done.records.items() if name.startswith(own)}
         canonical_json.write(arguments.root / arguments.stamp, canonical_json.pretty(stamp))

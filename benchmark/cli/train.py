@@ -14,13 +14,14 @@ from benchmark.cli.common import (
     named,
     planned,
     read_params,
+    refuse_crashes,
+    train_missing,
 )
-from benchmark.cli.training import refuse_crashes, train_missing
 from benchmark.planning import rate_table
-from benchmark.planning.cell import Row, Task, tasks
+from benchmark.planning.cell import Row, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.results import origins, published
-from benchmark.results.records import Store, store
+from benchmark.results.records import Record, store
 
 HELP = "train what is missing and publish the records"
 
@@ -47,38 +48,30 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = dataset_checksum(arguments.root, found)
     # A fresh clone has the published records and an empty store: only what is new is trained.
     wanted = tasks(cells, dataset)
-    train_missing(
-        arguments, found, wanted, lambda missing: published.published(missing, arguments.root)
-    )
+    records = train_missing(arguments, found, wanted)
     kept = store(arguments.root)
     if arguments.cell:
         for task in wanted:
-            print(kept.of(task.fingerprint) / "record.json")
+            print(kept.cell_dir(task.fingerprint) / "record.json")
     else:
         for method in dict.fromkeys(cell.method for cell in cells):
             target = published.folder(arguments.root, found.track, arguments.experiment, method)
             of_method = [task for task in wanted if task.cell.method == method]
-            published.publish(of_method, kept, target)
-            origins.publish(arguments.root, of_method, kept)
-            for line in _rows(of_method, kept, rate_table.metric(found)):
-                print(line)
-    refuse_crashes(wanted, kept)
+            published.publish(of_method, records, kept, target)
+            origins.publish(arguments.root, of_method, records, kept)
+            rows: dict[Row, list[Record]] = {}
+            for task in of_method:
+                rows.setdefault(task.cell.row, []).append(records[task.fingerprint])
+            for row, seeds in rows.items():
+                print(f"{row}: {_summary(seeds, rate_table.metric(found))}")
+    refuse_crashes(wanted, records)
 
 
-def _rows(tasks: Sequence[Task], kept: Store, metric: str) -> list[str]:
-    """A line for each row: the mean kNN accuracy over its seeds, or the statuses if a seed has none."""
-    rows: dict[Row, list[Task]] = {}
-    for task in tasks:
-        rows.setdefault(task.cell.row, []).append(task)
-    lines = []
-    for row, seeds in rows.items():
-        entries = [kept.record(task.fingerprint) for task in seeds]
-        found = [entry.result.metrics.get(metric) for entry in entries if entry]
-        scores = [score for score in found if score is not None]
-        if len(scores) < len(seeds):
-            said = ", ".join(entry.status if entry else "crashed" for entry in entries)
-        else:
-            said = f"kNN {100 * fmean(scores):.1f} %"
-            said += f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
-        lines.append(f"{row}: {said}")
-    return lines
+def _summary(seeds: Sequence[Record], metric: str) -> str:
+    """The mean kNN accuracy over the seeds of a row, or their statuses if a seed has none."""
+    scores = [entry.result.metrics.get(metric) for entry in seeds]
+    known = [score for score in scores if score is not None]
+    if len(known) < len(seeds):
+        return ", ".join(entry.status for entry in seeds)
+    mean = f"kNN {100 * fmean(known):.1f} %"
+    return f"{mean}, mean of {len(seeds)} seeds" if len(seeds) > 1 else mean

@@ -8,7 +8,7 @@ from benchmark.cli.common import (
     add_experiment,
     add_machine,
     add_track,
-    jobs,
+    count,
     named,
     planned,
     read_judged,
@@ -23,10 +23,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_track(verb)
     verb.add_argument("cells", nargs="*", metavar="CELL", help="e.g. simclr-resnet-bn-s0")
     add_experiment(verb)
-    verb.add_argument("--sample", type=int, metavar="N", help="N cells chosen by --draw")
-    verb.add_argument("--draw", default="0", help="another text, another sample")
+    verb.add_argument("--sample", type=int, metavar="N", help="only N cells, chosen by --seed")
+    verb.add_argument("--seed", default="0", metavar="TEXT", help="chooses the sample (default: 0)")
     verb.add_argument(
-        "--exact", action="store_true", help="refuse what is only within the tolerance"
+        "--exact", action="store_true", help="fail if a record is only within the tolerance"
     )
     add_machine(verb)
 
@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.sample is not None and arguments.sample < 1:
         raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:
-        cells = verify.sample(cells, arguments.sample, arguments.draw)
-    verdicts = verify.verify(arguments.root, found, cells, jobs(arguments.jobs), arguments.device)
+        cells = verify.sample(cells, arguments.sample, arguments.seed)
+    jobs = count(arguments.jobs, "--jobs")
+    verdicts = verify.verify(arguments.root, found, cells, jobs, arguments.device)
     for entry in verdicts:
         print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")
     accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 
 def compact(value: Any) -> str:
@@ -23,7 +26,17 @@ def pretty(value: Any) -> str:
 
 def checksum(value: Any) -> str:
     """sha256 (hex) of the compact JSON."""
-    return _sha256(compact(value))
+    return sha256(compact(value))
+
+
+def compacted(text: str) -> str:
+    """The compact JSON of a value from the text that `pretty` made of it.
+
+    Spelling the numbers of thousands of records again takes longer than reading them.
+    """
+    if '\\"' in text or not text.isascii():
+        return compact(json.loads(text))
+    return re.sub(r"\n *", "", text).replace('": ', '":')
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -54,21 +67,32 @@ _EMPTY = f'\n "{SEAL}": ""'
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON together with its own checksum."""
     text = pretty({**content, SEAL: ""})
-    write(path, text.replace(_EMPTY, f'{_EMPTY[:-1]}{_sha256(text)}"', 1))
+    write(path, text.replace(_EMPTY, f'{_EMPTY[:-1]}{sha256(text)}"', 1))
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """The content of a sealed file; None if it is missing or any byte has changed."""
     try:
         text = path.read_bytes().decode()  # `read_text` would convert line ends
-        found = json.loads(text)
+        found = from_json(text)
         seal = found.pop(SEAL)
         # Of the text, not of the values: writing thousands of records again takes seconds.
-        same = _sha256(text.replace(f'{_EMPTY[:-1]}{seal}"', _EMPTY, 1)) == seal
+        same = sha256(text.replace(f'{_EMPTY[:-1]}{seal}"', _EMPTY, 1)) == seal
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return dict(found) if same else None
 
 
-def _sha256(text: str) -> str:
+def sealed_text(path: Path) -> str | None:
+    """The text of a file of `write_sealed` without its checksum; None where that does not hold."""
+    try:
+        above, _, rest = path.read_bytes().decode().partition(f"{_EMPTY[:-1]}")
+    except (OSError, ValueError):
+        return None
+    seal, _, below = rest.partition('"')
+    return above + below.removeprefix(",") if sha256(above + _EMPTY + below) == seal else None
+
+
+def sha256(text: str) -> str:
+    """sha256 (hex) of a text."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Where and how cells are trained. Imports everything that a training needs."""
+"""Where and how cells are trained. Imports everything that training needs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from benchmark.components import registry
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.data.build import load
-from benchmark.data.manifest import Manifest
 from benchmark.data.pool import Splits
+from benchmark.data.standardise import standardiser
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
 from benchmark.evaluation.evaluate import evaluate
@@ -28,13 +28,13 @@ from benchmark.planning.configuration import TrainingConfig
 from benchmark.provenance.machine import Energy, machine
 from benchmark.provenance.program import program
 from benchmark.provenance.trace import Tracer
-from benchmark.results.records import Record, Result, Status, Store, Watched
+from benchmark.results.records import Record, Result, RunLog, Status, Store, Watched
 from benchmark.training import network
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.loop import MARKS, Progress, Trained, train
 
 UNTRAINED = {name: torch.empty(0) for name in ("loss", "gradient_norm")}
-"""The curves of what was not trained."""
+"""The curves of a control that is not trained."""
 
 
 def run(
@@ -47,8 +47,8 @@ def run(
 ) -> Record:
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
 
-    Running out of memory and a loss that is not finite are results; any other exception is the
-    caller's. Raises `training.loop.Interrupted` if `progress` says to stop.
+    Running out of memory and a loss that is not finite are results; other exceptions propagate. Raises
+    `training.loop.Interrupted` if `progress` says to stop.
     """
     registry.check_unchanged(task.cell.components)
     judge = task.cell.config.evaluation.judge
@@ -57,21 +57,24 @@ def run(
         raise UserError(f"{data}: the images changed since the cell was planned")
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
-        status, result, log = _result(task, splits, store, device, progress, checkpoint_steps)
+        status, result, training_log = _result(
+            task, splits, store, device, progress, checkpoint_steps
+        )
     except (MemoryError, OSError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        status, log = OUT_OF_MEMORY, {}
+        status, training_log = OUT_OF_MEMORY, {}
         result = Result(metrics={}, curves={}, cause="out of memory")
     entry = Record.of(task, determinism.environment(device), status, result)
-    log |= {
-        "started": begun,
-        "wall_seconds": time.time() - begun,
-        "cpu_seconds": time.process_time() - cpu,
-        "energy_joules": energy.joules(),
-        "program": program(),
-        "machine": machine(device),
-    }
+    log = RunLog(
+        started=begun,
+        wall_seconds=time.time() - begun,
+        cpu_seconds=time.process_time() - cpu,
+        energy_joules=energy.joules(),
+        program=program(),
+        machine=machine(device),
+        **training_log,
+    )
     store.put(entry, log)
     return entry
 
@@ -104,18 +107,9 @@ def _result(
     key = task.training_key
     trace = Tracer(store.trace(key) if judged else None)
     trace("weights", sorted(method.state_dict().items()))
-    result: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in method.backbone.parameters()),
-        "steps": 0,
-        "flops_per_step": None,
-        "first_non_finite_step": None,
-        "curves": {},
-        "watched": None,
-        "metrics": {},
-        "correct": None,
-        "diagnostics": {},
-        "cause": None,
-    }
+    # A record of a finished cell also has the keys that are at their default.
+    result = Result().model_dump()
+    result["parameters"] = sum(p.numel() for p in method.backbone.parameters())
     if recipe := cell.config.training:
         begun = time.perf_counter()
         online_knn, final = None, None
@@ -134,12 +128,14 @@ def _result(
         )  # fmt: skip
         log = _training_log(recipe, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
+        scores = [score if math.isfinite(score) else None for score in trained.online_knn.tolist()]
+        watched = Watched(share=MARKS, knn=tuple(scores)) if judged else None
         result |= {
             "steps": trained.steps,
             "flops_per_step": trained.flops_per_step,
             "first_non_finite_step": trained.first_non_finite,
             "curves": thinned(trained),
-            "watched": _online_knn(trained) if judged else None,
+            "watched": watched,
         }
         if status == "diverged":
             result["cause"] = f"the loss was not finite at step {trained.first_non_finite}"
@@ -154,24 +150,10 @@ def _result(
     return status, Result(**result), log | {"trace": trace.found}
 
 
-def standardiser(manifest: Manifest, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Maps images in 0..1 to zero mean and unit deviation by the training split's statistics.
-
-    A channel that is constant in the training split is divided by 1: its deviation is 0.
-    """
-    mean = torch.tensor(manifest.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor([value or 1.0 for value in manifest.std], device=device).view(1, -1, 1, 1)
-
-    def standardise(images: Tensor) -> Tensor:
-        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-    return standardise
-
-
 def thinned(trained: Trained) -> dict[str, list[float | None]]:
     """Each curve as means over equal stretches, with the `step` that ends each stretch.
 
-    Values that are not finite, or not defined, are null.
+    Values that are not finite, or not defined, are None.
     """
     ends = stretches(len(trained.curves["loss"]))
     starts = [0, *ends[:-1]]
@@ -182,12 +164,6 @@ def thinned(trained: Trained) -> dict[str, list[float | None]]:
         means = [float(average(curve[a:b].double())) for a, b in zip(starts, ends, strict=True)]
         curves[name] = [value if abs(value) < float("inf") else None for value in means]
     return curves
-
-
-def _online_knn(trained: Trained) -> Watched:
-    """kNN accuracy on a part of the validation split, by the share of the training done."""
-    scores = [score if math.isfinite(score) else None for score in trained.online_knn.tolist()]
-    return Watched(share=MARKS, knn=tuple(scores))
 
 
 def _training_log(recipe: TrainingConfig, trained: Trained, seconds: float) -> dict[str, Any]:
@@ -206,5 +182,5 @@ def _out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or any(said in str(error) for said in ("can't allocate memory", "out of memory"))
+        or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
     )

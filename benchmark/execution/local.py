@@ -25,7 +25,8 @@ from benchmark.core.errors import UserError
 from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
-from benchmark.results.records import Record, Store
+from benchmark.results import published
+from benchmark.results.records import Record, RunLog, Store
 
 if TYPE_CHECKING:  # Windows has no fork server
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -39,7 +40,7 @@ PATIENCE = 30.0
 
 
 class Stopped(Exception):
-    """Ctrl-C or a termination signal. `lines` say of each cell under way what was saved."""
+    """Ctrl-C or a termination signal; `lines` state what was saved of each running cell."""
 
     def __init__(self, lines: Sequence[str] = ()) -> None:
         super().__init__()
@@ -48,17 +49,19 @@ class Stopped(Exception):
 
 @dataclass
 class Summary:
-    """What became of the cells asked for."""
+    """The outcome of the cells that were asked for."""
 
     found: int = 0
     """Already in the store."""
     trained: int = 0
     crashed: list[str] = field(default_factory=list)
     """One line for each cell whose training ended in an error, with the cause."""
+    records: dict[str, Record] = field(default_factory=dict)
+    """The last record of every cell that was asked for, by fingerprint."""
 
 
 class _Signals:
-    """Remembers that somebody asked for the end, instead of ending at once."""
+    """Remembers a signal to stop, instead of stopping at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -83,9 +86,9 @@ class _Signals:
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """For starting a process: it inherits that Ctrl-C is ignored, and so never dies of one.
+        """Ignores Ctrl-C while a process is started, which inherits this.
 
-        A terminal's Ctrl-C reaches every process of the group; workers are told by their parent.
+        A terminal's Ctrl-C reaches every process of the group; workers get their signal from the parent.
         """
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -114,51 +117,55 @@ def train_missing(
     data: Path,
     jobs: int | None,
     device: str = "auto",
-    published: Callable[[Sequence[Task]], Sequence[Record]] = lambda missing: (),
+    root: Path | None = None,
     retry: bool = False,
 ) -> Summary:
-    """Trains every task that the store does not hold, `jobs` at a time.
+    """Trains every task that the store has no finished record of, `jobs` at a time.
 
-    Without a number of jobs it is one for each CPU core, and one on a GPU. `data` is the folder of the
-    built dataset. `published` gives records of tasks from elsewhere: those that an environment like this
-    one made go into the store and count as found. With `retry` a record of a lack of memory does not
-    count. Raises UserError before any training if a cell cannot be built, and Stopped on a signal, after
-    the workers have saved what they can.
+    The default of `jobs` is the number of CPU cores, or 1 on a GPU. `data` is the folder of the built
+    dataset. With the `root` of a project, its published records are adopted if the environment that made
+    them is the one of this machine. With `retry`, cells that ran out of memory are trained again. Raises
+    UserError before any training if a cell cannot be built, and Stopped on a signal, after the workers
+    have saved their state.
     """
     wanted = {task.fingerprint: task for task in tasks}
+    summary = Summary(records=store.read(tasks))
 
     def counts(entry: Record | None) -> bool:
-        return entry is not None and not (retry and entry.status == OUT_OF_MEMORY)
+        return bool(entry and entry.is_final and not (retry and entry.status == OUT_OF_MEMORY))
 
     def lacking() -> list[Task]:
-        return [task for print_, task in wanted.items() if not counts(store.record(print_))]
+        missing = [task for key, task in wanted.items() if not counts(summary.records.get(key))]
+        summary.found = len(wanted) - len(missing)
+        return missing
 
     missing = lacking()
     if not missing:
-        return Summary(found=len(wanted))
+        return summary
     determinism.prepare()
     with _Signals() as signals:
         context = _context(signals)
         with starting():
             environment = _check(context, signals, missing, data, device)
-        for entry in published(missing):
+        for entry in published.finished(missing, root) if root else ():
             if entry.environment == environment and counts(entry):
-                store.adopt(entry)
+                store.put(entry, None)
+                summary.records[entry.fingerprint] = entry
         missing = lacking()
-        summary = Summary(found=len(wanted) - len(missing))
         if not missing:
             return summary
         jobs = jobs or (cores() if environment["device"] == "cpu" else 1)
         pool = _Pool(context, signals, store, data, min(jobs, len(missing)), device)
         with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
             pool.run(missing, bars, summary)
+    summary.records |= store.read(missing)
     return summary
 
 
 def _context(signals: _Signals) -> SpawnContext | ForkServerContext:
-    """How workers start: on Linux forked from one process that has imported `LOADED`.
+    """How workers start: on Linux they are forked from one process that has imported `LOADED`.
 
-    Elsewhere each imports them itself: macOS's libraries do not survive a fork, and Windows has no fork.
+    Elsewhere each worker imports them: macOS's libraries do not survive a fork, and Windows has no fork.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -201,9 +208,9 @@ def _check(
     data: Path,
     device: str,
 ) -> dict[str, Any]:
-    """Refuses what cannot be built, and returns what decides the bits of the trainings.
+    """Refuses cells that cannot be built; returns `determinism.environment` of this machine.
 
-    In a process of its own: this one never loads torch.
+    It runs in a process of its own, since this one never loads torch.
     """
     distinct = {}
     for task in tasks:
@@ -221,7 +228,7 @@ def _check(
     except EOFError:
         if signals.asked:
             raise Stopped from None
-        raise RuntimeError("the check of the networks died; its error stands above") from None
+        raise RuntimeError("the check of the networks died; its error is above") from None
     finally:
         process.join()
     if refusal:
@@ -230,7 +237,7 @@ def _check(
 
 
 class _Pool:
-    """Worker processes and what each is doing."""
+    """Worker processes and the task of each."""
 
     def __init__(
         self,
@@ -251,7 +258,7 @@ class _Pool:
         return _Slot(*_started(self.context, self.signals, worker.main, *given))
 
     def run(self, queue: Sequence[Task], bars: Bars, summary: Summary) -> None:
-        """Hands out the cells and listens until all are done."""
+        """Hands out the cells and waits until all are done."""
         waiting = list(queue)
         refusal: str | None = None
         try:
@@ -290,12 +297,12 @@ class _Pool:
         bars: Bars,
         summary: Summary,
     ) -> str | None:
-        """Takes what one worker has to say; returns a refusal of the user's input."""
+        """Handles one message of a worker; returns the line of a refusal."""
         task = slot.task
         if task is None:
             return None
         cell = task.cell
-        # Waiting on the process too: a killed worker closes its pipe without a word.
+        # Waits on the process too: a killed worker closes its pipe without a message.
         wait([slot.pipe, slot.process.sentinel], timeout=0.25 / len(self.slots))
         try:
             message = slot.pipe.recv() if slot.pipe.poll() else None
@@ -319,7 +326,7 @@ class _Pool:
                 return None
             slot.process.join(PATIENCE)
             cause = f"the worker died ({_exit(slot.process.exitcode)})"
-            self.store.put(Record.of_crash(task, {}, cause), {})
+            self.store.put(Record.of_crash(task, {}, cause), RunLog())
             summary.crashed.append(f"{cell.name}: {cause}")
             bars.finish(place, f"{cell.label}: {cause}")
             self.slots[place] = slot = self._start()
@@ -344,7 +351,7 @@ class _Pool:
                 slot.process.terminate()
         deadline = time.monotonic() + PATIENCE
         for slot in self.slots:
-            # A dead fork server tells nothing of its children; their ends of the pipes close with them.
+            # A dead fork server does not report its children; their ends of the pipes close with them.
             with contextlib.suppress(EOFError, OSError):
                 while slot.pipe.poll(max(0.0, deadline - time.monotonic())):
                     slot.pipe.recv()
@@ -355,7 +362,7 @@ class _Pool:
             slot.pipe.close()
 
     def _kept(self, slot: _Slot) -> str:
-        """What is in the store of the cell that an ended worker was at."""
+        """What the store has of the cell of a worker that was stopped."""
         task = slot.task
         assert task is not None
         name, recipe = task.cell.name, task.cell.config.training
@@ -382,7 +389,7 @@ def _saved_steps(checkpoint: Path) -> int:
 
 def _exit(code: int | None) -> str:
     if code == -signal.SIGKILL:
-        return "signal SIGKILL, which is how the system takes memory back when it runs out"
+        return "signal SIGKILL, which the system sends when memory runs out"
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Progress of a job and of the cells under way: bars in a terminal, lines elsewhere."""
+"""Progress of a job and of its running cells: bars in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 from tqdm import tqdm
 
+from benchmark.core.wording import counted
+
 QUIET = 30.0
-"""Seconds without a line after which, elsewhere than in a terminal, each cell under way gets one."""
+"""Seconds without a line in a file or pipe after which each running cell gets one."""
 
 
 @dataclass
-class _UnderWay:
-    """What one worker is at."""
+class _Running:
+    """The cell of one worker."""
 
     label: str = ""
     trained: bool = True
@@ -25,11 +26,11 @@ class _UnderWay:
     steps: int = 0
     loss: float = 0.0
     resumed: float = 0.0
-    """Share of the cell's steps that were done when it was started."""
+    """Share of the cell's steps that an earlier run had done."""
 
     @property
     def share(self) -> float:
-        """Of the cell's steps."""
+        """Of the cell's steps that are done."""
         return self.step / self.steps if self.steps else 0.0
 
     @property
@@ -43,7 +44,7 @@ class _UnderWay:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Shows a line in a terminal until the block ends; a refusal elsewhere is the only line."""
+    """Shows a line in a terminal until the block ends, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield
         return
@@ -54,47 +55,43 @@ def starting() -> Iterator[None]:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-class Bars:
+class Bars(contextlib.ExitStack):
     """One bar for the job and one for each worker; in a file or a pipe one line for each cell.
 
-    The time left is that of the steps done in this run, so cells found done do not flatter it.
+    The time left is estimated from the steps of this run, without the cells that were already done.
     """
 
     def __init__(self, total: int, done: int, slots: int) -> None:
+        super().__init__()
         self.total, self.done = total, done
         self.begun = self.said = time.monotonic()
         self.worked = 0.0
-        """Cells finished in this run, without what an earlier run had done of them."""
-        self.slots = [_UnderWay() for _ in range(slots)]
+        """Cells finished in this run, less the shares that earlier runs had done."""
+        self.slots = [_Running() for _ in range(slots)]
         self.terminal = sys.stderr.isatty()
         off = not self.terminal
-        self.job = tqdm(
-            total=total, initial=done, desc="cells", unit="cell", position=0, disable=off,
-            dynamic_ncols=True, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        self.job = self.enter_context(
+            tqdm(
+                total=total, initial=done, desc="cells", unit="cell", position=0, disable=off,
+                dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+            )
         )  # fmt: skip
         self.cells = [
-            tqdm(total=1, position=place + 1, disable=off, leave=False, dynamic_ncols=True,
-                 unit="step", smoothing=0.1)
+            self.enter_context(
+                tqdm(
+                    total=1, position=place + 1, disable=off, leave=False, dynamic_ncols=True,
+                    unit="step", smoothing=0.1,
+                )
+            )
             for place in range(slots)
         ]  # fmt: skip
         if not self.terminal:
-            self._say(f"{total - done} cells to train, {done} already done")
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for bar in (*self.cells, self.job):
-            bar.close()
+            self._say(f"{counted(total - done, 'cell')} to train, {done} already done")
 
     def start(self, slot: int, label: str, trained: bool) -> None:
-        """A worker begins a cell, to be trained or not; an empty label means it has nothing to do."""
-        self.slots[slot] = _UnderWay(label, trained)
+        """A worker starts a cell, which is `trained` or a control; an empty label means no cell."""
+        self.slots[slot] = _Running(label, trained)
         self.cells[slot].reset()
         self._show(slot)
 
@@ -110,17 +107,17 @@ class Bars:
         self._show(slot)
 
     def finish(self, slot: int, line: str) -> None:
-        """A worker is done with its cell."""
+        """A worker has finished its cell."""
         self.done += 1
         self.worked += 1 - self.slots[slot].resumed
-        self.slots[slot] = _UnderWay()
+        self.slots[slot] = _Running()
         self.job.set_postfix_str(self._left(), refresh=False)
         self.job.update()
         if not self.terminal:
             self._say(f"[{self.done}/{self.total}] {line} ({self._left()})")
 
     def tick(self) -> None:
-        """To be called often: says what is under way if nothing was said for a while."""
+        """Reports the running cells if nothing was reported for QUIET seconds; call it often."""
         if time.monotonic() - self.said < QUIET:
             return
         self.said = time.monotonic()
@@ -145,12 +142,12 @@ class Bars:
 
     def _left(self) -> str:
         """The time left, from the share of the work that this run has done so far."""
-        under_way = [at for at in self.slots if at.label]
-        worked = self.worked + sum(at.share - at.resumed for at in under_way if at.steps)
+        running = [at for at in self.slots if at.label]
+        worked = self.worked + sum(at.share - at.resumed for at in running if at.steps)
         if worked <= 0:
             return "time left not known yet"
-        rest = self.total - self.done - sum(at.share for at in under_way)
-        if under_way and not rest:
+        rest = self.total - self.done - sum(at.share for at in running)
+        if running and not rest:
             return "evaluation left"
         return f"{_clock((time.monotonic() - self.begun) / worked * rest)} left"
 

@@ -27,17 +27,17 @@ from benchmark.results.records import Record, Store
 TOLERATED = 0.99
 """Share of the differences between two seeds that the tolerance spans.
 
-Another rounding acts like another seed: the differences grow with the steps until nothing is left of the
-common start. So what another kind of machine may make of a cell is what another seed may make of it.
+A rounding difference grows with the steps until it is as large as the difference to another seed. So a
+record of another kind of machine may differ as much as one of another seed.
 """
 
 LEAST_TOLERANCE = 0.005
-"""Of kNN accuracy, where no spread over seeds is known: a few neighbours that are equally near."""
+"""Of kNN accuracy, if no spread over seeds is known: a few neighbours at equal distances."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one cell."""
+    """The comparison of one cell with its published record."""
 
     cell: Cell
     verdict: str
@@ -47,17 +47,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Published:
-    """What a table says of one cell, and what stands behind it."""
+    """What is published of one cell."""
 
     sha256: str
     status: str
     knn: float | None
     environment: Mapping[str, Any] | None
-    """Of its record, None where the row has several or the table names none."""
+    """Of its record, None if the row has several or the table names none."""
     tolerance: float
     """Of kNN accuracy."""
     record: Record | None
-    """The published record where its file is here."""
+    """None if its file is not here."""
     origin: origins.Origin | None
 
 
@@ -66,9 +66,9 @@ def verify(
 ) -> list[Verdict]:
     """Trains `cells` in a scratch folder and compares them with the published leaderboard.
 
-    What is published is the leaderboard's JSON: each record's checksum and accuracy. Where the record
-    and its provenance are here too, a difference is traced to where it begins. Raises UserError for a
-    cell that the table does not list, KeyboardInterrupt on a signal.
+    The leaderboard's JSON has each record's checksum and accuracy. If the record and its provenance are
+    here too, the first difference is named. Raises UserError for a cell that the table does not list,
+    and KeyboardInterrupt on a signal.
     """
     published = _published(root, cells)
     dataset = dataset_checksum(root, params)
@@ -84,15 +84,15 @@ def verify(
             cell, entry = task.cell, scratch.last(task.fingerprint)
             if entry is None:
                 raise CheckFailed(f"{cell.name} left no record")
-            trace = scratch.run_log(task.fingerprint).get("trace", {})
+            trace = scratch.run_log(task.fingerprint).trace
             verdicts.append(_compare(cell, entry, trace, published[cell.label]))
     return verdicts
 
 
-def sample(cells: Sequence[Cell], count: int, draw: str) -> list[Cell]:
-    """`count` cells chosen by the text `draw`, of as many different rows as there are."""
+def sample(cells: Sequence[Cell], count: int, seed: str) -> list[Cell]:
+    """`count` cells of as many different rows as possible, chosen by the text `seed`."""
     shuffled = sorted(
-        cells, key=lambda cell: hashlib.sha256(f"{draw}/{cell.label}".encode()).digest()
+        cells, key=lambda cell: hashlib.sha256(f"{seed}/{cell.label}".encode()).digest()
     )
     first_of_row: dict[Row, Cell] = {}
     for cell in shuffled:
@@ -104,7 +104,7 @@ def sample(cells: Sequence[Cell], count: int, draw: str) -> list[Cell]:
 
 def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
     track, experiment = cells[0].track, cells[0].experiment
-    path = root / "results" / track / f"{experiment}.json"
+    path = collect.table_file(root, track, experiment)
     made = origins.read(root, track, experiment)
     wanted = {cell.label: cell for cell in cells}
     found = {}
@@ -134,7 +134,7 @@ def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
 
 
 def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
-    """t(df) · s · √2 of the row's pool: within it two seeds of a row lie in TOLERATED of all cases."""
+    """t(df) · s · √2 of the row's pool: a share TOLERATED of the pairs of seeds differs by less."""
     trained = cell.config.training is not None
     for pool in table["interval"]["pools"]:
         if (pool["metric"], pool["backbone"], pool["trained"]) == (RANKING, cell.backbone, trained):
@@ -144,9 +144,9 @@ def _tolerance(table: Mapping[str, Any], cell: Cell) -> float:
 
 
 def _record(root: Path, cell: Cell, checksum: str) -> Record | None:
-    """The published record; None where it is not here, or is another one."""
+    """The published record; None if it is not here or has another checksum."""
     try:
-        entry = collect.read_one(collect.file_of(cell, root))
+        entry = collect.read(collect.file_of(cell, root))
     except (FileNotFoundError, UserError):
         return None
     return entry.record if entry.checksum == checksum else None
@@ -158,7 +158,7 @@ def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Pu
     if found == published.sha256:
         if _same(knn, published.knn):
             return Verdict(cell, "identical", found[:12])
-        # The record is the published one, but the table beside its checksum says something else.
+        # The record has the published checksum, but the table shows another accuracy.
         return Verdict(cell, "different", f"the table says kNN {published.knn}, its record {knn}")
     where = f"; first difference: {_where(entry, trace, published)}"
     if entry.status != published.status:
@@ -175,18 +175,18 @@ def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Pu
 
 
 def _promised(entry: Record, published: _Published) -> bool:
-    """Whether the same bits are promised: one environment, and CPUs of one vendor or one GPU model."""
+    """Whether the same bits are promised: same environment and CPU vendor or GPU model."""
     if published.environment is None or entry.environment != published.environment:
         return False
     if entry.environment["device"] != "cpu":
         return True
     vendor, _ = processor()
-    made = published.origin.machine.get("cpu_vendor") if published.origin else None
+    made = published.origin.machine.cpu_vendor if published.origin else None
     return vendor is not None and vendor == made
 
 
 def _where(entry: Record, trace: Mapping[str, str], published: _Published) -> str:
-    """At which moment two trainings of one cell part, as far as what is published can tell."""
+    """Where two training runs of one cell first differ, as far as the published files show."""
     theirs = published.record
     if theirs is not None and theirs.dataset != entry.dataset:
         return "data"
@@ -216,11 +216,11 @@ def _where(entry: Record, trace: Mapping[str, str], published: _Published) -> st
     for key in metrics:
         if metrics[key] != then.get(key):
             return f"metric {key}{named}"
-    return f"what stands beside the metrics{named}"
+    return f"other results than the metrics{named}"
 
 
 def _same(found: float | None, shown: float | None) -> bool:
-    """Whether a table shows a number, rounded to its six decimals."""
+    """Whether a table shows this number, rounded to six decimals."""
     if found is None or shown is None:
         return found is shown
     return abs(found - shown) < 1e-6

@@ -1,4 +1,4 @@
-"""The process that trains cells: reads them from a pipe, one at a time, and reports back.
+"""The process that trains cells: it receives them through a pipe and reports its progress.
 
 Messages to a worker are a task, or None to end it. Messages from it are tuples: ("step",
 step, steps, loss), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from benchmark.data.manifest import Manifest
 
 REPORT_SECONDS = 1.0
-"""Least time between two reports of progress: each reads the loss, which waits for the device."""
+"""Least time between two reports of progress: reading the loss waits for the device."""
 
 
 class _Stop:
-    """Whether the process was asked to stop: by a signal, or because its parent is gone."""
+    """Whether the process must stop: after a signal, or if its parent is gone."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -50,9 +50,9 @@ class _Stop:
 
 
 def begin(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
-    """Calls `target` in the environment of who started this process.
+    """Calls `target` in the environment of the process that started this one.
 
-    The fork server's own is that of its start.
+    The fork server keeps the environment in which it was started.
     """
     os.environ.clear()
     os.environ.update(environment)
@@ -60,17 +60,17 @@ def begin(environment: Mapping[str, str], target: Callable[..., None], *argument
 
 
 def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
-    """Serves the pipe until it is told to end, is asked to stop, or its parent is gone."""
+    """Trains the tasks that arrive until None arrives, a signal comes, or the parent is gone."""
     stop = _Stop()
     device = determinism.start(device_name)
     from benchmark.execution.cell import run
-    from benchmark.results.records import Record, Store
+    from benchmark.results.records import Record, RunLog, Store
     from benchmark.training.loop import Interrupted
 
     store = Store(home)
 
     def report(*message: object) -> None:
-        # Without a parent there is nobody to tell; `stop` ends the work soon.
+        # The parent may be gone: then `stop` soon ends the work.
         with contextlib.suppress(OSError):
             pipe.send(message)
 
@@ -83,12 +83,12 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
             return
         if task is None:
             return
-        told = 0.0
+        reported = 0.0
 
         def progress(step: int, steps: int, loss: Tensor) -> bool:
-            nonlocal told
-            if time.monotonic() - told > REPORT_SECONDS or step == steps:
-                told = time.monotonic()
+            nonlocal reported
+            if time.monotonic() - reported > REPORT_SECONDS or step == steps:
+                reported = time.monotonic()
                 report("step", step, steps, float(loss))
             return not stop
 
@@ -99,22 +99,21 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
             report("stopped")
         except UserError as error:
             report("refused", str(error))
-        except Exception as error:  # whatever it is, it costs this cell only
+        except Exception as error:  # any other error fails this cell only
             if isinstance(error, OSError) and error.errno in REFUSALS:
-                # But a full disk would cost every cell, one after the other, and cannot hold the cause.
+                # A full disk would fail every cell, and the cause could not be stored.
                 report("refused", refused(error))
                 continue
             cause = f"{type(error).__name__}: {error}"
             entry = Record.of_crash(task, determinism.environment(device), cause)
-            store.put(entry, {"traceback": traceback.format_exc()})
+            store.put(entry, RunLog(traceback=traceback.format_exc()))
             report("crashed", cause, traceback.format_exc())
 
 
 def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> None:
     """Builds the network of every cell without memory for its weights.
 
-    Sends what decides the bits of this machine's trainings (`determinism.environment`), and the first
-    refusal or None.
+    Sends this machine's `determinism.environment`, and the first refusal or None.
     """
     determinism.prepare()
     from benchmark.data.build import load
@@ -132,7 +131,7 @@ def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> 
 
 
 def _build(cell: Cell, manifest: Manifest) -> None:
-    """Builds a cell's network without memory; what a plug-in does wrong in it is a UserError."""
+    """Builds a cell's network without memory; an error of a plug-in becomes a UserError."""
     import torch
 
     from benchmark.components import registry

@@ -157,8 +157,15 @@ def cells_of(
                     f"run `{sweep_command(params.track, experiment)}`"
                 )
             setting = rates[tuned]
+    first = resolve(params, experiment, row, own[0], setting, "test", f"{row}-s{own[0]}")
     return [
-        resolve(params, experiment, row, seed, setting, "test", f"{row}-s{seed}") for seed in own
+        replace(
+            first,
+            seed=seed,
+            label=f"{row}-s{seed}",
+            config=first.config.model_copy(update={"seed": seed}),
+        )
+        for seed in own
     ]
 
 

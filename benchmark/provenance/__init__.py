@@ -1,1 +1,1 @@
-"""What made a record: program, packages, image and machine, and how one can tell."""
+"""What made a record: program, packages, image and machine."""

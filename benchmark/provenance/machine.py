@@ -1,4 +1,4 @@
-"""What machine this is, and how much energy it says to have used."""
+"""Facts about this machine, and the energy that it has used."""
 
 from __future__ import annotations
 
@@ -8,41 +8,61 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from benchmark.core import determinism
 
 RAPL = Path("/sys/class/powercap")
-"""Where Linux shows the energy counters of a CPU, to those who may read them."""
+"""The folder of the energy counters of a CPU on Linux, which may need permission."""
 
 
-def machine(device: Any) -> dict[str, Any]:
-    """Host, processor, device and driver, and the settings that were made for determinism.
+class Machine(BaseModel):
+    """A machine that trains. A reconstructed one has `cpu_vendor` alone."""
 
-    `device` is a torch.device.
-    """
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    host: str | None = None
+    platform: str | None = None
+    python: str | None = None
+    cpu: str | None = None
+    """Model of the CPU."""
+    cpu_vendor: str | None = None
+    """E.g. `AuthenticAMD`."""
+    cores: int | None = None
+    device: str | None = None
+    """`cpu`, or the model of the GPU."""
+    driver: str | None = None
+    """Version of the GPU's driver."""
+    threads: int | None = None
+    deterministic: bool | None = None
+    """Whether torch was told to use deterministic algorithms."""
+    settings: dict[str, str | None] = {}
+    """The environment variables that are set for determinism."""
+
+
+def machine(device: Any) -> Machine:
+    """This machine; `device` is a torch.device."""
     import torch
 
     vendor, model = processor()
-    facts: dict[str, Any] = {
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cpu": model,
-        "cpu_vendor": vendor,
-        "cores": os.cpu_count(),
-        "device": "cpu",
-        "driver": None,
-        "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "settings": {name: os.environ.get(name) for name in determinism.settings()},
-    }
-    if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
-        facts["driver"] = _driver()
-    return facts
+    cuda = device.type == "cuda"
+    return Machine(
+        host=platform.node(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        cpu=model,
+        cpu_vendor=vendor,
+        cores=os.cpu_count(),
+        device=torch.cuda.get_device_name(device) if cuda else "cpu",
+        driver=_driver() if cuda else None,
+        threads=torch.get_num_threads(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        settings={name: os.environ.get(name) for name in determinism.settings()},
+    )
 
 
 def processor() -> tuple[str | None, str | None]:
-    """Vendor (`AuthenticAMD`, `GenuineIntel`) and model of the CPU, as far as Linux tells."""
+    """Vendor (`AuthenticAMD`, `GenuineIntel`) and model of the CPU; None if unknown."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in (
@@ -63,14 +83,14 @@ def _driver() -> str | None:
 
 
 class Energy:
-    """Joules between its making and `joules`: of the whole device, whoever else uses it."""
+    """Joules of the whole device, other programs included, since this object was made."""
 
     def __init__(self, device: Any) -> None:
         self.device = device
         self.before = self._counters()
 
     def joules(self) -> float | None:
-        """None where the device does not tell, or a counter has started anew."""
+        """None if the device does not measure energy, or if a counter was reset."""
         after = self._counters()
         spent = [
             after[name] - start
@@ -85,7 +105,7 @@ class Energy:
 
 def _cpu_joules() -> dict[str, float]:
     found = {}
-    # intel-rapl:0, intel-rapl:1: whole packages; what has a second colon is a part of one.
+    # intel-rapl:0, intel-rapl:1 are whole packages; names with a second colon are their parts.
     for folder in RAPL.glob("*-rapl:*"):
         if folder.name.count(":") == 1:
             with contextlib.suppress(OSError, ValueError):
@@ -100,11 +120,11 @@ def _gpu_joules(device: Any) -> dict[str, float]:
 
         pynvml.nvmlInit()
         try:
-            # By its UUID: CUDA's numbers are not NVML's where some GPUs are hidden.
+            # By its UUID: the numbers of CUDA and NVML differ if some GPUs are hidden.
             uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid.encode())
             return {uuid: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3}
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # no library, no permission, an older GPU: then it is not known
+    except Exception:  # no library, no permission, or an older GPU
         return {}

@@ -1,4 +1,4 @@
-"""Checksums of a training's first moments, so that a difference can be traced to where it begins."""
+"""Checksums of the first steps of a training run, to find where two runs first differ."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGES = ("weights", "views", "first_step")
-"""In the order in which a training comes to them: initial weights, the first step's views, the weights
-after that step."""
+"""In the order of training: initial weights, the first step's views, the weights after that step."""
 
 Trace = dict[str, str]
-"""sha256 by stage; those that a cell does not come to are missing."""
+"""sha256 by stage; stages that a cell does not reach are missing."""
 
 
 def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 (hex) of named tensors: names, types, shapes and values, whatever their memory format."""
-    # Not above: who compares traces does not wait for torch.
+    """sha256 (hex) of named tensors: names, types, shapes and values, in any memory format."""
+    # Imported here: comparing traces does not need torch.
     from torch import uint8
 
     digest = hashlib.sha256()
@@ -34,9 +33,9 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 class Tracer:
-    """Keeps the checksums of one training in a file, so that one that is resumed still has them.
+    """Keeps the checksums of one training run in a file, for when it is resumed.
 
-    The file is written with the last stage: no checkpoint is older. Without a file nothing is kept.
+    The file is written at the last stage, before any checkpoint. Without a file nothing is kept.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -45,7 +44,7 @@ class Tracer:
         self.found: Trace = {stage: str(known[stage]) for stage in STAGES if stage in known}
 
     def __call__(self, stage: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes the tensors of a stage that has just been come to."""
+        """Records the tensors of a stage."""
         before = self.found.get(stage)
         self.found[stage] = of_tensors(tensors)
         if self.file and stage == STAGES[-1] and self.found[stage] != before:
@@ -53,7 +52,7 @@ class Tracer:
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """The first stage at which two traces differ, None where all that both have agree."""
+    """The first stage at which two traces differ; None if all common stages agree."""
     for stage in STAGES:
         if stage in ours and stage in theirs and ours[stage] != theirs[stage]:
             return stage

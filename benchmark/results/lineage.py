@@ -1,9 +1,7 @@
-"""One published record followed back to the commit, image and machine that made it."""
+"""Traces a published record to the commit, image and machine that made it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,15 @@ from benchmark.results.origins import MARKS, Origin
 
 
 def lines(root: Path, cell: Cell) -> Iterator[str]:
-    """What is known of a cell, for a person.
+    """What is known of a cell, as lines for a person.
 
-    UserError where the published table does not list the cell. CheckFailed, at the end, where two of
+    Raises UserError if the published table does not list the cell, and CheckFailed, at the end, if the
     table, record and provenance contradict each other.
     """
-    table = root / "results" / cell.track / f"{cell.experiment}.json"
-    line = _listed(table, cell.label)
+    table = published.table_file(root, cell.track, cell.experiment)
+    line = published.listed(root, cell.track, cell.experiment).get(cell.label)
+    if line is None:
+        raise UserError(f"{table} does not list {cell.label}")
     origin = origins.read(root, cell.track, cell.experiment).get(cell.label)
     wrong = []
     yield f"cell         {cell.name}"
@@ -29,9 +29,8 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
     yield f"table        {table.relative_to(root)}: kNN {knn}, sha256 {checksum}"
     file = published.file_of(cell, root)
     if file.is_file():
-        raw = file.read_bytes()
-        entry = published.read_one(file)
-        same = hashlib.sha256(raw).hexdigest() == line["sha256"]
+        entry = published.read(file)
+        same = entry.checksum == checksum
         yield f"record       {file.relative_to(root)}: {'as the table says' if same else 'ANOTHER'}"
         if not same:
             wrong.append("the record is not the one that the table lists")
@@ -53,32 +52,21 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
 
 def _origin(origin: Origin) -> Iterator[str]:
     program, machine = origin.program, origin.machine
-    tree = {None: "", False: ", clean tree", True: ", CHANGED since"}[program.get("dirty")]
-    yield f"commit       {program.get('commit') or 'unknown'}{tree}"
+    tree = {None: "", False: ", clean tree", True: ", CHANGED since"}[program.dirty]
+    yield f"commit       {program.commit or 'unknown'}{tree}"
     locked = {None: "", True: ", as installed", False: ", NOT AS INSTALLED"}
-    yield f"uv.lock      sha256 {program.get('lock_sha256')}{locked[program.get('as_locked')]}"
-    image = program.get("image")
+    yield f"uv.lock      sha256 {program.lock_sha256}{locked[program.as_locked]}"
+    image = program.image.model_dump() if program.image else None
     yield f"image        {_facts(image) if image else 'none'}"
-    for key, value in sorted(machine.items()):
+    for key, value in sorted(machine.model_dump(exclude_unset=True).items()):
         yield f"{key:12} {_facts(value) if isinstance(value, dict) else value}"
     yield f"started      {origin.started}"
     for key, value in sorted(origin.used.items()):
-        yield f"{key:12} {'not told' if value is None else value}"
+        yield f"{key:12} {'unknown' if value is None else value}"
     for stage, checksum in origin.trace.items():
         yield f"{stage:12} sha256 {checksum}"
     for mark in origin.marks:
         yield f"MARKED       {mark}: {MARKS[mark]}"
-
-
-def _listed(table: Path, label: str) -> dict[str, Any]:
-    try:
-        rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
-        found = [entry for row in rows for entry in row["records"] if entry["label"] == label]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{table}: no published table ({error})") from None
-    if not found:
-        raise UserError(f"{table} does not list {label}")
-    return dict(found[0])
 
 
 def _facts(facts: Any) -> str:

@@ -1,28 +1,31 @@
 """Where published records come from: a file for each method of an experiment, under version control.
 
 `results/<track>/provenance/<experiment>/<method>.json` names, for each record, the program, image and
-machine that made it. Whoever makes the same record again, to the bit, changes nothing there.
+machine that made it. Making the same record again, bit for bit, changes nothing there.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import Task
-from benchmark.results.published import Published
-from benchmark.results.records import Store
+from benchmark.planning.configuration import Value
+from benchmark.provenance.machine import Machine
+from benchmark.provenance.program import Program
+from benchmark.results.published import Published, one_line
+from benchmark.results.records import Record, RunLog, Store
 
 SCHEMA = 1
 
 USED = ("wall_seconds", "cpu_seconds", "energy_joules", "images_per_second", "resumed_at_step")
-"""What is kept of a run log beside program, machine and trace."""
+"""The numbers of a run log that are published."""
 
 UNRECORDED = "unrecorded"
 MARKS = {
@@ -30,36 +33,68 @@ MARKS = {
     "reconstructed": "only the commit that published the record is known, from the history",
     "unknown commit": "made by a program outside of any known commit",
     "dirty": "made with changes that are in no commit",
-    "foreign lock": "made with other package versions than uv.lock names",
+    "lock mismatch": "made with other package versions than uv.lock names",
 }
-"""What may be said against a record's provenance."""
+"""The flaws that a record's provenance can have."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where one record comes from."""
+class _Facts(Value):
+    """What is known of the making of one record."""
 
-    label: str
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     record: str
-    """sha256 of the record's content (`canonical_json.checksum`), whatever its names."""
-    program: Mapping[str, Any]
-    """See `program.program`; of a reconstructed origin `commit` and `lock_sha256` alone."""
-    machine: Mapping[str, Any]
-    """See `machine.machine`; empty where it is reconstructed."""
+    """sha256 of the compact JSON of the record, without its names."""
     started: str | None
     """ISO 8601, UTC."""
-    used: Mapping[str, float | None]
-    trace: Mapping[str, str]
+    used: dict[str, int | float | None]
+    """Times, throughput and energy, see the run log."""
+    trace: dict[str, str]
+    """Checksums of the first training steps."""
+
+
+class Entry(_Facts):
+    """The origin of one record as it is published."""
+
+    maker: int
+    """Place in `makers`."""
+
+
+class Maker(Value):
+    """The program and machine of some records."""
+
+    program: Program
+    machine: Machine
+
+
+class Provenance(Value):
+    """The origins of the records of one method: a file `provenance/<experiment>/<method>.json`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    schema_: int = Field(alias="schema")
+    """Version of this layout."""
+    makers: tuple[Maker, ...]
+    records: dict[str, Entry]
+    """By the label of the cell."""
+
+
+class Origin(_Facts):
+    """The origin of the record of one cell."""
+
+    label: str
+    program: Program
+    machine: Machine
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The keys of MARKS that hold."""
-        if self.program.get("reconstructed"):
+        """The keys of MARKS that apply."""
+        if self.program.reconstructed:
             return ("reconstructed",)
         found = {
-            "unknown commit": self.program.get("commit") is None,
-            "dirty": bool(self.program.get("dirty")),
-            "foreign lock": self.program.get("as_locked") is False,
+            "unknown commit": self.program.commit is None,
+            "dirty": self.program.dirty,
+            "lock mismatch": self.program.as_locked is False,
         }
         return tuple(mark for mark in MARKS if found.get(mark))
 
@@ -78,38 +113,29 @@ def read(root: Path, track: str, experiment: str) -> dict[str, Origin]:
 def read_one(file: Path) -> list[Origin]:
     """The origins in one file; UserError where it is damaged."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        makers = found["makers"]
+        found = Provenance.model_validate_json(file.read_bytes())
         return [
-            Origin(
-                label=label,
-                record=str(entry["record"]),
-                program=makers[entry["maker"]]["program"],
-                machine=makers[entry["maker"]]["machine"],
-                started=entry["started"],
-                used=entry["used"],
-                trace=entry["trace"],
-            )
-            for label, entry in found["records"].items()
+            Origin(label=label, **dict(found.makers[entry.maker]), **_facts(entry))
+            for label, entry in found.records.items()
         ]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file}: damaged ({error})") from None
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{file}: damaged ({one_line(error)})") from None
 
 
 def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
-    """What may be said against a record's provenance, keys of MARKS."""
+    """The flaws of a record's provenance, keys of MARKS."""
     if origin is None or origin.record != entry.content:
         return (UNRECORDED,)
     return origin.marks
 
 
-def publish(root: Path, tasks: Sequence[Task], store: Store) -> None:
-    """Brings the origins of one method's records up to date; the records are in the store.
+def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], store: Store) -> None:
+    """Brings the origins of one method's records up to date; `records` are by fingerprint.
 
-    A record that stays the same keeps its origin, unless there is more to say against that than against
-    the new one, or than against the one that the same record has elsewhere on the track.
+    A record that stays the same keeps its origin, unless the new origin, or one of the same record
+    elsewhere on the track, has fewer marks.
     """
     first = tasks[0].cell
     file = folder(root, first.track, first.experiment) / f"{first.method}.json"
@@ -117,10 +143,7 @@ def publish(root: Path, tasks: Sequence[Task], store: Store) -> None:
     elsewhere: dict[str, Origin] | None = None
     found: list[Origin] = []
     for task in tasks:
-        entry, label = store.last(task.fingerprint), task.cell.label
-        if entry is None:
-            continue
-        checksum = canonical_json.checksum(entry.as_json())
+        label, checksum = task.cell.label, records[task.fingerprint].checksum
         old = known.get(label)
         if old is not None and old.record != checksum:
             old = None
@@ -128,51 +151,47 @@ def publish(root: Path, tasks: Sequence[Task], store: Store) -> None:
         if kept is None or kept.marks:
             elsewhere = elsewhere if elsewhere is not None else _by_record(root, first.track)
             other = elsewhere.get(checksum)
-            kept = _better(kept, other and replace(other, label=label))
+            kept = _better(kept, other and other.model_copy(update={"label": label}))
         if kept is not None:
             found.append(kept)
     write(file, found)
 
 
 def write(file: Path, origins: Sequence[Origin]) -> None:
-    """Writes the origins of one method's records; a file that says the same already is left alone."""
-    makers: list[dict[str, Any]] = []
+    """Writes the origins of one method's records, if they have changed."""
+    makers: list[Maker] = []
     records = {}
     for origin in origins:
-        maker = {"program": dict(origin.program), "machine": dict(origin.machine)}
+        maker = Maker(program=origin.program, machine=origin.machine)
         if maker not in makers:
             makers.append(maker)
-        records[origin.label] = {
-            "record": origin.record,
-            "maker": makers.index(maker),
-            "started": origin.started,
-            "used": dict(origin.used),
-            "trace": dict(origin.trace),
-        }
-    text = canonical_json.pretty({"schema": SCHEMA, "makers": makers, "records": records})
+        records[origin.label] = Entry(maker=makers.index(maker), **_facts(origin))
+    document = Provenance(schema=SCHEMA, makers=tuple(makers), records=records)
+    text = canonical_json.pretty(document.as_json())
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         canonical_json.write(file, text)
 
 
-def _made(label: str, checksum: str, log: Mapping[str, Any]) -> Origin | None:
-    """The origin that a run log tells of, None where it tells of none (an adopted record)."""
-    if "program" not in log:
+def _facts(of: _Facts) -> dict[str, Any]:
+    return {key: getattr(of, key) for key in _Facts.model_fields}
+
+
+def _made(label: str, checksum: str, log: RunLog) -> Origin | None:
+    """The origin by a cell's run log; None for an adopted record, which has no log."""
+    if log.program is None or log.machine is None or log.started is None:
         return None
-    started = datetime.fromtimestamp(log["started"], UTC).isoformat(timespec="seconds")
+    started = datetime.fromtimestamp(log.started, UTC).isoformat(timespec="seconds")
+    values = {key: getattr(log, key) for key in USED if key in log.model_fields_set}
+    used = {key: None if value is None else round(value, 1) for key, value in values.items()}
     return Origin(
-        label, checksum, log["program"], log["machine"], started,
-        {key: _rounded(log[key]) for key in USED if key in log}, log.get("trace", {}),
+        label=label, record=checksum, program=log.program, machine=log.machine,
+        started=started, used=used, trace=log.trace,
     )  # fmt: skip
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
-
-
 def _better(old: Origin | None, new: Origin | None) -> Origin | None:
-    if old is None or new is None:
-        return old or new
-    return new if len(new.marks) < len(old.marks) else old
+    known = [origin for origin in (old, new) if origin]
+    return min(known, key=lambda origin: len(origin.marks), default=None)
 
 
 def _by_record(root: Path, track: str) -> dict[str, Origin]:

@@ -7,18 +7,19 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.planning.cell import Names, Task, fingerprint_of
 from benchmark.planning.plan import train_command
-from benchmark.results.records import SCHEMA, Record, Store, store
+from benchmark.results.records import SCHEMA, Record, Store, store, without_collection
 
 
 @dataclass(frozen=True)
@@ -28,42 +29,40 @@ class Published(Names):
     record: Record
     checksum: str
     """sha256 of the file."""
-    file: Path = Path()
-
-    @cached_property
-    def content(self) -> str:
-        """sha256 of the record alone, whatever its names."""
-        return canonical_json.checksum(self.record.as_json())
+    content: str
+    """sha256 of the record alone, without its names."""
+    file: Path
 
 
 NAMES = tuple(field.name for field in fields(Names))
 
 
 def folder(root: Path, track: str, experiment: str, method: str | None = None) -> Path:
-    """Where the records of an experiment, or of one method in it, are published."""
+    """The folder of the published records of an experiment, or of one of its methods."""
     path = root / "results" / track / "records" / experiment
     return path / method if method else path
 
 
-def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
-    """Writes the records of `tasks` into `target`, all of them or none, replacing what was there.
+def publish(
+    tasks: Sequence[Task], records: Mapping[str, Record], kept: Store, target: Path
+) -> None:
+    """Replaces the folder `target` with the records of `tasks`, all of them or none.
 
-    A cell that crashed is published as such; one that was not trained is an error. Of several
-    processes that publish, one does so at a time.
+    `records` are by fingerprint. A cell that crashed is published as such; one without a record is an
+    error. Only one process that uses the store publishes at a time.
     """
-    with kept.alone("publish"):
+    with kept.lock("publish"):
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f".{target.name}-*"):
-            shutil.rmtree(left)  # of a publication that was killed
+            shutil.rmtree(left)  # left by a publication that was killed
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
             whole, old = Path(name) / "new", Path(name) / "old"
             whole.mkdir()
             for task in tasks:
-                entry = kept.last(task.fingerprint)
-                if entry is None:
+                if task.fingerprint not in records:
                     raise UserError(f"{task.cell.name} has not been trained")
                 path = whole / f"{task.cell.label}.json"
-                canonical_json.write(path, document(task.cell, entry))
+                canonical_json.write(path, document(task.cell, records[task.fingerprint]))
             # Two moves: a kill between them leaves no folder, never half of one.
             if target.exists():
                 target.rename(old)
@@ -75,7 +74,7 @@ def publish(tasks: Sequence[Task], kept: Store, target: Path) -> None:
                 raise
 
 
-def published(tasks: Sequence[Task], root: Path) -> list[Record]:
+def finished(tasks: Sequence[Task], root: Path) -> list[Record]:
     """The finished records of these tasks that are published below `root` under their names.
 
     Damaged files are skipped, since the caller rewrites them. So is a file whose checksum is not the one
@@ -83,11 +82,11 @@ def published(tasks: Sequence[Task], root: Path) -> list[Record]:
     """
     found = []
     cells = [task.cell for task in tasks]
-    sums = {cell.experiment: listed(root, cell.track, cell.experiment) for cell in cells}
+    sums = {cell.experiment: _sums(root, cell.track, cell.experiment) for cell in cells}
     for task in tasks:
         cell = task.cell
         with contextlib.suppress(FileNotFoundError, UserError):
-            entry = read_one(file_of(cell, root))
+            entry = read(file_of(cell, root))
             record, expected = entry.record, sums[cell.experiment].get(cell.label)
             if record.fingerprint != task.fingerprint or not record.is_final:
                 continue
@@ -108,21 +107,24 @@ def document(cell: Names, record: Record) -> str:
     )
 
 
-def read(path: Path) -> list[Published]:
-    """Every published record below a folder, by name; what a killed `publish` left is not."""
-    files = (
+def files(path: Path) -> list[Path]:
+    """Every published record below a folder, without what a killed `publish` left."""
+    found = path.rglob("*.json")
+    return sorted(
         file
-        for file in path.rglob("*.json")
+        for file in found
         if not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
-    return sorted((read_one(file) for file in files), key=lambda entry: entry.name)
 
 
-def read_one(file: Path) -> Published:
-    """One published record; UserError where it is damaged as far as it alone can tell."""
-    raw = file.read_bytes()
+def read(file: Path) -> Published:
+    """One published record; UserError if the file alone shows that it is damaged."""
+    return _parsed(file, file.read_bytes())
+
+
+def _parsed(file: Path, raw: bytes) -> Published:
     try:
-        found = json.loads(raw)
+        found = from_json(raw)
         names = Names(**{key: found[key] for key in NAMES})
         given = found["record"]
         if given.get("schema") == 1:
@@ -137,55 +139,77 @@ def read_one(file: Path) -> Published:
         actual = fingerprint_of(given["cell"], given["components"], given["dataset"])
         label = f"{names.method}-{names.backbone}-{names.scheme}-s{names.seed}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a record ({_line(error)})") from None
+        raise UserError(f"{file}: not a record ({one_line(error)})") from None
     if actual != expected:
         raise UserError(f"{file}: damaged: the fingerprint is {expected}, of its content {actual}")
     if not file.stem == names.label == label:
         raise UserError(f"{file}: damaged: it is called {names.label!r}, by its names {label!r}")
     return Published(
-        **vars(names), record=record, checksum=hashlib.sha256(raw).hexdigest(), file=file
+        **vars(names),
+        record=record,
+        checksum=hashlib.sha256(raw).hexdigest(),
+        content=canonical_json.sha256(canonical_json.compacted(_record_text(raw))),
+        file=file,
     )
 
 
-def _line(error: Exception) -> str:
-    """An error in one line; of a record's keys the first that is wrong."""
+def _record_text(raw: bytes) -> str:
+    """The text of the record inside its document, which is indented by one space."""
+    return raw.decode().partition('\n "record": ')[2].partition("\n }")[0] + "\n }"
+
+
+def one_line(error: Exception) -> str:
+    """An error in one line, with the first wrong key of a record."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error)
 
 
-def checked(
-    root: Path, track: str, entries: Sequence[Published], tables: bool = True
-) -> Sequence[Published]:
-    """The same records; UserError, naming the file, where one is not what was measured.
+def read_all(
+    root: Path, track: str, experiment: str | None = None, tables: bool = True
+) -> list[Published]:
+    """The published records of a track, or of one experiment, by name, each compared with a copy.
 
-    A changed digit of a result shows in nothing but a second copy: the store's, of a training in the
-    same environment; where it has none, the checksum in the experiment's table (not asked for by who
-    is about to write that).
+    A changed digit of a result shows only in a second copy: the store's record of a training run in the
+    same environment, or else, with `tables`, the checksum in the experiment's table. Raises UserError,
+    naming the file, for a record that is damaged or is not the one that was measured.
     """
+    top = root / "results" / track / "records"
     kept, sums = store(root), {}
-    for entry in entries:
-        file, record = entry.file, entry.record
-        if file != file_of(entry, root):
-            raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
-        own = kept.record(record.fingerprint)
-        if own is not None and own.environment == record.environment:
-            if own != record:
-                raise UserError(
-                    f"{file}: damaged, or made on another machine: it is not the record in "
-                    f"{kept.of(record.fingerprint)}; {_again(entry)} to publish that one"
-                )
-            continue
-        if tables and entry.experiment not in sums:
-            sums[entry.experiment] = listed(root, track, entry.experiment)
-        expected = sums[entry.experiment].get(entry.label) if tables else None
-        if expected not in (None, entry.checksum):
+    found = []
+    with without_collection():
+        for file in files(top / experiment if experiment else top):
+            raw = file.read_bytes()
+            entry = _parsed(file, raw)
+            if file != file_of(entry, root):
+                raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
+            if tables and entry.experiment not in sums:
+                sums[entry.experiment] = _sums(root, track, entry.experiment)
+            final = entry.record.is_final
+            if not (final and kept.holds(entry.record.fingerprint, _record_text(raw))):
+                _compare(entry, kept, sums.get(entry.experiment, {}))
+            found.append(entry)
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _compare(entry: Published, kept: Store, sums: Mapping[str, str]) -> None:
+    """Raises UserError if a record differs from the one in the store, or else from its table's."""
+    file, record = entry.file, entry.record
+    own = kept.record(record.fingerprint)
+    if own is not None and own.environment == record.environment:
+        if own != record:
             raise UserError(
-                f"{file}: damaged, or newer than its table, which has sha256 {expected}, found "
-                f"{entry.checksum}; {_again(entry)}"
+                f"{file}: damaged, or made on another machine: it is not the record in "
+                f"{kept.cell_dir(record.fingerprint)}; {_again(entry)} to publish that one"
             )
-    return entries
+        return
+    expected = sums.get(entry.label)
+    if expected not in (None, entry.checksum):
+        raise UserError(
+            f"{file}: damaged, or newer than its table, which has sha256 {expected}, found "
+            f"{entry.checksum}; {_again(entry)}"
+        )
 
 
 def _again(entry: Published) -> str:
@@ -193,15 +217,20 @@ def _again(entry: Published) -> str:
     return f"run `{command}`"
 
 
-def listed(root: Path, track: str, experiment: str) -> dict[str, str]:
-    """The checksum of each published record by its label, as an experiment's table has it."""
-    path = root / "results" / track / f"{experiment}.json"
+def table_file(root: Path, track: str, experiment: str) -> Path:
+    """Where an experiment's leaderboard is published as JSON."""
+    return root / "results" / track / f"{experiment}.json"
+
+
+def listed(root: Path, track: str, experiment: str) -> dict[str, dict[str, Any]]:
+    """What an experiment's published table says of each record, by label; empty without a table."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(record["label"]): str(record["sha256"])
-            for row in table["rows"]
-            for record in row["records"]
-        }
+        table = json.loads(table_file(root, track, experiment).read_text(encoding="utf-8"))
+        return {record["label"]: record for row in table["rows"] for record in row["records"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _sums(root: Path, track: str, experiment: str) -> dict[str, Any]:
+    found = listed(root, track, experiment)
+    return {label: record.get("sha256") for label, record in found.items()}

@@ -1,4 +1,4 @@
-"""The published records of a track, row by row, each read once and checked against the plan."""
+"""The published records of a track by row, each read once and checked against the plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAKAGE = ("pretext_same_group", "pretext_regrouped", "swap_gap")
 """Metrics that the diagnostics of a record hold."""
 
 LAST = 5
-"""Points of a recorded curve, of fifty, that stand for its end."""
+"""Points at the end of a recorded curve (of fifty) whose mean is its final value."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Step:
 
     rate: float
     change: float | None
-    """Of the accuracy on the validation split; null where it was not tried, or a training failed."""
+    """Of validation accuracy; None if the rate was not tried or a run failed."""
 
 
 @dataclass(frozen=True)
 class RowRecords:
-    """What is there of one row of an experiment."""
+    """The published records of one row of an experiment."""
 
     track: str
     experiment: str
@@ -44,13 +44,13 @@ class RowRecords:
     seeds: tuple[int, ...]
     """Those that the experiment asks for."""
     records: Mapping[int, Published]
-    """By seed, those that are published, failed ones included."""
+    """The published ones by seed, failed ones included."""
     origins: Mapping[int, Origin | None]
-    """By seed, what made its record; None where nothing says."""
+    """By seed the origin of the record; None if it is not known."""
     tuning: rate_table.TunedRow | None
-    """Its row of the table of rates; None where nothing was tuned."""
+    """Its row of the table of rates; None if nothing was tuned."""
     untuned: UserError | None
-    """That its tuned rate is missing, so that nothing can be known of its records."""
+    """The error if its tuned rate is missing: then its records cannot be checked."""
 
     @property
     def at_edge(self) -> bool:
@@ -59,12 +59,12 @@ class RowRecords:
 
     @property
     def rate(self) -> float | None:
-        """The tuned learning rate; null where nothing was tuned."""
+        """The tuned learning rate; None if nothing was tuned."""
         return self.tuning.learning_rate if self.tuning else None
 
     @property
     def steps(self) -> dict[str, Step]:
-        """By direction, `lower` and `higher`; none where nothing was tuned."""
+        """By direction, `lower` and `higher`; empty if nothing was tuned."""
         if self.tuning is None:
             return {}
         found = {}
@@ -94,7 +94,7 @@ class RowRecords:
 
     @property
     def failed(self) -> dict[int, str]:
-        """The status of each seed that ended otherwise than well."""
+        """The status of each seed that failed."""
         statuses = {seed: entry.record.status for seed, entry in self.records.items()}
         return {seed: status for seed, status in statuses.items() if status != "done"}
 
@@ -110,8 +110,8 @@ class RecordIndex:
     def rows(self, experiment: str) -> dict[Row, RowRecords]:
         """Every row of an experiment.
 
-        Raises UserError, naming it, for a record of another configuration than the params ask for, and
-        where the records are not all of the same images.
+        Raises UserError if a record has another configuration than the params ask for, or if the records
+        are of several versions of the images.
         """
         if experiment not in self._experiments:
             self._experiments[experiment] = self._read(experiment)
@@ -129,9 +129,9 @@ class RecordIndex:
 
         `knn`, `knn_reestimated`: test accuracy of the nearest neighbours, in 0..1, with running and with
         re-estimated statistics. `pretext`: accuracy at the pretext task, the mean of the last tenth of
-        the training. `pretext_same_group`, `pretext_regrouped`, `swap_gap`: of the diagnostics, the same
-        on held-out images with both views of an image in one BN group, with groups redrawn, and the
-        difference.
+        the training run. `pretext_same_group`, `pretext_regrouped`, `swap_gap`: the same, from the
+        diagnostics, on held-out images with both views of an image in one BN group, with groups redrawn,
+        and the difference.
         """
         found = {
             seed: self._value(entry, metric)
@@ -141,12 +141,12 @@ class RecordIndex:
         return {seed: value for seed, value in found.items() if value is not None}
 
     def mean(self, own: RowRecords, metric: str) -> float | None:
-        """The mean of a metric over the seeds of a row; None where a seed has no value."""
+        """The mean of a metric over the seeds of a row; None if a seed has no value."""
         values = list(self.values(own, metric).values())
         return fmean(values) if values and len(values) == len(own.seeds) else None
 
     def best(self, rows: Iterable[RowRecords], metric: str) -> tuple[RowRecords, float] | None:
-        """The row of the highest mean, and that; None where no row has a mean."""
+        """The row with the highest mean, and the mean; None if no row has one."""
         means = [(row, value) for row in rows if (value := self.mean(row, metric)) is not None]
         return max(means, key=lambda found: found[1], default=None)
 
@@ -176,11 +176,10 @@ class RecordIndex:
         where = collect.folder(self.root, track, experiment)
         remedy = f"run `{plan.train_command(track, experiment)}`"
         published: dict[str, Published] = {}
-        for entry in collect.read(where):
+        for entry in collect.read_all(self.root, track, experiment, self.tables):
             if entry.label in published:
                 raise UserError(f"{where} has two records of {entry.label}")
             published[entry.label] = entry
-        collect.checked(self.root, track, list(published.values()), tables=self.tables)
         origins = provenance.read(self.root, track, experiment)
         images: dict[str, str] = {}
         found = {}

@@ -21,26 +21,25 @@ def table(
 ) -> list[dict[str, Any]]:
     """One entry for each cell: name, fingerprint, state and the seconds it took or should take.
 
-    States: `done`, which includes `diverged`; `out-of-memory`; `crashed`; `stale`, where a record is
-    published under the name but of another fingerprint; `missing`; `untuned`, where the row is one of
-    `untuned` and so its learning rate, part of the fingerprint, is not known; `unknown` before the
-    images are built. The seconds come from the run logs of this machine: the cell's own, or the median
-    of those of the same method and backbone; null without any.
+    States: `done`, which includes `diverged`; `out-of-memory`; `crashed`; `stale` if the record that is
+    published under the name has another fingerprint; `missing`; `untuned` for a row of `untuned`, whose
+    learning rate and so whose fingerprint is not known; `unknown` before the images are built. The
+    seconds come from the run logs of this machine: the cell's own, or the median of the cells of the
+    same method and backbone, or None.
     """
     entries = []
     spent: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
-        print_ = cell.on(dataset).fingerprint if dataset else None
+        fingerprint = cell.on(dataset).fingerprint if dataset else None
         state, seconds = "unknown", None
         if cell.row in untuned:
-            state, print_ = "untuned", None
-        elif print_ is not None:
-            state = _state(cell, print_, store, root)
-            if state == "done" and (log := store.run_log(print_)):
-                seconds = float(log["wall_seconds"])
+            state, fingerprint = "untuned", None
+        elif fingerprint is not None:
+            state = _state(cell, fingerprint, store, root)
+            if state == "done" and (seconds := store.run_log(fingerprint).wall_seconds):
                 spent.setdefault((cell.method, cell.backbone), []).append(seconds)
         entries.append(
-            {"cell": cell.name, "fingerprint": print_, "state": state, "seconds": seconds}
+            {"cell": cell.name, "fingerprint": fingerprint, "state": state, "seconds": seconds}
         )
     for entry, cell in zip(entries, cells, strict=True):
         if entry["seconds"] is None and (similar := spent.get((cell.method, cell.backbone))):
@@ -54,7 +53,7 @@ def _state(cell: Cell, fingerprint: str, store: Store, root: Path) -> str:
         file = published.file_of(cell, root)
         if not file.is_file():
             return "missing"
-        entry = published.read_one(file).record
+        entry = published.read(file).record
     if entry.fingerprint != fingerprint:
         return "stale"
     return "done" if entry.status == "diverged" else entry.status

@@ -1,4 +1,4 @@
-"""What people see in MLflow of one experiment: its description and ready-made tables."""
+"""What MLflow shows of one experiment: its description and prepared tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmark.core.wording import counted
 from benchmark.results.published import Published
 
 _VIEW = "mlflow.sharedViewState."
@@ -17,15 +18,15 @@ _ACCURACIES = ("knn20_reestimated", "knn20", "linear_reestimated")
 
 
 def description(identifier: str, track: str, experiment: str, cells: Sequence[Published]) -> str:
-    """What a reader of the experiment's page has to know, in Markdown; `identifier` is MLflow's."""
+    """The description of an experiment, in Markdown; `identifier` is MLflow's."""
     failed = sum(cell.record.status != "done" for cell in cells)
     some = f", {failed} failed" if failed else ""
-    noun = "training" if len(cells) == 1 else "trainings"
+    runs = counted(len(cells), "training run")
     example = next((cell.label for cell in cells if cell.record.status == "done"), "a cell")
     page = f"#/experiments/{identifier}/runs?workflowType=machine_learning&viewStateShareKey="
     # The list of experiments shows the first words without formatting, the page the first line.
     return f"""\
-{len(cells)} {noun}{some}. Start here: [accuracy of every run]({page}runs) · \
+{runs}{some}. Start here: [accuracy of every run]({page}runs) · \
 [means over seeds]({page}means)
 
 **Which normalization suits which self-supervised method?** Track `{track}`, experiment \
@@ -62,10 +63,10 @@ These pages are made from the records in `results/{track}/records` by \
 
 
 def saved_views() -> dict[str, str]:
-    """Tags that put tables with columns people look for into the menu *Views*.
+    """Tags that add tables with the important columns to the menu *Views*.
 
-    The pages' own default shows no metric. The format is MLflow 3.17's; where a later one does not
-    know it, the menu lacks these entries and nothing else changes.
+    By default, MLflow's pages show no metric. The format is that of MLflow 3.17; a version that does not
+    know it shows no such entries.
     """
     means = {
         "groupBy": {
@@ -99,7 +100,7 @@ def _columns(kind: str, names: Sequence[str]) -> list[str]:
 
 
 def _view(name: str, order: int, state: Mapping[str, Any]) -> str:
-    """A saved view of cells, best first; later `order` stands higher in the menu."""
+    """A saved view of cells, best first; a higher `order` is higher in the menu."""
     whole = {
         "searchFilter": 'tags.kind = "cell"',
         "orderByKey": "metrics.`knn20_reestimated`",

@@ -1,6 +1,6 @@
-"""What people see in MLflow of one record: names, parameters, metrics and a description.
+"""What MLflow shows of one record: names, parameters, metrics and a description.
 
-Knows nothing of MLflow's client; `sync` sends what is made here.
+It does not use MLflow's client; `sync` sends what is made here.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmark.core import canonical_json
 from benchmark.results.published import Published
-from benchmark.results.records import Record
+from benchmark.results.records import Record, RunLog
 
 LAYOUT = 3
-"""Raised whenever a record would be shown otherwise: the next sync then replaces every run."""
+"""Raised whenever records are shown in another way: the next sync then replaces every run."""
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a description, in Markdown."""
@@ -48,36 +48,36 @@ class Point:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run as MLflow shall show it."""
+    """One run as MLflow shows it."""
 
     experiment: str
     cell: str
     """The run's identity on the server: a cell's name, or the name of a table."""
     label: str
-    finished: bool
     begun: int
     """Milliseconds since 1970."""
     ended: int
     tags: Mapping[str, str]
-    params: Mapping[str, str]
-    points: Sequence[Point]
-    documents: Mapping[str, str]
-    """Artifacts by file name."""
-    files: Sequence[tuple[Path, str]]
-    """Artifacts copied from files, each with the folder it goes to ("" for the top)."""
-    dataset: tuple[str, str] | None
-    """Name and sha256 of the images."""
     stamp: Mapping[str, str]
-    """Tags that say what the run was made from; a run that carries them is up to date."""
+    """Tags with the checksums of what the run was made from; a run with these tags is up to date."""
+    finished: bool = True
+    params: Mapping[str, str] = field(default_factory=dict)
+    points: Sequence[Point] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
+    """Artifacts by file name."""
+    files: Sequence[tuple[Path, str]] = ()
+    """Artifacts copied from files, each with the folder it goes to ("" for the top)."""
+    dataset: tuple[str, str] | None = None
+    """Name and sha256 of the images."""
 
 
-def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> RunView:
-    """A cell's run; `published` (seconds since 1970) is its time where the run log has none."""
+def of_cell(entry: Published, run_log: RunLog) -> RunView:
+    """A cell's run. Without a run log, its time is that of the record's file."""
     record, result = entry.record, entry.record.result
     status, cause = record.status, result.cause
-    timed = "started" in run_log
-    begun = float(run_log["started"]) if timed else published
-    ended = begun + float(run_log.get("wall_seconds", 0)) if timed else begun
+    timed = run_log.started is not None
+    begun = entry.file.stat().st_mtime if run_log.started is None else run_log.started
+    ended = begun + (run_log.wall_seconds or 0) if timed else begun
     tags = {
         "kind": "cell",
         "cell": entry.name,
@@ -103,7 +103,7 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
         }.items()
         if value is not None
     }
-    environment = {"environment": record.environment, "run_log": dict(run_log)}
+    environment = {"environment": record.environment, "run_log": run_log.as_json()}
     return RunView(
         experiment=f"{entry.track}/{entry.experiment}",
         cell=entry.name,
@@ -118,9 +118,8 @@ def of_cell(entry: Published, run_log: Mapping[str, Any], published: float) -> R
             "record.json": canonical_json.pretty(record.as_json()),
             "environment.json": canonical_json.pretty(environment),
         },
-        files=(),
         dataset=(entry.track, record.dataset),
-        stamp=_stamp(entry.checksum, canonical_json.checksum(dict(run_log))),
+        stamp=_stamp(entry.checksum, canonical_json.checksum(run_log.as_json())),
     )
 
 
@@ -134,7 +133,7 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
     for path, folder, raw in contents:
         digest.update(f"{folder}/{path.name}\0{len(raw)}\0".encode() + raw)
     texts = [
-        # The page has no files beside it that an image could come from.
+        # MLflow shows the page without its image files.
         _IMAGE.sub("*Figure: \\1, under Artifacts*", raw.decode(errors="replace"))
         for path, _, raw in contents
         if path.suffix == ".md"
@@ -149,18 +148,13 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
         experiment=f"{track}/{experiment}",
         cell=name,
         label="leaderboard",
-        finished=True,
         begun=when,
         ended=when,
         tags={
             "kind": "table", "cell": name, "track": track, "experiment": experiment,
             "status": "done", NOTE: note,
         },
-        params={},
-        points=(),
-        documents={},
         files=files,
-        dataset=None,
         stamp=_stamp(digest.hexdigest(), None),
     )  # fmt: skip
 
@@ -168,7 +162,7 @@ def of_reports(track: str, experiment: str, files: Sequence[tuple[Path, str]]) -
 def parameters(entry: Published) -> dict[str, str]:
     """The cell's configuration, flattened: `training.learning_rate`, `norms.backbone`, `views.1.flip`.
 
-    What tells cells apart comes first: MLflow lists parameters in the order in which it got them.
+    What distinguishes cells is first: MLflow lists parameters in the order in which it got them.
     """
     config, result = entry.record.cell.as_json(), entry.record.result
     training = dict(config["training"] or {})
@@ -198,10 +192,10 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
     return flat
 
 
-def finals(record: Record, run_log: Mapping[str, Any]) -> Iterator[Point]:
-    """The values a cell ends with; what is not a finite number is left out.
+def finals(record: Record, run_log: RunLog) -> Iterator[Point]:
+    """The final values of a cell, without those that are not finite.
 
-    Test accuracies come first: MLflow lists metrics in the order in which it got them.
+    Test accuracies are first: MLflow lists metrics in the order in which it got them.
     """
     metrics = {metric_name(key): value for key, value in record.result.metrics.items()}
     for name in sorted(metrics, key=lambda name: (name.startswith("validation/"), "/" in name)):
@@ -212,10 +206,10 @@ def finals(record: Record, run_log: Mapping[str, Any]) -> Iterator[Point]:
         for key, value in _flat_numbers(measures):
             yield Point(f"diagnostics/{part}_{key}", value, 0)
     for key in ("training_seconds", "wall_seconds", "cpu_seconds", "images_per_second"):
-        if _is_number(run_log.get(key)):
-            yield Point(f"usage/{key}", float(run_log[key]), 0)
-    if _is_number(run_log.get("peak_memory_bytes")):
-        yield Point("usage/peak_memory_gib", run_log["peak_memory_bytes"] / _GIB, 0)
+        if (spent := getattr(run_log, key)) is not None:
+            yield Point(f"usage/{key}", spent, 0)
+    if run_log.peak_memory_bytes is not None:
+        yield Point("usage/peak_memory_gib", run_log.peak_memory_bytes / _GIB, 0)
 
 
 def _flat_numbers(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -230,7 +224,7 @@ def _flat_numbers(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def metric_name(key: str) -> str:
     """A record's `<readout>[_reestimated].<metric>[.<detail>]` as MLflow groups it.
 
-    `pooled`, the readout every backbone has, goes without saying: `knn20`, `knn20_reestimated`,
+    `pooled`, the readout that every backbone has, is left out: `knn20`, `knn20_reestimated`,
     `class_token/knn20`, `validation/knn20`, `validation/linear_penalty`.
     """
     readout, _, metric = key.partition(".")
@@ -247,7 +241,7 @@ def metric_name(key: str) -> str:
 
 
 def curves(record: Record) -> Iterator[Point]:
-    """The points of every curve, `train/…`; what is not a finite number is left out."""
+    """The points of every curve, `train/…`, without those that are not finite."""
     recorded = record.result.curves
     for name, values in recorded.items():
         if name == "step":
@@ -273,7 +267,7 @@ def _stamp(record: str, run_log: str | None) -> dict[str, str]:
 
 
 def _is_number(value: object) -> bool:
-    """Finite, and not null; truth values count as 0 and 1."""
+    """Whether a value is a finite number; booleans count as 0 and 1."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

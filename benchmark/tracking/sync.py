@@ -1,8 +1,8 @@
 """Brings MLflow up to date with the published records.
 
-MLflow is a view: records are the truth, and nothing is lost with a server. A run is identified by
-its tag `cell` and counts as complete by the checksums it was made from, which are written last; so
-a sync can be interrupted anywhere, and the next one puts things right.
+MLflow is a view of the records, so nothing is lost with a server. The tag `cell` identifies a run. The
+checksums that a run was made from are written last and mark it as complete, so a sync can be interrupted
+at any time, and the next one completes it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from tqdm import tqdm
 
@@ -46,13 +46,13 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""Environment variables of MLflow and their values where the user has set none."""
+"""Environment variables of MLflow and their values if the user has not set them."""
 
 LONGEST = 600
 """Characters of MLflow's errors that are shown: the remedy is at their end."""
 
 _FIRST = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-"""Of the first call, which finds out whether a server is there: without these half a minute is lost."""
+"""For the first call, which fails if there is no server: MLflow would try for half a minute."""
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100
 _DIGEST = 12
@@ -61,7 +61,7 @@ _DIGEST = 12
 
 @dataclass(frozen=True)
 class Synced:
-    """What a sync did, in runs."""
+    """The numbers of runs that a sync changed."""
 
     created: int = 0
     replaced: int = 0
@@ -69,6 +69,8 @@ class Synced:
     removed: int = 0
     where: str = ""
     """The server or database, without any password."""
+    records: Mapping[str, str] = field(default_factory=dict)
+    """The checksum of each record by the name of its cell."""
 
     def __str__(self) -> str:
         return (
@@ -79,48 +81,49 @@ class Synced:
 
 def default_database(root: Path) -> str:
     """The address of the database in `root`, the one that `mlflow ui` opens there."""
-    return f"sqlite:///{root.resolve() / DATABASE}"
+    path = str(root.resolve() / DATABASE)
+    # SQLAlchemy unquotes `%2F` and cuts at `?`; MLflow makes the folders of a quoted path.
+    return f"sqlite:///{os.path.relpath(path) if '%' in path or '?' in path else path}"
 
 
 def sync(root: Path, track: str, uri: str | None = None) -> Synced:
-    """Makes the runs of a track those of its records, and says what that took.
+    """Makes the runs of a track match its records.
 
     `uri` is the address of a tracking server or of a database; the default is
-    `$MLFLOW_TRACKING_URI`, else the database in `root`. UserError, in one line, where the track has
-    no results or MLflow refuses or does not answer. One sync of a project runs at a time; another
-    waits for it.
+    `$MLFLOW_TRACKING_URI`, else the database in `root`. Raises UserError if the track has no results, or
+    if MLflow refuses or does not answer. Only one sync of a project runs at a time; another waits.
     """
     results = root / "results" / track
     if not results.is_dir():
         raise UserError(f"results/{track} does not exist: there is nothing to sync")
-    entries = collect.checked(root, track, collect.read(results / "records"))
+    entries = collect.read_all(root, track)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_database(root)
-    mine = {name for name, value in _SETTINGS.items() if os.environ.get(name, value) == value}
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
+    with _settings(_SETTINGS):
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
+    _quieten()
     # Two processes that create a database at once both fail.
-    with _quiet(), records.store(root).alone("sync"):
+    with records.store(root).lock("sync"):
         try:
-            client = MlflowClient(tracking_uri=uri)
-            with _hurried(mine):
+            with _settings(_SETTINGS | _FIRST):
+                client = MlflowClient(tracking_uri=uri)
                 client.search_experiments(max_results=1)
-            return _Sync(client, uri, root, track).run(entries)
+            with _settings(_SETTINGS):
+                return _Sync(client, uri, root, track).run(entries)
         except (MlflowException, RequestException, SQLAlchemyError) as error:
             raise UserError(f"MLflow at {_shown(uri)}: {_reason(error)}") from None
 
 
 def watch(root: Path, track: str, uri: str | None = None, seconds: float = 5.0) -> None:
-    """Syncs whenever the track's results have changed, looking every `seconds`, until Ctrl-C.
+    """Syncs after every change of the track's results, checked every `seconds`, until Ctrl-C.
 
-    A server that does not answer is mentioned once and tried again.
+    A server that does not answer is reported once and tried again.
     """
     seen: object = None
-    told = ""
+    reported = ""
     while True:
         now = _state(root / "results" / track)
         if now != seen:
@@ -128,19 +131,19 @@ def watch(root: Path, track: str, uri: str | None = None, seconds: float = 5.0) 
                 line = str(sync(root, track, uri))
                 seen = now
             except (UserError, FileNotFoundError) as error:
-                # The latter where records are just being replaced: the next look finds the new ones.
+                # The latter if records are just being replaced: the next check finds the new ones.
                 line = str(error)
-            if line != told:
+            if line != reported:
                 print(line, file=sys.stderr, flush=True)
-            told = line
+            reported = line
         time.sleep(seconds)
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of all files below a folder: cheap to look at every few seconds."""
+    """Names, sizes and times of all files below a folder, which are cheap to read often."""
     found = []
     for path in sorted(folder.rglob("*")):
-        # A file may be gone between the listing and the look: the next look sees to that.
+        # A file may be deleted after it was listed.
         with contextlib.suppress(FileNotFoundError):
             facts = path.stat()
             found.append((str(path), facts.st_size, facts.st_mtime_ns))
@@ -160,7 +163,7 @@ class _Sync:
         for entry in entries:
             published.setdefault(entry.experiment, []).append(entry)
         kept = self._existing_experiments()
-        # None in a file: progress is for people who look on.
+        # Only in a terminal.
         with tqdm(total=len(entries), desc="sync", unit="run", disable=not sys.stderr.isatty(),
                   dynamic_ncols=True) as bar:  # fmt: skip
             for experiment, cells in published.items():
@@ -170,10 +173,11 @@ class _Sync:
         for identifier in kept.values():
             self._remove_experiment(identifier)
         self._explain_default()
-        return Synced(**self.counts, where=_shown(self.uri))
+        checksums = {entry.name: entry.checksum for entry in entries}
+        return Synced(**self.counts, where=_shown(self.uri), records=checksums)
 
     def _existing_experiments(self) -> dict[str, str]:
-        """Experiments that a sync of this track made: name → id."""
+        """The ids of the experiments that a sync of this track made, by name."""
         found = self.client.search_experiments(filter_string=f"tags.track = '{self.track}'")
         return {experiment.name: experiment.experiment_id for experiment in found}
 
@@ -190,19 +194,16 @@ class _Sync:
             self._sync_run(identifier, runview.of_reports(self.track, experiment, reports), there)
         for entry in cells:
             log = self.store.run_log(entry.record.fingerprint)
-            view = runview.of_cell(entry, log, self._published_at(entry))
-            self._sync_run(identifier, view, there)
+            self._sync_run(identifier, runview.of_cell(entry, log), there)
             bar.update()
-        for runs in there.values():
-            self._delete(runs)
-            self.counts["removed"] += 1
+        self._remove(there)
 
     def _sync_run(self, experiment: str, view: RunView, there: dict[str, list[Run]]) -> None:
-        """Makes one run, unless a complete one is there; takes its cell out of `there`."""
+        """Makes one run, unless a complete one exists; removes its cell from `there`."""
         runs = there.pop(view.cell, [])
         current = [run for run in runs if view.stamp.items() <= run.data.tags.items()]
         if current:
-            # More than one: an earlier sync was interrupted, or somebody restored a deleted run.
+            # Several exist if an earlier sync was interrupted, or if a deleted run was restored.
             self._delete([run for run in runs if run is not current[0]])
             self.counts["unchanged"] += 1
             return
@@ -217,12 +218,15 @@ class _Sync:
         run = self.client.create_run(experiment, view.begun, dict(view.tags), view.label)
         identifier = run.info.run_id
         self._log_dataset(identifier, view)
-        self._log_artifacts(identifier, view)
+        for name, text in view.documents.items():
+            self.client.log_text(identifier, text, name)
+        for path, place in view.files:
+            self.client.log_artifact(identifier, str(path), place or None)
         status = "FINISHED" if view.finished else "FAILED"
         self.client.set_terminated(identifier, status, view.ended)
         metrics = [Metric(p.key, p.value, view.ended, p.step) for p in view.points]
         params = [Param(key, value) for key, value in view.params.items()]
-        # Nearly always a single call; only a record of another size than ours needs more.
+        # Nearly always one call.
         while len(metrics) > _METRICS_A_CALL or len(params) > _OTHERS_A_CALL:
             self.client.log_batch(identifier, metrics[:_METRICS_A_CALL], params[:_OTHERS_A_CALL])
             metrics, params = metrics[_METRICS_A_CALL:], params[_OTHERS_A_CALL:]
@@ -246,23 +250,8 @@ class _Sync:
         tags = [InputTag("mlflow.data.context", "all splits")]
         self.client.log_inputs(run, [DatasetInput(dataset, tags)])
 
-    def _log_artifacts(self, run: str, view: RunView) -> None:
-        with tempfile.TemporaryDirectory(prefix="benchmark-sync-") as folder:
-            for name, text in view.documents.items():
-                Path(folder, name).write_text(text, encoding="utf-8")
-            if view.documents:
-                self.client.log_artifacts(run, folder)
-        for path, place in view.files:
-            self.client.log_artifact(run, str(path), place or None)
-
-    def _published_at(self, entry: Published) -> float:
-        """When the record came to this machine: the best there is for a cell trained elsewhere."""
-        with contextlib.suppress(FileNotFoundError):
-            return collect.file_of(entry, self.root).stat().st_mtime
-        return time.time()
-
     def _experiment(self, name: str, experiment: str, cells: Sequence[Published]) -> str:
-        """The id of the experiment, made or restored where needed, described as it is now."""
+        """The id of the experiment, which is made or restored if needed and described."""
         found = self._find_experiment(name)
         if found is None:
             identifier = self.client.create_experiment(name, self._location(name))
@@ -271,7 +260,7 @@ class _Sync:
         tags = {
             "track": self.track,
             runview.NOTE: experimentview.description(identifier, self.track, experiment, cells),
-            # For pages that would otherwise take it for an experiment with language models.
+            # Without it, MLflow's pages show an experiment with language models.
             "mlflow.experimentKind": "custom_model_development",
             **experimentview.saved_views(),
         }
@@ -289,20 +278,21 @@ class _Sync:
             self.client.restore_experiment(found.experiment_id)
         if location in (None, found.artifact_location):
             return found
-        # The project's folder was moved, and with it the artifacts: start afresh here.
+        # The project's folder was moved, and its artifacts with it: make a new experiment.
         self.client.rename_experiment(found.experiment_id, f"{name} (moved, {found.experiment_id})")
         self.client.delete_experiment(found.experiment_id)
         return None
 
     def _location(self, name: str) -> str | None:
-        """Where an experiment's artifacts go; None where the server decides."""
+        """Where an experiment's artifacts are stored; None if the server decides."""
         if not self.uri.startswith("sqlite:///"):
             return None
-        database = Path(self.uri.removeprefix("sqlite:///")).resolve()
+        path, *_ = self.uri.removeprefix("sqlite:///").partition("?")
+        database = Path(unquote(path)).resolve()
         return (database.parent / ARTIFACTS / name).as_uri()
 
     def _runs(self, experiment: str) -> dict[str, list[Run]]:
-        """The experiment's runs by their tag `cell`; runs without one are other people's."""
+        """The experiment's runs by their tag `cell`; runs without this tag are not ours."""
         found: dict[str, list[Run]] = {}
         token: str | None = None
         while True:
@@ -315,21 +305,23 @@ class _Sync:
                 return found
 
     def _remove_experiment(self, identifier: str) -> None:
-        """Takes an experiment away that has no records any more, unless others have runs in it."""
-        there = self._runs(identifier)
-        for runs in there.values():
-            self._delete(runs)
-            self.counts["removed"] += 1
+        """Deletes an experiment without records, unless it has runs of others."""
+        self._remove(self._runs(identifier))
         if not self.client.search_runs([identifier], max_results=1):
             self.client.delete_experiment(identifier)
 
     def _explain_default(self) -> None:
-        """Says of the experiment that every new database has that nothing is to be found there."""
+        """Describes the empty experiment that every new database has."""
         if self.uri != default_database(self.root):
             return
         default = self.client.get_experiment("0")
         if default.lifecycle_stage == "active" and runview.NOTE not in default.tags:
             self.client.set_experiment_tag("0", runview.NOTE, "Empty; MLflow always makes it.")
+
+    def _remove(self, there: Mapping[str, Sequence[Run]]) -> None:
+        for runs in there.values():
+            self._delete(runs)
+            self.counts["removed"] += 1
 
     def _delete(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -341,8 +333,8 @@ def report_files(
 ) -> list[tuple[Path, str]]:
     """The tables and figures of an experiment, each with its folder among a run's artifacts.
 
-    Tables are the files `<experiment>.*` in the track's results. A figure belongs to the experiment
-    whose name its own begins with, and to every one where it begins with none.
+    Tables are the files `<experiment>.*` in the track's results. A figure belongs to the experiment with
+    whose name it begins, or else to every experiment.
     """
     results = root / "results" / track
     tables = [path for path in results.glob(f"{experiment}.*") if path.is_file()]
@@ -355,37 +347,29 @@ def report_files(
 
 
 @contextlib.contextmanager
-def _hurried(mine: Collection[str]) -> Iterator[None]:
-    """The settings of the first call, of those variables that are `mine` to set."""
-    for name in _FIRST.keys() & mine:
-        os.environ[name] = _FIRST[name]
+def _settings(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables, except those that the user has set."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
     try:
         yield
     finally:
-        for name in _FIRST.keys() & mine:
-            os.environ[name] = _SETTINGS[name]
+        for name in new:
+            del os.environ[name]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quieten() -> None:
     """Warnings only, from MLflow and from the tool that creates its tables.
 
-    Of the database's errors not even these: MLflow logs a traceback and raises the same error, which
-    becomes one line.
+    Errors of the database are not logged either: MLflow raises them too, and they become one line.
     """
     levels = {
         "mlflow": logging.WARNING,
         "alembic": logging.WARNING,
         "mlflow.store.db": logging.CRITICAL,
     }
-    before = {name: logging.getLogger(name).level for name in levels}
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _shown(text: str) -> str:
@@ -395,7 +379,7 @@ def _shown(text: str) -> str:
 
 def _reason(error: Exception) -> str:
     """What went wrong in one line without passwords."""
-    # What the database itself says stands behind the words of two layers around it.
+    # The database's own message is inside two layers of others.
     database = getattr(error if hasattr(error, "orig") else error.__cause__, "orig", None)
     text = _shown(str(database or error)).strip()
     if "Max retries exceeded" in text:

@@ -16,7 +16,8 @@ from PIL import Image
 from benchmark.cli import parser
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
-from benchmark.execution.cell import run, standardiser
+from benchmark.data.standardise import standardiser
+from benchmark.execution.cell import run
 from benchmark.planning.images import dataset_checksum
 from tests.helpers import tiny
 

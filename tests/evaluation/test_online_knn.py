@@ -107,7 +107,7 @@ def test_judgements_are_a_bounded_share_of_a_training(steps, batch):
     assert queries >= 1
     looks = len({max(1, round(share * steps)) for share in MARKS})
     passes = looks * (2 * bank + queries)
-    # A backward pass is two forward passes. In the shortest trainings a batch is judged at each step.
+    # A backward pass is two forward passes. In the shortest runs a batch is judged at each step.
     assert passes <= (0.2 if steps >= 60 else 1.0) * 3 * steps * batch
 
 

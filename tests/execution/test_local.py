@@ -21,7 +21,7 @@ from benchmark.core.errors import UserError
 from benchmark.execution import local
 from benchmark.execution.cell import run
 from benchmark.results import published as collect
-from benchmark.results.records import Record, Result
+from benchmark.results.records import Record, Result, RunLog
 from benchmark.training.checkpoint import save_checkpoint
 from tests.helpers import tiny
 from tests.helpers.warm import Ended
@@ -217,7 +217,8 @@ def test_stopped_and_killed_in_every_way_it_goes_on_to_the_same_bytes(
     assert done.returncode == 0, done.stderr
     task = tiny.cell("rotation-resnet-bn-s0", "long").on(tiny.dataset(root))
     log = tiny.store(root).run_log(task.fingerprint)
-    assert log["resumed_at_step"] >= saved > 0
+    assert log.resumed_at_step is not None
+    assert log.resumed_at_step >= saved > 0
     assert not checkpoint.exists()
 
     other = tiny.store(tmp_path / "uninterrupted")
@@ -285,7 +286,7 @@ def test_what_cannot_be_saved_is_said(long: tuple[Path, Path, list[subprocess.Po
     kept = pool.store.trained(task.training_key)
     save_checkpoint(kept, "any", tiny.LONG, network, None, {})
     assert pool._kept(slot).endswith("its training is saved; its evaluation starts again")
-    pool.store.put(Record.of(task, {}, "done", Result()), {})
+    pool.store.put(Record.of(task, {}, "done", Result()), RunLog())
     assert pool._kept(slot) == f"{cell.name}: finished"
     slot.task = tiny.cell("raw-pixels-pixels-none-s0").on(task.dataset)
     assert "nothing to save" in pool._kept(slot)

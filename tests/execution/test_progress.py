@@ -41,7 +41,7 @@ def test_a_file_gets_a_line_a_minute_of_one_slow_cell(
             bars.tick()
         bars.finish(0, "slow: done")
     first, *lines, last = capsys.readouterr().err.splitlines()
-    assert first == "1 cells to train, 0 already done"
+    assert first == "1 cell to train, 0 already done"
     assert len(lines) >= 600 // 60
     assert lines[0] == "[0/1] slow: starting (time left not known yet)"
     assert "[0/1] slow: step 200 of 500, loss 0.003333 (7 min 30 s left)" in lines

@@ -34,9 +34,10 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task, root / "data" / "mini", tiny.store(root), determinism.start("cpu"), lambda *_: True
     )
     target = published.folder(root, "mini", "leaderboard", "simclr")
-    published.publish([task], tiny.store(root), target)
-    origins.publish(root, [task], tiny.store(root))
-    (entry,) = published.read(target)
+    store = tiny.store(root)
+    published.publish([task], store.read([task]), store, target)
+    origins.publish(root, [task], store.read([task]), store)
+    entry = published.read(published.file_of(task.cell, root))
     line = {
         "label": LABEL,
         "sha256": entry.checksum,
@@ -56,7 +57,7 @@ def publish(root: Path, *lines: dict[str, Any]) -> None:
         "sd": 0.1 / 4.5,
         "df": 10,
     }
-    record = published.read_one(
+    record = published.read(
         published.folder(root, "mini", "leaderboard", "simclr") / f"{LABEL}.json"
     ).record
     table = {

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -220,12 +221,16 @@ def test_the_kept_end_of_a_training(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["record.json", "run.json"])
 def test_files_of_the_store(root: Path, name: str) -> None:
-    store, print_ = tiny.store(root), trained(root).fingerprint
-    read: Callable[[str], object] = store.record if name == "record.json" else store.run_log
-    before, found = read(print_), 0
+    store, fingerprint = tiny.store(root), trained(root).fingerprint
+
+    def log(fingerprint: str) -> dict[str, Any]:
+        return store.run_log(fingerprint).as_json()
+
+    read: Callable[[str], object] = store.record if name == "record.json" else log
+    before, found = read(fingerprint), 0
     assert before
-    for place in flips(store.of(print_) / name):
-        after = read(print_)
+    for place in flips(store.cell_dir(fingerprint) / name):
+        after = read(fingerprint)
         found += not after
         assert not after or after == before, place
     assert found == FLIPS
@@ -241,11 +246,11 @@ def test_a_published_record(copy: Path, second: str) -> None:
     if second == "the table":
         shutil.rmtree(copy / ".benchmark")
     file = published(copy)
-    before, refusals = collect.read_one(file), []
+    before, refusals = collect.read(file), []
     for place in flips(file):
         try:
-            after = collect.read_one(file)
-            collect.checked(copy, "mini", [after])
+            after = collect.read(file)
+            collect.read_all(copy, "mini", "leaderboard")
         except UserError as error:
             refusals.append(one_line(error))
             continue

@@ -63,7 +63,7 @@ def caught_up(root: Path) -> Callable[[], None]:
         shown = "select value from tags join runs using (run_uuid) where key = 'cell' and {}"
         names = found.execute(shown.format("lifecycle_stage = 'active'")).fetchall()
         found.close()
-        records = published.read(root / "results" / "mini" / "records")
+        records = published.read_all(root, "mini")
         # And one run that has the tables.
         assert len(names) == len(records) + 1
         assert {entry.name for entry in records} < {name for (name,) in names}

@@ -65,7 +65,7 @@ def limited(root: Path, size: int, *arguments: str) -> subprocess.CompletedProce
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of the error; before it may stand how far the trainings were."""
+    """The one line of the error; before it may stand how far the training runs were."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     *_, last = done.stderr.splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmark.planning import plan
 from benchmark.planning.cell import tasks
 from benchmark.results import published
-from benchmark.results.records import Record, Result, Store
+from benchmark.results.records import Record, Result, RunLog, Store
 from tests.faults.conftest import Undisturbed
 from tests.helpers import forked, tiny
 
@@ -21,17 +21,17 @@ def test_publications_at_once(tmp_path: Path) -> None:
     store, target = Store(tmp_path), tmp_path / "records" / "simclr"
     for number, task in enumerate(planned):
         result = Result(metrics={"pooled.knn5": number / 10})
-        store.put(Record.of(task, {}, "done", result), {})
+        store.put(Record.of(task, {}, "done", result), RunLog())
     left = target.with_name(f".{target.name}-killed")
     (left / "old").mkdir(parents=True)
 
     def publish(number: int) -> None:
-        published.publish(planned, Store(tmp_path), target)
+        published.publish(planned, store.read(planned), Store(tmp_path), target)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(publish, range(PUBLICATIONS)))
     assert [path.name for path in target.parent.iterdir()] == [target.name]
-    assert {entry.label for entry in published.read(target)} == {
+    assert {published.read(file).label for file in published.files(target)} == {
         task.cell.label for task in planned
     }
 

@@ -19,7 +19,7 @@ CHECKPOINT_STEPS = 6
 
 
 def tree() -> dict[str, Any]:
-    """Two trainings, one of which diverges, a control, and a table."""
+    """Two training runs, one of which diverges, a control, and a table."""
     found = tiny.raw()
     found["experiments"] = {"leaderboard": found["experiments"]["leaderboard"]}
     found["experiments"]["leaderboard"]["schemes"] = ["bn"]
@@ -27,9 +27,9 @@ def tree() -> dict[str, Any]:
 
 
 def work(root: Path) -> None:
-    """What `dvc repro` does in the project: images, trainings, records, tables.
+    """What `dvc repro` does in the project: images, training runs, records, tables.
 
-    The trainings are those of `benchmark.worker`, one after the other and with more checkpoints.
+    The training runs are those of `benchmark.worker`, one after the other and with more checkpoints.
     """
     from benchmark.cli import parser
     from benchmark.core import determinism
@@ -52,8 +52,9 @@ def work(root: Path) -> None:
     for method in dict.fromkeys(task.cell.method for task in planned):
         target = published.folder(root, "mini", "leaderboard", method)
         of_method = [task for task in planned if task.cell.method == method]
-        published.publish(of_method, store, target)
-        origins.publish(root, of_method, store)
+        records = store.read(of_method)
+        published.publish(of_method, records, store, target)
+        origins.publish(root, of_method, records, store)
     if parser.main(["leaderboard"]):
         raise SystemExit(3)
 

@@ -13,19 +13,17 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell
+from benchmark.provenance.machine import Machine
+from benchmark.provenance.program import Program
 from benchmark.results import origins as provenance
 from benchmark.results import published
 from benchmark.results.origins import Origin
 from tests.helpers import tiny
 
 PROJECT = tiny.PROJECT
-MAKER = {
-    "commit": "c0ffee" * 6 + "c0ff",
-    "dirty": False,
-    "lock_sha256": "10c4" * 16,
-    "as_locked": True,
-    "image": None,
-}
+MAKER = Program(
+    commit="c0ffee" * 6 + "c0ff", dirty=False, lock_sha256="10c4" * 16, as_locked=True, image=None
+)
 ENVIRONMENT = {"device": "cpu", "threads": 1, "torch": "2.11.0"}
 
 GRID: dict[str, Any] = {
@@ -134,7 +132,13 @@ def publish(root: Path, params: Params, change: Change | None = None) -> None:
         canonical_json.write(target / f"{cell.label}.json", canonical_json.pretty(document))
         origins.setdefault(cell.method, []).append(
             Origin(
-                cell.label, canonical_json.checksum(entry), MAKER, {"cpu": "a CPU"}, None, {}, {}
+                label=cell.label,
+                record=canonical_json.checksum(entry),
+                program=MAKER,
+                machine=Machine(cpu="a CPU"),
+                started=None,
+                used={},
+                trace={},
             )
         )
     for method, found in origins.items():

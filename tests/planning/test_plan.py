@@ -269,7 +269,7 @@ def fits(preset: str, backbone: str) -> bool:
 
 
 def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
-    prints = set()
+    fingerprints = set()
     for backbone in ("resnet", "vit"):
         tree = tiny.raw()
         fitting = [name for name in PRESETS if fits(name, backbone)]
@@ -278,9 +278,9 @@ def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:
         cells = plan.cells(tiny.params(tree), "presets", None)
         found = {cell.on("images").fingerprint for cell in cells}
         assert len(found) == len(cells) == len(fitting)
-        prints |= found
+        fingerprints |= found
     both = [name for name in PRESETS if fits(name, "resnet") and fits(name, "vit")]
-    assert len(prints) == len(PRESETS) + len(both)
+    assert len(fingerprints) == len(PRESETS) + len(both)
 
 
 @pytest.mark.parametrize("track", ["mini", "cifar10"])
@@ -330,10 +330,10 @@ def reversed_keys(tree: Any) -> Any:
 
 def test_fingerprint_does_not_depend_on_the_order_of_keys(real: dict[str, Any]) -> None:
     there, back = parse(real, "params.yaml"), parse(reversed_keys(real), "params.yaml")
-    prints = [
+    fingerprints = [
         {c.name: c.on("images").fingerprint for c in every_cell(found)} for found in (there, back)
     ]
-    assert prints[0] == prints[1]
+    assert fingerprints[0] == fingerprints[1]
 
 
 def leaves(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -232,7 +232,7 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     asked: list[str] = []
 
-    def train(arguments: Any, found: Params, tasks: Sequence[Task]) -> None:
+    def train(arguments: Any, found: Params, tasks: Sequence[Task]) -> dict[str, records.Record]:
         store = records.store(root)
         for task in tasks:
             asked.append(task.cell.label)
@@ -243,7 +243,8 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 file = root / fault
                 if file.is_file() and task.cell.label in file.read_text(encoding="utf-8").split():
                     status, result = fault, records.Result(metrics={})
-            store.put(records.Record.of(task, {}, status, result), {})
+            store.put(records.Record.of(task, {}, status, result), records.RunLog())
+        return store.read(tasks)
 
     monkeypatch.setattr(verb, "train_missing", train)
     return asked

@@ -1,6 +1,6 @@
 """Each tutorial, followed to the letter: its files, its lines of params, its commands.
 
-What is shortened are the trainings; the images and networks are those of the tiny project.
+What is shortened are the training runs; the images and networks are those of the tiny project.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ CPU = torch.device("cpu")
 def test_the_machine_is_named_with_its_settings() -> None:
     device = determinism.start("cpu")
     found = machine(device)
-    assert found["device"] == "cpu"
-    assert found["threads"] == 1
-    assert found["deterministic"] is True
-    assert found["settings"] == determinism.settings()
-    assert found["host"]
-    assert found["cpu"]
+    assert found.device == "cpu"
+    assert found.threads == 1
+    assert found.deterministic is True
+    assert found.settings == determinism.settings()
+    assert found.host
+    assert found.cpu
 
 
 def counter(folder: Path, name: str, microjoules: int) -> None:

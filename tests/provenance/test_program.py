@@ -46,11 +46,11 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_clean_checkout(top: Path, either: None) -> None:
     found = program()
-    assert found["commit"] == git(top, "rev-parse", "HEAD")
-    assert found["dirty"] is False
-    assert found["lock_sha256"] == hashlib.sha256((top / "uv.lock").read_bytes()).hexdigest()
-    assert found["as_locked"] is True
-    assert found["image"] is None
+    assert found.commit == git(top, "rev-parse", "HEAD")
+    assert found.dirty is False
+    assert found.lock_sha256 == hashlib.sha256((top / "uv.lock").read_bytes()).hexdigest()
+    assert found.as_locked is True
+    assert found.image is None
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,20 @@ def test_what_makes_a_tree_dirty(top: Path, either: None, name: str, dirty: bool
     (top / name).parent.mkdir(parents=True, exist_ok=True)
     with (top / name).open("a") as file:
         file.write("# changed\n")
-    assert program()["dirty"] is dirty
+    assert program().dirty is dirty
 
 
 def test_a_staged_change_is_one_too(top: Path, either: None) -> None:
     (top / "code.py").write_text("2\n")
     git(top, "add", ".")
-    assert program()["dirty"] is True
+    assert program().dirty is True
 
 
 def test_a_folder_without_a_checkout_has_no_commit(top: Path) -> None:
     (top / ".git").rename(top / "elsewhere")
     found = program()
-    assert found["commit"] is None
-    assert found["dirty"] is None
+    assert found.commit is None
+    assert found.dirty is None
 
 
 def test_another_repository_of_whoever_started_it_is_not_ours(
@@ -94,14 +94,14 @@ def test_another_repository_of_whoever_started_it_is_not_ours(
     git(other, "init", "--quiet")
     git(other, "commit", "--quiet", "--allow-empty", "--message", "other")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
-    found = program()["commit"]
+    found = program().commit
     monkeypatch.delenv("GIT_DIR")
     assert found == git(top, "rev-parse", "HEAD")
 
 
 def test_packages_of_another_version_than_the_lock_names(top: Path) -> None:
     (top / "uv.lock").write_text('[[package]]\nname = "numpy"\nversion = "0.0.1"\n')
-    assert program()["as_locked"] is False
+    assert program().as_locked is False
 
 
 def test_of_several_locked_versions_any_will_do(top: Path) -> None:
@@ -120,17 +120,18 @@ def test_the_image_says_what_its_program_is(
     monkeypatch.setattr(module, "IMAGE", image / "image.json")
     monkeypatch.delenv(module.IMAGE_ID, raising=False)
     # A checkout mounted into the image is a program of its own.
-    assert program()["commit"] == git(top, "rev-parse", "HEAD")
-    assert program()["image"] == facts | {"id": None}
+    assert program().commit == git(top, "rev-parse", "HEAD")
+    assert program().image == module.Image(**facts)
     monkeypatch.setattr(module, "CODE", tmp_path_factory.mktemp("site-packages"))
     monkeypatch.setenv(module.IMAGE_ID, "sha256:i")
     found = program()
-    assert (found["commit"], found["dirty"]) == ("c" * 40, False)
-    assert (found["lock_sha256"], found["as_locked"]) == ("l" * 64, True)
-    assert found["image"]["id"] == "sha256:i"
+    assert (found.commit, found.dirty) == ("c" * 40, False)
+    assert (found.lock_sha256, found.as_locked) == ("l" * 64, True)
+    assert found.image is not None
+    assert found.image.id == "sha256:i"
 
 
 def test_the_project_itself_is_at_a_commit() -> None:
     if not (module.CODE / ".git").exists():
         pytest.skip("not a checkout")
-    assert program()["commit"] == git(module.CODE, "rev-parse", "HEAD")
+    assert program().commit == git(module.CODE, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""The first moments of a training leave checksums that say where two trainings part."""
+"""The first moments of a training leave checksums that say where two training runs part."""
 
 from __future__ import annotations
 

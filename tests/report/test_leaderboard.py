@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -400,7 +399,7 @@ def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: P
     document = written(tmp_path, params)
     assert all(entry["marks"] == [] for row in document["rows"] for entry in row["records"])
     entry = row_of(document, "moco-vit-ln")["records"][0]
-    assert entry["provenance"]["commit"] == MAKER["commit"]
+    assert entry["provenance"]["commit"] == MAKER.commit
     assert entry["provenance"]["image"] is None
     text = (tmp_path / "results/mini/leaderboard.md").read_text()
     assert "¶" not in text
@@ -411,8 +410,8 @@ def test_a_record_of_doubtful_provenance_marks_its_row(tmp_path: Path, params: P
 
     file = origins.folder(tmp_path, "mini", "leaderboard") / "moco.json"
     dirty, unknown, *rest = origins.read_one(file)
-    dirty = replace(dirty, program={**MAKER, "dirty": True})
-    unknown = replace(unknown, record="of something else")
+    dirty = dirty.model_copy(update={"program": MAKER.model_copy(update={"dirty": True})})
+    unknown = unknown.model_copy(update={"record": "of something else"})
     origins.write(file, [dirty, unknown, *rest[:-1]])
     write.write(tmp_path, params, "leaderboard")
     document = json.loads((tmp_path / "results/mini/leaderboard.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from benchmark.core.errors import UserError
 from benchmark.planning.cell import Task, tasks
 from benchmark.results import origins as published
 from benchmark.results import published as collect
-from benchmark.results.origins import MARKS, Origin, marks, publish, read
-from benchmark.results.records import Record, Result
+from benchmark.results.origins import MARKS, Origin, marks, read
+from benchmark.results.records import Record, Result, RunLog
 from tests.helpers import tiny
 
 CLEAN = {"commit": "a" * 40, "dirty": False, "lock_sha256": "l", "as_locked": True, "image": None}
@@ -43,8 +44,12 @@ def made(root: Path, run_log: dict[str, Any], knn: float = 0.5) -> list[Task]:
     found = tasks((tiny.cell(label) for label in LABELS), "images")
     for task in found:
         result = Result(metrics={"pooled.knn5": knn}, curves={})
-        tiny.store(root).put(Record.of(task, {}, "done", result), run_log)
+        tiny.store(root).put(Record.of(task, {}, "done", result), RunLog.model_validate(run_log))
     return found
+
+
+def publish(root: Path, planned: list[Task]) -> None:
+    published.publish(root, planned, tiny.store(root).read(planned), tiny.store(root))
 
 
 def origins(root: Path) -> dict[str, Origin]:
@@ -53,28 +58,29 @@ def origins(root: Path) -> dict[str, Origin]:
 
 def test_a_record_leads_to_its_program_and_machine(root: Path) -> None:
     planned = made(root, log())
-    publish(root, planned, tiny.store(root))
+    publish(root, planned)
     found = origins(root)
     assert tuple(found) == LABELS
     origin = found[LABELS[0]]
-    assert origin.program["commit"] == "a" * 40
-    assert origin.machine["host"] == "here"
+    assert origin.program.commit == "a" * 40
+    assert origin.machine.host == "here"
     assert origin.started == "2027-01-15T08:00:00+00:00"
     assert origin.used == {"wall_seconds": 12.3, "energy_joules": None}
     assert origin.trace == {"weights": "w"}
     record = tiny.store(root).record(planned[0].fingerprint)
     assert record is not None
     names = {key: getattr(planned[0].cell, key) for key in collect.NAMES}
-    entry = collect.Published(**names, record=record, checksum="any")
+    named = partial(collect.Published, **names, checksum="any", file=root)
+    entry = named(record=record, content=record.checksum)
     assert marks(origin, entry) == ()
     diverged = record.model_copy(update={"status": "diverged"})
-    other = collect.Published(**names, record=diverged, checksum="any")
+    other = named(record=diverged, content=diverged.checksum)
     assert marks(origin, other) == ("unrecorded",)
     assert marks(None, entry) == ("unrecorded",)
 
 
 def test_two_cells_of_one_program_name_it_once(root: Path) -> None:
-    publish(root, made(root, log()), tiny.store(root))
+    publish(root, made(root, log()))
     (file,) = published.folder(root, "mini", "leaderboard").glob("*.json")
     assert len(json.loads(file.read_text())["makers"]) == 1
 
@@ -84,70 +90,70 @@ def test_two_cells_of_one_program_name_it_once(root: Path) -> None:
     [
         ({}, ()),
         ({"dirty": True}, ("dirty",)),
-        ({"as_locked": False}, ("foreign lock",)),
+        ({"as_locked": False}, ("lock mismatch",)),
         ({"commit": None, "dirty": None}, ("unknown commit",)),
-        ({"dirty": True, "as_locked": False}, ("dirty", "foreign lock")),
+        ({"dirty": True, "as_locked": False}, ("dirty", "lock mismatch")),
         ({"reconstructed": True, "dirty": None, "as_locked": None}, ("reconstructed",)),
     ],
 )
 def test_what_is_said_against_a_program(
     root: Path, program: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
-    publish(root, made(root, log(**program)), tiny.store(root))
+    publish(root, made(root, log(**program)))
     assert origins(root)[LABELS[0]].marks == expected
     assert set(expected) <= set(MARKS)
 
 
 def test_making_the_same_record_again_changes_nothing(root: Path) -> None:
-    publish(root, made(root, log()), tiny.store(root))
+    publish(root, made(root, log()))
     (file,) = published.folder(root, "mini", "leaderboard").glob("*.json")
     before = file.read_bytes(), file.stat().st_mtime_ns
     for later in (log(commit="b" * 40), log(dirty=True), {}):
-        publish(root, made(root, later), tiny.store(root))
+        publish(root, made(root, later))
         assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
 
 def test_a_better_known_origin_takes_the_place_of_a_marked_one(root: Path) -> None:
-    publish(root, made(root, log(dirty=True)), tiny.store(root))
-    publish(root, made(root, log(commit="b" * 40)), tiny.store(root))
-    assert origins(root)[LABELS[0]].program["commit"] == "b" * 40
+    publish(root, made(root, log(dirty=True)))
+    publish(root, made(root, log(commit="b" * 40)))
+    assert origins(root)[LABELS[0]].program.commit == "b" * 40
 
 
 def test_another_record_has_another_origin(root: Path) -> None:
-    publish(root, made(root, log()), tiny.store(root))
-    publish(root, made(root, log(dirty=True), knn=0.6), tiny.store(root))
+    publish(root, made(root, log()))
+    publish(root, made(root, log(dirty=True), knn=0.6))
     assert origins(root)[LABELS[0]].marks == ("dirty",)
 
 
 def test_a_record_that_was_adopted_has_the_origin_that_it_has_elsewhere(root: Path) -> None:
     planned = made(root, log())
-    publish(root, planned, tiny.store(root))
+    publish(root, planned)
     leaderboard = published.folder(root, "mini", "leaderboard")
     leaderboard.rename(leaderboard.with_name("other"))
     made(root, {})
-    publish(root, planned, tiny.store(root))
-    assert origins(root)[LABELS[0]].program["commit"] == "a" * 40
+    publish(root, planned)
+    assert origins(root)[LABELS[0]].program.commit == "a" * 40
 
 
 @pytest.mark.parametrize(("own", "other"), [(True, False), (False, True)])
 def test_of_two_origins_of_one_record_the_one_with_less_against_it_is_named(
     root: Path, own: bool, other: bool
 ) -> None:
-    publish(root, made(root, log(dirty=other)), tiny.store(root))
+    publish(root, made(root, log(dirty=other)))
     leaderboard = published.folder(root, "mini", "leaderboard")
     leaderboard.rename(leaderboard.with_name("other"))
-    publish(root, made(root, log(dirty=own)), tiny.store(root))
+    publish(root, made(root, log(dirty=own)))
     assert [origin.marks for origin in origins(root).values()] == [(), ()]
 
 
 def test_a_record_of_which_nothing_is_known_has_none(root: Path) -> None:
-    publish(root, made(root, {}), tiny.store(root))
+    publish(root, made(root, {}))
     assert origins(root) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"records": {"a": {}}, "makers": []}'])
 def test_a_damaged_file_is_named(root: Path, text: str) -> None:
-    publish(root, made(root, log()), tiny.store(root))
+    publish(root, made(root, log()))
     (file,) = published.folder(root, "mini", "leaderboard").glob("*.json")
     file.write_text(text)
     with pytest.raises(UserError, match=r"simclr\.json: damaged"):
@@ -161,9 +167,10 @@ def test_a_row_is_read_back_to_its_commit(
     monkeypatch.chdir(root)
     planned = made(root, log(dirty=True))
     target = collect.folder(root, "mini", "leaderboard", "simclr")
-    collect.publish(planned, tiny.store(root), target)
-    publish(root, planned, tiny.store(root))
-    entry = collect.read_one(target / f"{LABELS[0]}.json")
+    store = tiny.store(root)
+    collect.publish(planned, store.read(planned), store, target)
+    publish(root, planned)
+    entry = collect.read(target / f"{LABELS[0]}.json")
     line = {"label": LABELS[0], "sha256": entry.checksum, "knn_reestimated": 0.5}
     table = root / "results" / "mini" / "leaderboard.json"
     canonical_json.write(table, canonical_json.pretty({"rows": [{"records": [line]}]}))

@@ -13,7 +13,7 @@ from benchmark.core.errors import UserError
 from benchmark.planning import plan
 from benchmark.planning.cell import Task, tasks
 from benchmark.results import published
-from benchmark.results.records import Record, Result, Status, Store
+from benchmark.results.records import Record, Result, RunLog, Status, Store
 from tests.helpers import tiny
 
 IMAGES = "0" * 64
@@ -34,7 +34,11 @@ def store(tmp_path: Path, planned: list[Task]) -> Store:
 
 
 def put(store: Store, task: Task, result: Result, status: Status = "done") -> None:
-    store.put(Record.of(task, {}, status, result), {"host": "here"})
+    store.put(Record.of(task, {}, status, result), RunLog())
+
+
+def read_in(folder: Path) -> list[published.Published]:
+    return [published.read(file) for file in published.files(folder)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -44,8 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_published_records_read_back_with_names_and_checksums(
     tmp_path: Path, planned: list[Task], store: Store
 ) -> None:
-    published.publish(planned, store, tmp_path / "out")
-    found = {entry.label: entry for entry in published.read(tmp_path / "out")}
+    published.publish(planned, store.read(planned), store, tmp_path / "out")
+    found = {entry.label: entry for entry in read_in(tmp_path / "out")}
     assert set(found) == {task.cell.label for task in planned}
     for task in planned:
         cell = task.cell
@@ -60,18 +64,18 @@ def test_published_records_read_back_with_names_and_checksums(
 def test_publishing_again_gives_the_same_bytes(
     tmp_path: Path, planned: list[Task], store: Store
 ) -> None:
-    published.publish(planned, store, tmp_path / "one")
-    published.publish(planned[::-1], store, tmp_path / "two")
+    published.publish(planned, store.read(planned), store, tmp_path / "one")
+    published.publish(planned[::-1], store.read(planned), store, tmp_path / "two")
     before = contents(tmp_path / "one")
     assert len(before) == len(planned)
     assert contents(tmp_path / "two") == before
-    published.publish(planned, store, tmp_path / "one")
+    published.publish(planned, store.read(planned), store, tmp_path / "one")
     assert contents(tmp_path / "one") == before
 
 
 def test_publishing_replaces_the_folder(tmp_path: Path, planned: list[Task], store: Store) -> None:
-    published.publish(planned, store, tmp_path / "out")
-    published.publish(planned[:1], store, tmp_path / "out")
+    published.publish(planned, store.read(planned), store, tmp_path / "out")
+    published.publish(planned[:1], store.read(planned), store, tmp_path / "out")
     assert set(contents(tmp_path / "out")) == {f"{planned[0].cell.label}.json"}
     assert {path.name for path in tmp_path.iterdir()} == {
         "out",
@@ -84,10 +88,10 @@ def test_publishing_replaces_the_folder(tmp_path: Path, planned: list[Task], sto
 def test_a_cell_that_was_not_trained_leaves_what_was_published(
     tmp_path: Path, planned: list[Task], store: Store
 ) -> None:
-    published.publish(planned, store, tmp_path / "out")
+    published.publish(planned, store.read(planned), store, tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(UserError, match="has not been trained"):
-        published.publish(tasks((task.cell for task in planned), "1" * 64), store, tmp_path / "out")
+        published.publish(planned, {}, store, tmp_path / "out")
     assert contents(tmp_path / "out") == before
     assert {path.name for path in tmp_path.iterdir()} == {
         "out",
@@ -100,15 +104,15 @@ def test_a_cell_that_was_not_trained_leaves_what_was_published(
 def test_a_crash_is_published_with_its_cause(
     tmp_path: Path, planned: list[Task], store: Store
 ) -> None:
-    store.put(Record.of_crash(planned[0], {}, "struck by lightning"), {})
-    published.publish(planned, store, tmp_path / "out")
-    entry = published.read_one(tmp_path / "out" / f"{planned[0].cell.label}.json")
+    store.put(Record.of_crash(planned[0], {}, "struck by lightning"), RunLog())
+    published.publish(planned, store.read(planned), store, tmp_path / "out")
+    entry = published.read(tmp_path / "out" / f"{planned[0].cell.label}.json")
     assert entry.record.status == "crashed"
     assert entry.record.result.cause == "struck by lightning"
 
 
 def test_the_projects_records_are_written_again_byte_for_byte() -> None:
-    entries = published.read(tiny.PROJECT / "results" / "mini" / "records")
+    entries = read_in(tiny.PROJECT / "results" / "mini" / "records")
     assert len(entries) > 100
     for entry in entries:
         assert published.document(entry, entry.record) == entry.file.read_text(encoding="utf-8")
@@ -120,20 +124,20 @@ def test_the_projects_records_are_written_again_byte_for_byte() -> None:
 def test_a_key_that_is_not_known_is_named(
     tmp_path: Path, planned: list[Task], store: Store, path: str
 ) -> None:
-    published.publish(planned, store, tmp_path / "out")
+    published.publish(planned, store.read(planned), store, tmp_path / "out")
     file = tmp_path / "out" / f"{planned[0].cell.label}.json"
     document = json.loads(file.read_text(encoding="utf-8"))
     canonical_json.write(file, canonical_json.pretty(tiny.changed(document, f"record/{path}", 1)))
     key = path.replace("/", ".")
     with pytest.raises(UserError, match=rf"^\S+\.json: not a record \({key}: Extra inputs .*\)$"):
-        published.read_one(file)
+        published.read(file)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"track": "mini"}'])
 def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
     canonical_json.write(tmp_path / "odd.json", text)
     with pytest.raises(UserError, match=r"odd\.json: not a record"):
-        published.read(tmp_path)
+        read_in(tmp_path)
 
 
 def test_what_a_killed_publication_leaves_is_not_read(
@@ -141,8 +145,8 @@ def test_what_a_killed_publication_leaves_is_not_read(
 ) -> None:
     """A killed process cannot remove its temporary folder, which stands beside its target."""
     folder = tmp_path / "leaderboard"
-    published.publish(planned, store, folder / "simclr")
+    published.publish(planned, store.read(planned), store, folder / "simclr")
     (folder / "simclr").rename(folder / ".simclr-k1ll3d")
     put(store, planned[0], Result(metrics={}), "diverged")
-    published.publish(planned, store, folder / "simclr")
-    assert len(published.read(folder)) == len(planned)
+    published.publish(planned, store.read(planned), store, folder / "simclr")
+    assert len(read_in(folder)) == len(planned)

@@ -14,7 +14,7 @@ import pytest
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.results import records
-from benchmark.results.records import Record, Store
+from benchmark.results.records import Record, RunLog, Store
 from tests.helpers import tiny
 
 IMAGES = "0" * 64
@@ -35,9 +35,10 @@ def test_a_result_is_kept_and_its_checkpoint_goes(store: Store, status: str) -> 
     made = entry(status)
     checkpoint = store.checkpoint(made.fingerprint)
     canonical_json.write(checkpoint, b"half a training")
-    store.put(made, {"host": "here"})
+    log = RunLog.model_validate({"host": "here", "resumed_at_step": 0})
+    store.put(made, log)
     assert store.record(made.fingerprint) == made
-    assert store.run_log(made.fingerprint) == {"host": "here"}
+    assert store.run_log(made.fingerprint) == log
     assert store.last(made.fingerprint) == made
     assert not checkpoint.exists()
 
@@ -59,7 +60,7 @@ def test_a_store_of_version_1_is_refused_in_one_line(
 
 def test_a_store_says_which_version_made_it(store: Store) -> None:
     assert store.schema() is None
-    store.put(entry(), {})
+    store.put(entry(), RunLog())
     assert store.schema() == records.SCHEMA
     (store.folder / "schema").write_text("two")
     with pytest.raises(UserError, match="not a version"):
@@ -70,7 +71,7 @@ def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
     made = entry("crashed", cause="struck by lightning")
     checkpoint = store.checkpoint(made.fingerprint)
     canonical_json.write(checkpoint, b"half a training")
-    store.put(made, {})
+    store.put(made, RunLog())
     assert store.record(made.fingerprint) is None
     assert store.last(made.fingerprint) == made
     assert checkpoint.exists()
@@ -91,7 +92,7 @@ def test_a_crash_is_no_result_and_keeps_its_checkpoint(store: Store) -> None:
 )
 def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
     made = entry()
-    file = store.of(made.fingerprint) / "record.json"
+    file = store.cell_dir(made.fingerprint) / "record.json"
     text = text.replace(b"HERE", made.fingerprint.encode())
     try:
         # Under a checksum that is right.
@@ -109,7 +110,7 @@ def test_a_damaged_record_counts_as_missing(store: Store, text: bytes) -> None:
 )
 def test_a_record_of_something_else_counts_as_missing(store: Store, change: dict[str, Any]) -> None:
     made = entry()
-    file = store.of(made.fingerprint) / "record.json"
+    file = store.cell_dir(made.fingerprint) / "record.json"
     canonical_json.write_sealed(file, made.as_json())
     assert store.record(made.fingerprint) == made
     canonical_json.write_sealed(file, made.as_json() | change)
@@ -119,8 +120,8 @@ def test_a_record_of_something_else_counts_as_missing(store: Store, change: dict
 
 def test_a_record_cut_short_anywhere_counts_as_missing(store: Store) -> None:
     made = entry()
-    file = store.of(made.fingerprint) / "record.json"
-    store.put(made, {})
+    file = store.cell_dir(made.fingerprint) / "record.json"
+    store.put(made, RunLog())
     whole = file.read_bytes()
     assert store.record(made.fingerprint) == made
     for length in range(0, len(whole) - 2, 97):
@@ -187,6 +188,23 @@ def test_a_record_has_no_times_hosts_or_paths(tmp_path: Path) -> None:
         assert not private or private not in text, private
     assert not re.search(r"second|time|\bdate|host|started|\b20\d\d-", text)
     log = tiny.store(root).run_log(made.fingerprint)
-    assert log["machine"]["host"] == platform.node()
-    assert log["wall_seconds"] > 0
-    assert log["resumed_at_step"] == 0
+    assert log.machine is not None
+    assert log.machine.host == platform.node()
+    assert log.wall_seconds is not None
+    assert log.wall_seconds > 0
+    assert log.resumed_at_step == 0
+
+
+@pytest.mark.parametrize("log", [{}, {"wall_seconds": 1.5, "later": [1]}, {"started": "when"}])
+def test_a_run_log_of_another_version_is_read_as_far_as_it_can_be(
+    store: Store, log: dict[str, Any]
+) -> None:
+    made = entry()
+    store.put(made, RunLog())
+    file = store.cell_dir(made.fingerprint) / "run.json"
+    canonical_json.write_sealed(file, log)
+    found = store.run_log(made.fingerprint)
+    assert found.as_json() == ({} if "started" in log else log)
+    before = file.read_bytes()
+    store.put(made, found)
+    assert file.read_bytes() == before or "started" in log

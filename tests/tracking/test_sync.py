@@ -15,10 +15,11 @@ from benchmark.core.errors import UserError
 from benchmark.planning.cell import fingerprint_of
 from benchmark.results import records
 from benchmark.results.published import read
-from benchmark.results.records import Record
+from benchmark.results.records import Record, RunLog
 from benchmark.tracking import runs as runview
 from benchmark.tracking import sync as tracking
 from benchmark.tracking.sync import Synced, sync
+from tests.helpers import tiny
 
 TRACK = "mini"
 DATASET = "d" * 64
@@ -136,7 +137,7 @@ def test_a_run_shows_the_record(project):
     path = publish(project)
     entry = json.loads(path.read_text())["record"]
     log = {"started": 1000.0, "wall_seconds": 60.0, "images_per_second": 900.0, "host": "here"}
-    records.store(project).put(Record.model_validate(entry), log)
+    records.store(project).put(Record.model_validate(entry), RunLog.model_validate(log))
     assert counts(sync(project, TRACK)) == (1, 0, 0, 0)
     run = runs(project)["simclr-vit-bn-s0"]
     assert run.info.status == "FINISHED"
@@ -212,10 +213,10 @@ def test_a_changed_record_replaces_exactly_its_run(project):
 
 
 def test_a_changed_run_log_replaces_the_run(project):
-    (entry,) = read(publish(project).parent)
+    entry = read(publish(project))
     sync(project, TRACK)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "record file"
-    records.store(project).put(entry.record, {"started": 1000.0, "wall_seconds": 1.0})
+    records.store(project).put(entry.record, RunLog(started=1000.0, wall_seconds=1.0))
     assert counts(sync(project, TRACK)) == (0, 1, 0, 0)
     assert runs(project)["simclr-vit-bn-s0"].data.tags["times"] == "training"
 
@@ -299,10 +300,10 @@ def test_values_that_are_not_finite_are_left_out(project):
     with pytest.raises(
         UserError, match=r"not a record \(result\.curves\.loss\.0: .* finite number"
     ):
-        read(project / "results")
+        read(path)
     path.write_text(whole.replace("0.75", "NaN").replace("2.0", "null"))
-    (entry,) = read(project / "results")
-    points = [*runview.finals(entry.record, {}), *runview.curves(entry.record)]
+    entry = read(path)
+    points = [*runview.finals(entry.record, RunLog()), *runview.curves(entry.record)]
     assert [point.key for point in points] == [
         "validation/knn20",
         "validation/linear_penalty_at_edge_reestimated",
@@ -354,7 +355,7 @@ def test_the_experiment_explains_itself(project):
     sync(project, TRACK)
     found = client(project).get_experiment_by_name(f"{TRACK}/leaderboard")
     note = found.tags[runview.NOTE]
-    assert note.startswith("1 training. Start here: [")
+    assert note.startswith("1 training run. Start here: [")
     for tag in (tag for tag in found.tags if tag.startswith("mlflow.sharedViewState.")):
         assert f"#/experiments/{found.experiment_id}/runs" in note
         assert f"viewStateShareKey={tag.rpartition('.')[2]})" in note
@@ -382,6 +383,26 @@ def test_a_server_that_is_not_there_is_one_line(project, monkeypatch):
     assert time.monotonic() - begun < 20
     assert "\n" not in str(caught.value)
     assert str(caught.value) == "MLflow at http://127.0.0.1:9: no answer; is the server running?"
+
+
+def test_a_folder_whose_name_an_address_would_change(tmp_path):
+    """In processes of their own, as commands are: MLflow keeps a connection for each address."""
+    project = tmp_path / "a%2Fb %?#"
+    publish(project)
+    said = [tiny.run(project, "sync", "--track", TRACK).stdout for _ in range(2)]
+    assert [line.partition(": ")[2].partition(", 0 rem")[0] for line in said] == [
+        "1 runs created, 0 replaced, 0 unchanged",
+        "0 runs created, 0 replaced, 1 unchanged",
+    ]
+    assert (project / tracking.DATABASE).is_file()
+    assert len(list((project / tracking.ARTIFACTS).rglob("record.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [project.name]
+
+
+def test_a_folder_of_runs_is_refused_with_mlflows_remedy(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(UserError, match="MLFLOW_ALLOW_FILE_STORE=true"):
+        sync(project, TRACK)
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "file:///nowhere"])

@@ -1,4 +1,4 @@
-"""What everything around the trainings costs: DVC, MLflow, plans and tables, with made-up records."""
+"""What DVC, MLflow, plans and tables cost around the training runs, with made-up records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.results import published
-from benchmark.results.records import Record, Store
+from benchmark.results.records import Record, RunLog, Store
 
 PATTERN = Path("results/mini/records/length/simclr/simclr-resnet-bn-s0.json")
 """The published record that the made-up ones are like."""
@@ -48,7 +48,7 @@ def measure(root: Path) -> list[dict[str, Any]]:
 def _measured(root: Path) -> Iterator[dict[str, Any]]:
     dvc = [shutil.which("dvc", path=str(Path(sys.executable).parent)) or "dvc"]
     verb = [sys.executable, "-m", "benchmark"]
-    pattern = published.read_one(root / PATTERN).record
+    pattern = published.read(root / PATTERN).record
     # What is published would be found to differ from the made-up records of the same cells.
     for of in ("records", "provenance"):
         shutil.rmtree(root / "results" / "mini" / of)
@@ -92,7 +92,8 @@ def _fill(root: Path, least: int, pattern: Record) -> int:
     settings = rate_table.settings(rate_table.load(rate_table.path(root, "mini", "leaderboard")))
     seeds, cells = 2, list[Cell]()
     while len(cells) < least:
-        grid["seeds"] = list(range(seeds))
+        # Far from the sweep's own seeds, which an experiment may not report.
+        grid["seeds"] = list(range(1000, 1000 + seeds))
         with file.open("w", encoding="utf-8") as target:
             yaml.dump(tree, target)
         params = reading.read(file)
@@ -107,5 +108,5 @@ def _fill(root: Path, least: int, pattern: Record) -> int:
             for key, value in pattern.result.metrics.items()
         }
         result = pattern.result.model_copy(update={"metrics": metrics})
-        store.put(Record.of(task, pattern.environment, "done", result), {})
+        store.put(Record.of(task, pattern.environment, "done", result), RunLog())
     return len(cells)

@@ -20,7 +20,7 @@ from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.core.randomness import Draw
 from benchmark.data.augment import complete
-from benchmark.execution.cell import standardiser
+from benchmark.data.standardise import standardiser
 from benchmark.methods.base import Batch
 from benchmark.training import network
 from benchmark.training.loop import train

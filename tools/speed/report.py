@@ -110,9 +110,9 @@ def _parts(document: Mapping[str, Any]) -> list[str]:
     if document.get("training"):
         parts += ["## One training", _training(document["training"])]
     if document.get("jobs"):
-        parts += ["## Several trainings", _jobs(document["jobs"])]
+        parts += ["## Several training runs", _jobs(document["jobs"])]
     if document.get("harness"):
-        parts += ["## Around the trainings", _harness(document["harness"])]
+        parts += ["## Around the training runs", _harness(document["harness"])]
     return parts
 
 

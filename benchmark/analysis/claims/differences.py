@@ -134,10 +134,10 @@ def spread(index: RecordIndex, claims: Claims, advice: Advice) -> Spread:
         if own.seeds != seeds or missing(own) or failed(own, advice) or not own.learnt:
             continue
         if all(seed in own.values for seed in seeds):
-            prints = tuple(
+            fingerprints = tuple(
                 row.records[seed].record.fingerprint for row in own.rows for seed in seeds
             )
-            groups.setdefault(group, {})[prints] = [own.values[seed] for seed in seeds]
+            groups.setdefault(group, {})[fingerprints] = [own.values[seed] for seed in seeds]
     return contrasts.residual_spread([list(group.values()) for group in groups.values()])
 
 

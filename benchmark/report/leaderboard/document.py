@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from benchmark.analysis.leaderboard import Cost, Entry, Pool, Rates, Table
 from benchmark.analysis.statistics import LEVEL, Estimate, Measured
+from benchmark.provenance.program import Image
 from benchmark.report.document import Document, at, inside, text
 from benchmark.results.metrics import RANKING
 
@@ -31,8 +32,8 @@ class Interval(Document):
     pools: list[Pool]
 
 
-def _image(image: Mapping[str, Any] | None) -> str | None:
-    return str(image.get("id") or f"{image['base']}@{image['base_digest']}") if image else None
+def _image(image: Image | None) -> str | None:
+    return (image.id or f"{image.base}@{image.base_digest}") if image else None
 
 
 class Provenance(Document):

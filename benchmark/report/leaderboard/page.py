@@ -174,12 +174,12 @@ def _programs(table: Table) -> Iterator[str]:
 def _program(origin: Origin) -> str:
     """One program, as Markdown."""
     program, machine = origin.program, origin.machine
-    commit = program.get("commit")
+    commit = program.commit
     words = [f"commit `{commit[:12]}`" if commit else "unknown commit"]
-    if lock := program.get("lock_sha256"):
-        words.append(f"uv.lock `{lock[:12]}`")
-    if program.get("reconstructed"):
+    if program.lock_sha256:
+        words.append(f"uv.lock `{program.lock_sha256[:12]}`")
+    if program.reconstructed:
         return ", ".join(words)
-    image = program.get("image")
-    built = f"image `{code(str(image.get('id') or image['base_digest']))}`" if image else "no image"
-    return ", ".join([*words, built, escape(machine.get("cpu") or machine.get("platform") or "")])
+    image = program.image
+    built = f"image `{code(image.id or image.base_digest)}`" if image else "no image"
+    return ", ".join([*words, built, escape(machine.cpu or machine.platform or "")])

@@ -183,7 +183,9 @@ def read_all(
             raw = file.read_bytes()
             entry = _parsed(file, raw)
             if file != file_of(entry, root):
-                raise UserError(f"{file}: damaged: it is named {entry.name} by {entry.method}")
+                raise UserError(
+                    f"{file}: the record of {entry.name} belongs in {file_of(entry, root)}"
+                )
             if tables and entry.experiment not in sums:
                 sums[entry.experiment] = _sums(root, track, entry.experiment)
             final = entry.record.is_final

@@ -175,11 +175,8 @@ class RecordIndex:
         tuned = {entry.row: entry for entry in table}
         where = collect.folder(self.root, track, experiment)
         remedy = f"run `{plan.train_command(track, experiment)}`"
-        published: dict[str, Published] = {}
-        for entry in collect.read_all(self.root, track, experiment, self.tables):
-            if entry.label in published:
-                raise UserError(f"{where} has two records of {entry.label}")
-            published[entry.label] = entry
+        entries = collect.read_all(self.root, track, experiment, self.tables)
+        published = {entry.label: entry for entry in entries}
         origins = provenance.read(self.root, track, experiment)
         images: dict[str, str] = {}
         found = {}

@@ -260,4 +260,5 @@ def test_two_records_of_one_cell_are_refused(
     (path.parents[1] / "other").mkdir()
     shutil.copy(path, path.parents[1] / "other")
     monkeypatch.chdir(tmp_path)
-    assert f"two records of {LABELS[0]}" in tiny.refusal(capsys, "claims")
+    line = tiny.refusal(capsys, "claims")
+    assert f"the record of mini/study/{LABELS[0]} belongs in {path}" in line

@@ -40,6 +40,8 @@ def test_the_real_command_twice(tmp_path: Path, undisturbed: Undisturbed) -> Non
     root = forked.fresh(tmp_path / "project")
     both = [tiny.begin(root, "data") for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
+    for process in both:
+        tiny.end(process)
     both = [tiny.begin(root, "train", "--jobs", "1") for _ in range(2)]
     try:
         said = [process.communicate(timeout=300)[1] for process in both]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import signal
@@ -38,6 +39,11 @@ LONG = 1600
 
 def real() -> dict[str, Any]:
     """The project's params.yaml, a new copy at each call."""
+    return copy.deepcopy(_real())
+
+
+@functools.cache
+def _real() -> dict[str, Any]:
     text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
     return dict(YAML(typ="safe", pure=True).load(text))
 

@@ -68,6 +68,14 @@ def call(
     return Ended(code, took, out, err)
 
 
+def run_pytest(arguments: Sequence[str], environment: Mapping[str, str]) -> Ended:
+    """Runs tests of the project in a forked child, e.g. with a plug-in in the environment."""
+    # Plug-ins of pytest that torch and others have imported already have no assertions for us to see.
+    quiet = "ignore::pytest.PytestAssertRewriteWarning"
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-W", quiet, *arguments]
+    return call("pytest:main", [options], PROJECT, environment, 300)
+
+
 _lock = threading.Lock()
 
 

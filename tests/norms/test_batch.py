@@ -103,7 +103,10 @@ def test_batch_that_cannot_be_cut_is_refused():
         layer(torch.randn(6, 4))
     assert not layer.running_mean.any()
     layer.eval()(torch.randn(6, 4))  # in evaluation mode there are no groups
-    with pytest.raises(UserError, match="norm 'ghost-bn' in the backbone: 2 groups do not divide"):
+    with pytest.raises(
+        UserError,
+        match="norm ghost-bn in the backbone: groups is 2, expected",
+    ):
         build("supervised", "resnet", "ghost-bn", training={"batch_size": 7})
 
 

@@ -66,8 +66,7 @@ class Buffered(nn.Module):
 def test_a_correct_plug_in_passes_the_tests_of_all_norms(tmp_path: Path) -> None:
     file = tmp_path / "norms.py"
     file.write_text(FILE, encoding="utf-8")
-    nested = ["-q", "-n", "0", "-p", "no:cacheprovider", "tests/norms/test_catalogue.py",
-              "-k", "maps-alone or with-vector or with-buffer"]  # fmt: skip
+    names = "maps-alone or with-vector or with-buffer"
     environment = tiny.environment() | {plugins.VARIABLE: str(file)}
-    done = warm.call("pytest:main", [nested], tiny.PROJECT, environment, 300)
+    done = warm.run_pytest(["tests/norms/test_catalogue.py", "-k", names], environment)
     assert done.returncode == 0, done.stdout

@@ -89,9 +89,7 @@ class Reader:
         assert program == "pytest"
         # The project's tests, on a file that lies elsewhere.
         variables[plugins.VARIABLE] = str(self.root / variables[plugins.VARIABLE])
-        nested = ["-q", "-n", "0", "-p", "no:cacheprovider", *arguments]
-        environment = tiny.environment() | variables
-        done = warm.call("pytest:main", [nested], tiny.PROJECT, environment, 300)
+        done = warm.run_pytest(arguments, tiny.environment() | variables)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

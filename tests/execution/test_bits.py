@@ -48,6 +48,7 @@ def plain(root: Path) -> list[bytes]:
 
 
 @x86
+@pytest.mark.slow
 def test_a_process_limited_to_avx2_makes_the_same(root: Path, plain: list[bytes]) -> None:
     """The C library chooses among its own functions by what it is told that the CPU can do."""
     masked = ",".join(f"-{name}" for name in AVX512.split(","))
@@ -100,6 +101,7 @@ def test_without_these_settings_another_cpu_would_make_other_bits(
     assert found.replace(b"AVX512", b"AVX2") != plain[1]
 
 
+@pytest.mark.slow
 def test_nothing_reads_memory_before_it_is_written(root: Path, plain: list[bytes]) -> None:
     """With all new memory filled with NaN, which `determinism` spares, the bits are the same."""
     filling = (

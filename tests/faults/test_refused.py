@@ -73,15 +73,16 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     return last
 
 
+@pytest.mark.parametrize("sizes", slow.counts([20_000], [2_000, 8_000]), ids=len)
 def test_the_real_command_on_a_full_disk(
-    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
     root = forked.fresh(tmp_path / "project")
     assert refusal(limited(root, 1000, "data"))
     assert not any((root / "data").rglob("*.*"))
     assert tiny.run(root, "data").returncode == 0
     # Without room for a record, and with room for records and none for the end of a training.
-    for size in (2_000, 20_000):
+    for size in sizes:
         said = refusal(limited(root, size, "train", "--jobs", "1"))
         assert str(root / ".benchmark") in said
         assert said.endswith("File too large")

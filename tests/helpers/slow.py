@@ -10,8 +10,8 @@ import pytest
 T = TypeVar("T", bound=Sequence[Any])
 
 
-def counts(few: int, many: int) -> list[Any]:
-    """Two parameters of a test: how many it tries by default, and how many if it may be slow."""
+def counts(few: Any, many: Any) -> list[Any]:
+    """Two parameters of a test: what or how many it tries by default, and what if it may be slow."""
     return [few, pytest.param(many, marks=pytest.mark.slow)]
 
 

@@ -13,8 +13,10 @@ determinism.start("cpu")
 
 LONGEST = [
     "execution/test_local.py", "faults/test_killed.py", "project/test_pipeline.py",
-    "execution/test_bits.py", "faults/test_refused.py", "training/test_checkpoint.py",
-    "diagnostics/test_diagnose.py", "faults/test_together.py",
+    "execution/test_bits.py", "faults/test_refused.py", "planning/test_plan.py",
+    "training/test_checkpoint.py", "diagnostics/test_diagnose.py", "faults/test_together.py",
+    "project/test_tutorials.py", "tracking/test_sync.py", "components/test_plugins.py",
+    "training/test_network.py", "faults/test_failing_cells.py",
 ]  # fmt: skip
 """Files that take longest. They come first, so that no worker starts one when the others are done."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import pickle
 from collections import Counter
@@ -591,17 +592,24 @@ def outcomes(found: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def enough(experiments: dict[str, Any]) -> dict[str, Any]:
-    """The experiments that have a key, a method, a backbone or a scheme that none before them has."""
+    """The grids that have a key, a method on a backbone or a scheme that none before them has."""
     met: set[tuple[str, str]] = set()
+
+    def is_new(grid: dict[str, Any]) -> bool:
+        here = {("key", key) for key in grid if key != "also"}
+        here |= {("scheme", scheme) for scheme in grid["schemes"]}
+        here |= set(itertools.product(grid["methods"], grid["backbones"]))
+        new = here - met
+        met.update(here)
+        return bool(new)
+
     chosen = {}
     for name, experiment in experiments.items():
-        grids = [experiment, *experiment.get("also", [])]
-        here = {("key", key) for grid in grids for key in grid}
-        for key in ("methods", "backbones", "schemes"):
-            here |= {(key, value) for grid in grids for value in grid[key]}
-        if here - met:
-            chosen[name] = experiment
-            met |= here
+        new = is_new(experiment)
+        if also := [grid for grid in experiment.get("also", []) if is_new(grid)]:
+            chosen[name] = {**experiment, "also": also}
+        elif new:
+            chosen[name] = {key: value for key, value in experiment.items() if key != "also"}
     return chosen
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from benchmark.analysis import gate, statistics
+from benchmark.analysis.balance import imbalance
 from benchmark.analysis.statistics import Estimate, Measured, Spread
 from benchmark.components.facts import PIXELS
 from benchmark.config.schema import Params
@@ -164,6 +165,8 @@ class Table:
     """Checksum of the images."""
     images: int | None
     """Training images; null if the params give a share and the images have not been built."""
+    largest_class: float | None
+    """Share of the largest class of the test split; null if the classes are of equal size."""
     neighbours: tuple[int, int]
     metrics: tuple[Metric, ...]
     backbones: tuple[str, ...]
@@ -177,6 +180,10 @@ class Table:
     def of(self, backbone: str) -> list[Entry]:
         """A backbone's rows, ranked, with every control that belongs below them."""
         return [e for e in self.entries if e.row.backbone in (backbone, PIXELS)]
+
+
+BALANCED = Metric("knn_balanced", "", "kNN, balanced")
+"""Computed from the images that a record's `correct` lists, where the classes differ in size."""
 
 
 def metrics(params: Params) -> tuple[Metric, ...]:
@@ -201,14 +208,21 @@ def build(root: Path, params: Params, experiment: str) -> Table:
     values = {
         (own.row, metric.name): _values(own, metric.key) for own in rows for metric in columns
     }
+    records_of = {own.row: list(own.records.values()) for own in rows}
+    every = [p.record for records in records_of.values() for p in records]
+    uneven = imbalance(root, params, every[0].dataset)
+    if uneven:
+        first, *others = columns
+        columns = (first, BALANCED, *others)
+        for row, records in records_of.items():
+            lists = (p.record.result.correct for p in records if p.record.status == "done")
+            values[row, BALANCED.name] = [uneven.accuracy(one) for one in lists if one]
     pools = list(_pools(params, rows, columns, values))
     spreads: dict[tuple[str, str, bool], Spread] = {
         (pool.metric, pool.backbone, pool.trained): pool for pool in pools
     }
     # Raw pixels do not depend on a seed.
     spreads |= {(metric.name, PIXELS, False): Spread(0.0, 1) for metric in columns}
-    records_of = {own.row: list(own.records.values()) for own in rows}
-    every = [p.record for records in records_of.values() for p in records]
     distinct = {canonical_json.compact(r.environment): r.environment for r in every}
     environments = list(distinct.values())
     entries = []
@@ -264,6 +278,7 @@ def build(root: Path, params: Params, experiment: str) -> Table:
         experiment=experiment,
         dataset=every[0].dataset,
         images=sizes.training_images(root, params),
+        largest_class=uneven.largest if uneven else None,
         neighbours=params.evaluation.knn_k,
         metrics=columns,
         backbones=params.experiments[experiment].every("backbones"),

@@ -22,6 +22,7 @@ from benchmark.data.manifest import (
     FORMAT,
     MANIFEST,
     NAMES,
+    TENSORS,
     Manifest,
     Source,
     Split,
@@ -31,8 +32,6 @@ from benchmark.data.manifest import again as how_again
 from benchmark.data.manifest import read as read_manifest
 from benchmark.data.pool import Splits
 from benchmark.data.split import split
-
-TENSORS = "splits.safetensors"
 
 
 def build(

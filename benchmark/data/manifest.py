@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ConfigDict, ValidationError, model_validator
 
@@ -13,10 +13,14 @@ from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.core.value import Value, first_error
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 FORMAT: Final = 2
 """Version of the layout of `manifest.json` and `splits.safetensors`."""
 
-MANIFEST = "manifest.json"
+MANIFEST, TENSORS = "manifest.json", "splits.safetensors"
 
 NAMES = ("train", "validation", "test")
 
@@ -114,6 +118,15 @@ def read(folder: Path) -> Manifest:
         raise UserError(f"{path}: expected a manifest: {said}; {how}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a manifest, found {error}; {how}") from error
+
+
+def read_labels(folder: Path, split: str) -> NDArray[np.int64]:
+    """The label of each image of a split (N,), an index into the classes."""
+    from safetensors import safe_open
+
+    with safe_open(folder / TENSORS, "numpy") as file:
+        labels: NDArray[np.int64] = file.get_tensor(f"{split}.labels")
+    return labels
 
 
 def dataset_checksum(splits: Mapping[str, Split]) -> str:

@@ -109,25 +109,30 @@ def write_params(root: Path, tree: dict[str, Any]) -> None:
         YAML(typ="safe", pure=True).dump(tree, file)
 
 
-def draw_images(folder: Path) -> None:
-    """Four classes that differ in the direction and width of their stripes, under noise."""
+def draw_images(folder: Path, fewer: Mapping[str, int] | None = None) -> None:
+    """Four classes that differ in the direction and width of their stripes, under noise.
+
+    `fewer` has the number of images of classes that are to have less than their share.
+    """
     dice = np.random.default_rng(0)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     for name, phase in {"a": rows, "b": columns, "c": 2 * rows, "d": 2 * columns}.items():
         (folder / name).mkdir(parents=True)
-        for number in range(sum(COUNTS.values()) // 4):
+        for number in range((fewer or {}).get(name, sum(COUNTS.values()) // 4)):
             wave = 128 + 60 * np.sin(phase + dice.uniform(0, 6)) + dice.normal(0, 30, phase.shape)
             image = Image.fromarray(wave.clip(0, 255).astype(np.uint8))
             image.save(folder / name / f"{number:03}.png")
 
 
-def project(root: Path, tree: dict[str, Any] | None = None) -> Path:
+def project(
+    root: Path, tree: dict[str, Any] | None = None, fewer: Mapping[str, int] | None = None
+) -> Path:
     """A project folder with params and built images."""
     from benchmark.data.build import build
 
     tree = tree or raw()
     root.mkdir(parents=True, exist_ok=True)
-    draw_images(root / "images")
+    draw_images(root / "images", fewer)
     write_params(root, tree)
     given = tree["data"]
     options = given["options"] | {"path": str(root / "images")}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.analysis import contrasts
+from benchmark.analysis.balance import correct_images
 from benchmark.analysis.claims import rules
 from benchmark.analysis.claims.arms import ACCURACY, Arm, Bar
 from benchmark.analysis.claims.differences import Difference
@@ -83,12 +84,6 @@ def variance_over_images(differences: NDArray[np.float64] | Sequence[Sequence[fl
 
 
 def _right(own: Arm, seed: int) -> NDArray[np.float64] | None:
-    """1 for each test image that the network of a seed classifies correctly, else 0.
-
-    The first image is the highest bit of the first digit. The last digit is padded with zeros: up to
-    three images that no network gets right, which do not change a difference.
-    """
+    """See `correct_images`. The padding is images that no network gets right: no difference changes."""
     digits = own.rows[0].records[seed].record.result.correct
-    if digits is None:
-        return None
-    return np.array([float(bit) for digit in digits for bit in f"{int(digit, 16):04b}"])
+    return None if digits is None else correct_images(digits)

@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
         records = train_missing(arguments, found, missing)
         # Without the crashed trials another rate would be chosen.
         refuse_crashes(missing, records)
-        made = {
+        whole = known | {
             key: rate_table.Result(key, entry.status, entry.result.metrics.get(metric))
             for key, entry in records.items()
         }
-        return {task.cell.label: (known | made)[task.fingerprint] for task in trials}
+        return {task.cell.label: whole[task.fingerprint] for task in trials}
 
     table = sweeping.tune(
         found, arguments.experiment, results, lambda line: print(line, file=sys.stderr)

@@ -9,6 +9,7 @@ from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.data import manifest as manifests
+from benchmark.data.manifest import Manifest
 
 
 def data_folder(root: Path, track: str) -> Path:
@@ -49,7 +50,12 @@ def check_images(root: Path, params: Params) -> None:
 
 
 def dataset_checksum(root: Path, params: Params) -> str:
-    """The checksum of a track's built images.
+    """The checksum of a track's built images; raises UserError as `built` does."""
+    return built(root, params).sha256
+
+
+def built(root: Path, params: Params) -> Manifest:
+    """The manifest of a track's built images.
 
     Raises UserError if they have not been built, or were built from another `data` than that of the
     params. Unrecorded options are compared with the note that `remember` makes; images from elsewhere
@@ -78,4 +84,4 @@ def dataset_checksum(root: Path, params: Params) -> str:
         raise UserError(
             f"{path}: built from another {' or '.join(places)} than params ask for; {again}"
         )
-    return manifest.sha256
+    return manifest

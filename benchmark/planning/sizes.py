@@ -11,10 +11,9 @@ from pathlib import Path
 from benchmark.components import registry
 from benchmark.config.schema import Params
 from benchmark.core.errors import ParamsError, UserError
-from benchmark.data import manifest
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration
-from benchmark.planning.images import data_folder, dataset_checksum
+from benchmark.planning.images import built
 
 
 def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
@@ -37,8 +36,7 @@ def training_images(root: Path, params: Params) -> int | None:
     if isinstance(images, int):
         return images
     try:
-        dataset_checksum(root, params)
-        return manifest.read(data_folder(root, params.track)).splits["train"].count
+        return built(root, params).splits["train"].count
     except UserError:
         return None
 

@@ -81,13 +81,13 @@ def finished(tasks: Sequence[Task], root: Path) -> list[Record]:
     in the experiment's table.
     """
     found = []
-    cells = [task.cell for task in tasks]
-    sums = {cell.experiment: _sums(root, cell.track, cell.experiment) for cell in cells}
+    tables = {(task.cell.track, task.cell.experiment) for task in tasks}
+    sums = {table: _sums(root, *table) for table in tables}
     for task in tasks:
         cell = task.cell
         with contextlib.suppress(FileNotFoundError, UserError):
             entry = read(file_of(cell, root))
-            record, expected = entry.record, sums[cell.experiment].get(cell.label)
+            record, expected = entry.record, sums[cell.track, cell.experiment].get(cell.label)
             if record.fingerprint != task.fingerprint or not record.is_final:
                 continue
             if expected in (None, entry.checksum):

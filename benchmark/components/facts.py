@@ -7,7 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from benchmark.components.options import check, check_options
 from benchmark.core.errors import UserError, check_known
@@ -20,7 +27,16 @@ Section = Literal["backbone", "projector", "predictor", "decoder"]
 SECTIONS: tuple[str, ...] = get_args(Section)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-"""Names become parts of file names."""
+
+
+def _name(given: str) -> str:
+    if not NAME.fullmatch(given):
+        raise ValueError("expected letters, digits and - _ . between them")
+    return given
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""Becomes part of the names of cells and files."""
 
 
 class Facts(Value):
@@ -29,18 +45,11 @@ class Facts(Value):
     model_config = ConfigDict(strict=True)
 
     kind: str | None = None
-    name: str
+    name: Name
     version: int = Field(ge=1)
     options: dict[str, Any]
     defaults: dict[str, Any] = Field(default_factory=dict)
     example: dict[str, Any] | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str) -> str:
-        if not NAME.fullmatch(name):
-            raise ValueError("expected letters, digits and - _ . between them")
-        return name
 
     @field_validator("options")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from benchmark.components.facts import NAME
+from benchmark.components.facts import Name
 from benchmark.core.value import Value
 
 
@@ -18,21 +18,12 @@ class Model(Value):
     model_config = ConfigDict(strict=True)
 
 
-def _name(given: str) -> str:
-    if not NAME.fullmatch(given):
-        raise ValueError("expected letters, digits and - _ . between them")
-    return given
-
-
 def _unique(listed: tuple[Any, ...]) -> tuple[Any, ...]:
     for item, count in Counter(listed).items():
         if count > 1:
             raise ValueError(f"{item!r} is listed twice")
     return listed
 
-
-Name = Annotated[str, AfterValidator(_name)]
-"""Becomes part of the names of cells and files."""
 
 Decay = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.analysis.statistics import quantile
 from benchmark.config.schema import Params
+from benchmark.core import canonical_json
 from benchmark.core.errors import CheckFailed, UserError
 from benchmark.execution.local import Stopped, train_missing
 from benchmark.planning.cell import Cell, Row, tasks
@@ -153,7 +154,7 @@ def _record(root: Path, cell: Cell, checksum: str) -> Record | None:
 
 
 def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Published) -> Verdict:
-    found = hashlib.sha256(collect.document(cell, entry).encode()).hexdigest()
+    found = canonical_json.sha256(collect.document(cell, entry))
     knn = entry.result.metrics.get(ranking_key(cell.config.evaluation.knn_k))
     if found == published.sha256:
         if _same(knn, published.knn):

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, Field
 
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
+from benchmark.core.value import Value
 from benchmark.planning.cell import Task
-from benchmark.planning.configuration import Value
 from benchmark.provenance.machine import Machine
 from benchmark.provenance.program import Program
 from benchmark.results.published import Published, one_line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Images (N, C, H, W) → the embedding `pooled` (N, width) and further readouts by name."""
+
+    def draw(self, seed: int) -> AbstractSet[nn.Parameter]:
+        """Draws initial weights and returns these parameters; the benchmark draws all others."""
+        return frozenset()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) → embeddings (N, width)."""

@@ -1,14 +1,14 @@
-"""timm's ResNet (He et al. 2016, 1512.03385) with a stem for small images."""
+"""timm's ResNet (He et al. 2016, 1512.03385) of basic blocks, with a stem for small images."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.models.resnet import BasicBlock, ResNet, make_blocks
 from torch import Tensor, nn
 
-from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone
+from benchmark.backbones.base import ImageShape
+from benchmark.backbones.timm_backbone import TimmBackbone, placed
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
 
@@ -56,119 +56,28 @@ def build(
             f"backbone resnet: channels {channels} and layers {layers} must have four entries each"
         )
 
-    net: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=tuple(channels))  # type: ignore[arg-type]  # timm's annotation lacks type[…]
-    # timm's stem always has 64 channels; ours has those of the first stage. So timm's class gives the
-    # forward pass, and stem and stages are made here with timm's functions. With 64 channels it is the
-    # network that timm builds.
-    net.conv1 = nn.Conv2d(
-        shape.channels, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False
-    )
-    if not stem_pool:
-        net.maxpool = nn.Identity()
-    stages, _ = make_blocks(
-        (BasicBlock,) * 4, tuple(channels), tuple(layers), channels[0],
-        act_layer=nn.ReLU, norm_layer=nn.Identity,
-    )  # fmt: skip
-    for name, stage in stages:
-        setattr(net, name, stage)
-    _place(net, [stage for _, stage in stages], norms, shape)
-    net.init_weights(zero_init_last=branch_gain == 0)
-    return TimmResNet(net, shape)
+    def make() -> TimmResNet:
+        net: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=tuple(channels))  # type: ignore[arg-type]  # timm's annotation lacks type[…]
+        # timm's stem always has 64 channels; ours has those of the first stage. So timm's class gives
+        # the forward pass, and stem and stages are made here with timm's functions. With 64 channels it
+        # is the network that timm builds.
+        net.conv1 = nn.Conv2d(
+            shape.channels, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False
+        )
+        net.bn1 = nn.BatchNorm2d(channels[0])
+        if not stem_pool:
+            net.maxpool = nn.Identity()
+        stages, _ = make_blocks((BasicBlock,) * 4, tuple(channels), tuple(layers), channels[0])
+        for name, stage in stages:
+            setattr(net, name, stage)
+        return TimmResNet(net, shape)
+
+    return placed(make, norms, branch_gain)
 
 
-def _place(net: Any, stages: list[Any], norms: SectionNorms, shape: ImageShape) -> None:
-    """Puts the norms, and what they need around them, into every site."""
-
-    def halved(sides: tuple[int, int]) -> tuple[int, int]:
-        return (sides[0] + 1) // 2, (sides[1] + 1) // 2
-
-    kernel, stride, padding = net.conv1.kernel_size[0], net.conv1.stride[0], net.conv1.padding[0]
-    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in shape[1:])
-    net.conv1 = norms.convolution(net.conv1)
-    net.bn1, net.act1 = norms.activated(
-        "map", net.conv1.out_channels, nn.ReLU(inplace=True), height * width
-    )
-    sides = (height, width) if isinstance(net.maxpool, nn.Identity) else halved((height, width))
-    for number, stage in enumerate(stages):
-        sides = sides if number == 0 else halved(sides)
-        positions = sides[0] * sides[1]
-        for block in stage:
-            channels = block.conv2.out_channels
-            block.conv1, block.conv2 = map(norms.convolution, (block.conv1, block.conv2))
-            block.bn1, block.act1 = norms.activated(
-                "map", channels, nn.ReLU(inplace=True), positions
-            )
-            block.bn2 = norms.layer("map", channels, positions)
-            if block.downsample is not None:
-                block.downsample[0] = norms.convolution(block.downsample[0])
-                block.downsample[1] = norms.layer("map", channels, positions)
-            # timm applies drop_path last on the branch, just before the addition.
-            block.drop_path = norms.branch()
-
-
-class TimmResNet(MaskedBackbone):
+class TimmResNet(TimmBackbone):
     """Pooled features of the last map."""
-
-    def __init__(self, net: Any, shape: ImageShape) -> None:
-        super().__init__()
-        self.net, self.shape = net, shape
-        self.width = int(net.num_features)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """`pooled`: the mean over positions."""
         return {"pooled": self.net.forward_features(images).mean((2, 3))}
-
-    def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
-        """The last map (N, width, h, w) of the images with a learnt patch in place of each hidden one.
-
-        With a constant instead, positions would have no variance, the Jacobian of a norm over channels
-        would be up to 1/√eps there, and batch statistics would mostly be those of the mask.
-        """
-        n, _, height, width = images.shape
-        rows, columns = height // mask.patch, width // mask.patch
-        grid = mask.hidden.view(n, 1, rows, columns)
-        hidden = grid.repeat_interleave(mask.patch, 2).repeat_interleave(mask.patch, 3)
-        filled = self.mask_patch.to(images).repeat(1, 1, rows, columns)
-        masked = torch.where(hidden, filled, images).contiguous(memory_format=torch.channels_last)
-        return self.net.forward_features(masked)
-
-    def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
-        """One convolution over the map resampled to the patch grid, then a linear readout."""
-        return MapDecoder(self.width, width, norms, patch, self.shape)
-
-    def prepare_masking(self, patch: int) -> None:
-        """Adds a learnt patch of pixels for hidden ones (as SimMIM's token, 2111.09886, §3.2)."""
-        self.mask_patch = nn.Parameter(torch.zeros(1, self.shape.channels, patch, patch))
-
-
-class MapDecoder(nn.Module):
-    """Map (N, C, h, w) → pixels of every patch (N, P, patch² · channels)."""
-
-    def __init__(
-        self, incoming: int, width: int, norms: SectionNorms, patch: int, shape: ImageShape
-    ) -> None:
-        super().__init__()
-        positions = (shape.height // patch) * (shape.width // patch)
-        self.mix = norms.convolution(nn.Conv2d(incoming, width, 3, padding=1, bias=False))
-        self.norm, self.act = norms.activated("map", width, nn.ReLU(), positions)
-        self.read = nn.Conv2d(width, patch * patch * shape.channels, 1)
-
-    def forward(self, encoded: Tensor, mask: Mask) -> Tensor:
-        """Decodes an encoding of `TimmResNet.encode_masked`."""
-        grid = round(mask.hidden.shape[1] ** 0.5)
-        rows = _bilinear(encoded.shape[2], grid, encoded)
-        columns = _bilinear(encoded.shape[3], grid, encoded)
-        resampled = rows @ encoded @ columns.T
-        return self.read(self.act(self.norm(self.mix(resampled)))).flatten(2).transpose(1, 2)
-
-
-def _bilinear(size: int, out: int, like: Tensor) -> Tensor:
-    """The (out, size) matrix of bilinear resampling, pixel centres aligned as in torch.
-
-    A matrix product has a deterministic gradient on every device, interpolate does not.
-    """
-    position = ((torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5).clamp(
-        0, size - 1
-    )
-    weight = (1 - (position[:, None] - torch.arange(size)).abs()).clamp(min=0)
-    return weight.to(like)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone
+from benchmark.backbones.base import ImageShape
+from benchmark.backbones.timm_backbone import TimmBackbone, placed
 from benchmark.core.errors import UserError
-from benchmark.norms.factory import SectionNorms
+from benchmark.norms.factory import EPS, SectionNorms
 
 COMPONENT = {
     "name": "vit",
@@ -65,18 +66,18 @@ def build(
         raise UserError(
             f"backbone vit: num_heads {num_heads} does not divide embed_dim {embed_dim}"
         )
-    positions = 1 + shape.height * shape.width // patch_size**2
-    net = VisionTransformer(
-        img_size=(shape.height, shape.width), patch_size=patch_size, in_chans=shape.channels,
-        num_classes=0, global_pool="token", embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_ratio=mlp_ratio, qk_norm=qk_norm, scale_mlp_norm=mlp_norm, final_norm=False,
-        norm_layer=_injected(norms, positions),
-        block_fn=BLOCKS[placement],
-    )  # fmt: skip
-    if final_norm != "none":
-        net.norm = norms.layer("tokens", embed_dim, positions if final_norm == "before-pool" else 1)
-    _add_branches(net.blocks, norms)
-    return TimmViT(net, final_norm)
+
+    def make() -> TimmViT:
+        net = VisionTransformer(
+            img_size=(shape.height, shape.width), patch_size=patch_size, in_chans=shape.channels,
+            num_classes=0, global_pool="token", embed_dim=embed_dim, depth=depth,
+            num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, scale_mlp_norm=mlp_norm,
+            final_norm=final_norm != "none", norm_layer=partial(nn.LayerNorm, eps=EPS),
+            block_fn=BLOCKS[placement],
+        )  # fmt: skip
+        return TimmViT(net, shape, final_norm)
+
+    return placed(make, norms)
 
 
 class PostBlock(Block):
@@ -94,47 +95,25 @@ class PostBlock(Block):
 BLOCKS = {"pre": Block, "res-post": ResPostBlock, "post": PostBlock}
 
 
-def _injected(norms: SectionNorms, positions: int) -> Any:
-    def norm(width: int, **_: object) -> nn.Module:
-        return norms.layer("tokens", width, positions)
-
-    return norm
-
-
-def _add_branches(blocks: nn.Module, norms: SectionNorms) -> None:
-    """Puts the norm's layer at the end of every residual branch, if it has one."""
-    for block in blocks.modules():
-        if not isinstance(block, Block | ResPostBlock):
-            continue
-        ends = ("drop_path1", "drop_path2") if isinstance(block, ResPostBlock) else ("ls1", "ls2")
-        for name in ends:
-            setattr(block, name, norms.branch() or getattr(block, name))
-
-
-class TimmViT(MaskedBackbone):
+class TimmViT(TimmBackbone):
     """The mean of the patch tokens, and the class token."""
 
-    def __init__(self, net: VisionTransformer, final_norm: str) -> None:
-        super().__init__()
-        self.net = net
-        self.width = int(net.embed_dim)
+    def __init__(self, net: VisionTransformer, shape: ImageShape, final_norm: str) -> None:
+        super().__init__(net, shape)
         self.final_norm = final_norm
         if final_norm == "class-token":
             self.trained = "class_token"
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """`pooled`: the mean of the patch tokens; `class_token`: that token's output."""
-        tokens = self._normalized(self.net.blocks(self._embedded(images)))
+        embedded = self.net._pos_embed(self.net.patch_embed(images))
+        tokens = self.normalized(self.net.blocks(embedded))
         pooled = tokens[:, 1:].mean(1)
         if self.final_norm == "after-pool":
             pooled = self.net.norm(pooled)
         return {"pooled": pooled, "class_token": tokens[:, 0]}
 
-    def _embedded(self, images: Tensor) -> Tensor:
-        """Tokens (N, 1 + P, C) with their positions, the class token first."""
-        return self.net._pos_embed(self.net.patch_embed(images))
-
-    def _normalized(self, tokens: Tensor) -> Tensor:
+    def normalized(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T, C) after the final norm."""
         if self.final_norm == "before-pool":
             return self.net.norm(tokens)
@@ -142,51 +121,8 @@ class TimmViT(MaskedBackbone):
             return torch.cat((self.net.norm(tokens[:, :1]), tokens[:, 1:]), 1)
         return tokens
 
-    def encode_masked(self, images: Tensor, mask: Mask) -> Tensor:
-        """Tokens (N, 1 + V, width) of the class token and the visible patches alone (MAE §3)."""
-        tokens = self._embedded(images)
-        index = mask.visible[:, :, None].expand(-1, -1, self.width)
-        tokens = torch.cat((tokens[:, :1], tokens[:, 1:].gather(1, index)), 1)
-        return self._normalized(self.net.blocks(tokens))
-
-    def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
-        """One transformer block over visible and mask tokens."""
-        return TokenDecoder(self, width, norms)
-
-    def prepare_masking(self, patch: int) -> None:
-        """Checks that masked patches are the ViT's patches and that the final norm is on tokens."""
-        own = int(self.net.patch_embed.patch_size[0])
-        if patch != own:
-            raise UserError(f"method mae: patch {patch} is not the ViT's patch {own}")
+    def unmaskable(self, patch: int | None = None) -> str | None:
+        """See the base class."""
         if self.final_norm == "after-pool":
-            raise UserError("method mae does not pool, so final_norm cannot be 'after-pool'")
-
-
-class TokenDecoder(nn.Module):
-    """Tokens (N, 1 + V, C) → pixels of every patch (N, P, patch² · channels) (MAE, 2111.06377).
-
-    One pre-norm block for every placement in the backbone: the decoder is a section of its own.
-    """
-
-    def __init__(self, backbone: TimmViT, width: int, norms: SectionNorms) -> None:
-        super().__init__()
-        embed = backbone.net.patch_embed
-        self.embed = nn.Linear(backbone.width, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + embed.num_patches, width))
-        positions = 1 + embed.num_patches
-        self.block = Block(width, 2, qkv_bias=True, norm_layer=_injected(norms, positions))
-        _add_branches(self.block, norms)
-        self.norm = norms.layer("tokens", width, positions)
-        self.read = nn.Linear(width, embed.patch_size[0] ** 2 * backbone.net.in_chans)
-
-    def forward(self, encoded: Tensor, mask: Mask) -> Tensor:
-        """Decodes an encoding of `TimmViT.encode_masked`."""
-        tokens = self.embed(encoded)
-        n, total = mask.hidden.shape
-        index = mask.visible[:, :, None].expand(-1, -1, tokens.shape[2])
-        # Under bfloat16 autocast the tokens have another type than the parameter.
-        mask_token = self.mask_token.to(tokens)
-        grid = mask_token.expand(n, total, -1).scatter(1, index, tokens[:, 1:])
-        tokens = torch.cat((tokens[:, :1], grid), 1) + self.pos_embed
-        return self.read(self.norm(self.block(tokens)))[:, 1:]
+            return "it does not pool, so final_norm cannot be 'after-pool'"
+        return super().unmaskable(patch)

@@ -23,6 +23,9 @@ from benchmark.core.value import Value, first_error
 PIXELS = "pixels"
 """The backbone of controls without a network, and its component."""
 
+TIMM = "timm"
+"""The component of backbones whose `model` is one of timm's."""
+
 Section = Literal["backbone", "projector", "predictor", "decoder"]
 SECTIONS: tuple[str, ...] = get_args(Section)
 

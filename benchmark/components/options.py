@@ -1,8 +1,8 @@
 """Checks option values against the short descriptions that components declare.
 
-A description is `int >= 1`, `float > 0`, `0 <= float <= 1`, `bool`, `str`, a list of allowed values,
-one of these after `list of `, or a number's after `range of ` (two values, the lowest first). It is in a
-component's literal facts, so options are checked without importing the component.
+A description is `int >= 1`, `float > 0`, `0 <= float <= 1`, `bool`, `str`, `mapping`, a list of allowed
+values, one of these after `list of `, or a number's after `range of ` (two values, the lowest first). It
+is in a component's literal facts, so options are checked without importing the component.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ def check(where: str, value: Any, description: str | list[Any]) -> Any:
         if not isinstance(value, list) or not value:
             raise UserError(f"{where} is {value!r}, expected a {description}")
         return [check(where, item, description.removeprefix("list of ")) for item in value]
+    if description == "mapping":
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{where} is {value!r}, expected a mapping of names to values")
+        return value
     if description in ("bool", "str"):
         if type(value).__name__ != description:
             raise UserError(f"{where} is {value!r}, expected {description}")

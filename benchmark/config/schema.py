@@ -146,14 +146,29 @@ class Further(Grid):
     seeds: Seeds | None = None
 
 
+class Stem(Model):
+    """Changes to the first layers of a model of timm, for small images."""
+
+    kernel: int | None = Field(default=None, ge=1)
+    """Side of the first convolution's filters, in pixels."""
+    stride: int | None = Field(default=None, ge=1)
+    pool: Literal[False] | None = None
+    """False leaves out the pooling after it."""
+
+
 class BackboneParams(Model):
     """One backbone of this track."""
 
     model: str
-    """The component that builds it."""
+    """A component of the benchmark, a plug-in, or a model of timm."""
     optimizer: str
     """The name of an entry under `optimizers`."""
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """The component's options; of a model of timm the arguments of timm."""
+    stem: Stem | None = None
+    """Of a model of timm."""
+    layout: dict[str, Any] = Field(default_factory=dict)
+    """Of a model of timm: where its norms are and how its residual branches start."""
 
 
 class Experiment(Grid):

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmark.components import registry
-from benchmark.components.facts import PIXELS, SECTIONS
+from benchmark.components import registry, timm_models
+from benchmark.components.facts import PIXELS, SECTIONS, TIMM
 from benchmark.components.options import check_options
 from benchmark.config.presets import PRESETS
 from benchmark.config.schema import BackboneParams, Control, Experiment, MethodParams, Params
@@ -38,6 +38,8 @@ def checked(params: Params) -> Params:
     """The same params with all options checked and their defaults added; UserError if one is wrong."""
     if PIXELS in params.backbones:
         raise UserError(f"backbones: {PIXELS} is the backbone of controls without a network")
+    backbones = {name: _backbone(name, entry, params) for name, entry in params.backbones.items()}
+    params = params.model_copy(update={"backbones": backbones})
     source = params.data.source
     options = registry.check("source", source, f"source {source}", params.data.options)
     # A preset that no experiment uses need not fit this track.
@@ -51,9 +53,6 @@ def checked(params: Params) -> Params:
         update={
             "training": training.model_copy(update={"teacher": teacher}),
             "data": params.data.model_copy(update={"options": options}),
-            "backbones": {
-                name: _backbone(name, entry, params) for name, entry in params.backbones.items()
-            },
             "optimizers": {
                 name: _optimizer(name, optimizer) for name, optimizer in params.optimizers.items()
             },
@@ -80,8 +79,30 @@ def checked(params: Params) -> Params:
 def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParams:
     check_known(f"optimizer of backbone {name}", [entry.optimizer], params.optimizers)
     where = f"backbone {name}: {entry.model}" if name != entry.model else f"backbone {name}"
-    arguments = registry.check("backbone", entry.model, where, entry.arguments)
-    return entry.model_copy(update={"arguments": arguments})
+    components = frozenset(registry.catalogue("backbone")) - {PIXELS, TIMM}
+    if entry.model in components:
+        if entry.stem or entry.layout:
+            raise UserError(
+                f"{where}: stem and layout are keys of timm's models; {entry.model} has arguments"
+            )
+        arguments = registry.check("backbone", entry.model, where, entry.arguments)
+        return entry.model_copy(update={"arguments": arguments})
+    timm_models.check(entry.model, components)
+    check_known(f"key of {where}: layout", entry.layout, layout_options(TIMM))
+    stem = entry.stem.model_dump(exclude_none=True) if entry.stem else {}
+    given = {"architecture": entry.model, "arguments": entry.arguments, "stem": stem}
+    options = registry.check("backbone", TIMM, where, given | entry.layout)
+    return entry.model_copy(update={"model": TIMM, "arguments": options})
+
+
+def layout_options(component: str) -> dict[str, Any]:
+    """The options of a backbone that a scheme may set, with their descriptions."""
+    described = registry.facts("backbone", component)["options"]
+    return {
+        key: value
+        for key, value in described.items()
+        if component != TIMM or key not in ("architecture", "arguments", "stem")
+    }
 
 
 def _optimizer(entry: str, optimizer: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +119,7 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
     It may also set parts of a teacher's policy and some options of a backbone.
     """
     where = f"scheme {name}"
-    others = {"teacher", *params.models}
+    others = {"teacher", "layout", *params.models}
     beside = {key: value for key, value in scheme.items() if key in others}
     sections = {key: value for key, value in scheme.items() if key not in others}
     if "norm" in sections:
@@ -110,19 +131,46 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
     for section, spec in sections.items():
         if not isinstance(spec, dict) or not isinstance(spec.get("norm"), str):
             raise UserError(f"schemes: {name}.{section} is {spec!r}, expected {{norm: …}}")
-        given = {key: value for key, value in spec.items() if key != "norm"}
-        found[section] = {
-            "norm": spec["norm"],
-            **registry.check("norm", spec["norm"], f"{where}: {spec['norm']}", given),
-        }
+        found[section] = _norm(where, spec)
+        if "parts" in spec:
+            if section != "backbone" or "norm" in scheme:
+                raise UserError(f"schemes: {name} has parts, which only `backbone: {{…}}` may have")
+            found[section]["parts"] = _parts(f"schemes: {name}.backbone", where, spec["parts"])
     for key, value in beside.items():
-        described = TEACHER if key == "teacher" else registry.facts("backbone", key)["options"]
+        if key == "teacher":
+            described = TEACHER
+        elif key == "layout":
+            described = functools.reduce(
+                lambda known, model: known | layout_options(model), sorted(params.models), {}
+            )
+        else:
+            described = registry.facts("backbone", key)["options"]
         if not isinstance(value, dict):
             raise UserError(f"schemes: {name}.{key} is {value!r}, expected options")
         check_known(f"option of {where}: {key}", value, described)
         described = {option: described[option] for option in value}
         found[key] = check_options(f"{where}: {key}", value, described)
     return found
+
+
+def _norm(where: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A norm with all its options."""
+    given = {key: value for key, value in spec.items() if key not in ("norm", "parts", "sites")}
+    checked = registry.check("norm", spec["norm"], f"{where}: {spec['norm']}", given)
+    return {"norm": spec["norm"], **checked}
+
+
+def _parts(key: str, where: str, parts: Any) -> list[dict[str, Any]]:
+    """The norms of parts of a backbone; whether a pattern fits a site is known with the network."""
+    if not isinstance(parts, list) or not parts:
+        raise UserError(f"{key}.parts is {parts!r}, expected a list of {{sites: …, norm: …}}")
+    for part in parts:
+        named = isinstance(part, dict) and all(
+            isinstance(part.get(k), str) for k in ("sites", "norm")
+        )
+        if not named or "parts" in part:
+            raise UserError(f"{key}.parts has {part!r}, expected {{sites: …, norm: …}}")
+    return [{"sites": part["sites"], **_norm(where, part)} for part in parts]
 
 
 def _method(name: str, method: MethodParams | Control, params: Params) -> MethodParams | Control:

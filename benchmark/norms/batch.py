@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.core.errors import UserError
 from benchmark.norms.bases import RunningNorm
-from benchmark.norms.factory import ChannelsLast, OverTokens, Site
+from benchmark.norms.factory import EPS, MOMENTUM, ChannelsLast, OverTokens, Site
 
 COMPONENT = [
     {
@@ -31,12 +31,14 @@ def build(name: str, site: Site, groups: int = 1, assignment: str = "contiguous"
     """BN over the batch (and the positions), or over each of `groups` equal parts of it."""
     layer: nn.Module
     if name == "ghost-bn":
-        layer = GhostBatchNorm(site.width, groups, assignment, site.affine)
+        if site.merged:
+            raise ValueError("its first dimension is not the samples, which it groups")
+        layer = GhostBatchNorm(site.width, groups, assignment, site.affine, site.momentum, site.eps)
         # Groups consist of whole samples, so tokens do not count as samples here.
         return ChannelsLast(layer) if site.shape == "tokens" else layer
     if site.shape == "map":
-        return nn.BatchNorm2d(site.width, affine=site.affine)
-    layer = nn.BatchNorm1d(site.width, affine=site.affine)
+        return nn.BatchNorm2d(site.width, site.eps, site.momentum, site.affine)
+    layer = nn.BatchNorm1d(site.width, site.eps, site.momentum, site.affine)
     return OverTokens(layer) if site.shape == "tokens" else layer
 
 
@@ -55,9 +57,10 @@ class GhostBatchNorm(RunningNorm):
         groups: int,
         assignment: str = "contiguous",
         affine: bool = True,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
+        eps: float = EPS,
     ) -> None:
-        super().__init__(width, momentum=momentum, affine=affine)
+        super().__init__(width, eps, momentum, affine)
         self.groups, self.assignment = groups, assignment
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def build(name: str, site: Site, groups: int) -> nn.Module:
         raise ValueError("it always has a scale and a shift")
     if site.width == groups and site.positions == 1:
         raise ValueError(f"{groups} groups of one value have no variance")
-    layer = EvoNorm2dS0(site.width, groups, apply_act=site.activated)
+    layer = EvoNorm2dS0(site.width, groups, apply_act=site.activated, eps=site.eps)
     return layer if site.shape == "map" else OnVectors(layer)
 
 

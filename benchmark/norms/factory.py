@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,10 @@ Shape = Literal["map", "vector", "tokens"]
 
 
 EPS = 1e-5
-"""What every norm adds to a variance: torch's default for BN and GN (timm's ViTs give LN 1e-6)."""
+"""What norms add to a variance, unless the model has another number: torch's default for BN and GN."""
+
+MOMENTUM = 0.1
+"""The weight of a batch in running statistics, unless the model has another: torch's default."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,43 @@ class Site:
     activated: bool = False
     """Whether an activation follows, which a norm that includes one replaces."""
     eps: float = EPS
+    momentum: float = MOMENTUM
+    """The weight of a batch in running statistics."""
+    biased: bool = False
+    """Whether the layer before it has a bias, so that it needs none if it does not normalize."""
+    merged: bool = False
+    """Whether tokens (M, …, C) come from N < M samples, M / N of them one after the other."""
+    path: str = ""
+    """Its place in the network, for error messages."""
+    own: nn.Module | None = None
+    """The norm that the network has there by itself."""
+
+    def __str__(self) -> str:
+        place = f"at {self.path} of the" if self.path else "in the"
+        return f"{place} {self.section} ({self.shape} of {self.width} channels)"
 
 
 class SectionNorms:
     """The norms of one section of one network: the factory that backbones and heads call.
 
-    `spec` is the section's entry of a resolved scheme: `{"norm": "gn", "groups": 8}`.
+    `spec` is the section's entry of a resolved scheme: `{"norm": "gn", "groups": 8}`. Its `parts` are
+    entries with a pattern of `sites` that have another norm.
     """
 
     def __init__(self, section: str, spec: Mapping[str, Any]) -> None:
         self.section = section
         self.name = str(spec["norm"])
         self.facts = registry.facts("norm", self.name)
-        given = {key: value for key, value in spec.items() if key != "norm"}
+        given = {key: value for key, value in spec.items() if key not in ("norm", "parts", "sites")}
         self.options = {**self.facts.get("defaults", {}), **given}
         self._module = registry.load("norm", self.name)
+        self.parts = [
+            (part["sites"], SectionNorms(section, part)) for part in spec.get("parts", ())
+        ]
+
+    def at(self, matches: Callable[[str], bool]) -> SectionNorms:
+        """The norms of a site: those of the first part whose pattern matches, or else these."""
+        return next((norms for pattern, norms in self.parts if matches(pattern)), self)
 
     def layer(
         self,
@@ -63,7 +88,7 @@ class SectionNorms:
 
         Without `shift` it learns its scale alone, and its shift stays zero.
         """
-        layer = self._build(Site(shape, width, self.section, positions, affine))
+        layer = self.build(Site(shape, width, self.section, positions, affine))
         if not shift:
             for name, parameter in layer.named_parameters():
                 if name.rpartition(".")[2] == "bias":
@@ -74,17 +99,15 @@ class SectionNorms:
         self, shape: Shape, width: int, activation: nn.Module, positions: int = 1
     ) -> tuple[nn.Module, nn.Module]:
         """A new layer and the activation after it: the identity if the norm includes one."""
-        layer = self._build(Site(shape, width, self.section, positions, activated=True))
+        layer = self.build(Site(shape, width, self.section, positions, activated=True))
         return layer, nn.Identity() if self.facts.get("activates") else activation
 
-    def _build(self, site: Site) -> nn.Module:
+    def build(self, site: Site) -> nn.Module:
+        """A new layer for a site; raises UserError if the norm is not defined there."""
         try:
             return self._module.build(self.name, site, **self.options)
         except ValueError as error:
-            raise UserError(
-                f"norm {self.name!r} is not defined in the {self.section} "
-                f"({site.shape} of {site.width} channels): {error}"
-            ) from None
+            raise UserError(f"norm {self.name!r} is not defined {site}: {error}") from None
 
     def check_batch(self, size: int) -> None:
         """Raises UserError if the norm is not defined for batches of that size."""
@@ -94,11 +117,16 @@ class SectionNorms:
                 check(self.name, size, **self.options)
         except ValueError as error:
             raise UserError(f"norm {self.name!r} in the {self.section}: {error}") from None
+        for _, part in self.parts:
+            part.check_batch(size)
 
     def convolution(self, conv: nn.Conv2d) -> nn.Conv2d:
         """The convolution before a norm, in the form the norm needs, e.g. with standardized weights."""
         change = getattr(self._module, "convolution", None)
-        return conv if change is None else change(self.name, conv)
+        try:
+            return conv if change is None else change(self.name, conv)
+        except ValueError as error:
+            raise UserError(f"norm {self.name!r} in the {self.section}: {error}") from None
 
     def branch(self) -> nn.Module | None:
         """The layer that the norm adds at the end of a residual branch, if any."""

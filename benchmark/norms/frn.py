@@ -24,4 +24,4 @@ def build(name: str, site: Site) -> nn.Module:
         raise ValueError("on a 1×1 map its output is little more than the sign (§3.1)")
     if not site.affine:
         raise ValueError("it always has a scale and a shift")
-    return FilterResponseNormTlu2d(site.width, apply_act=site.activated)
+    return FilterResponseNormTlu2d(site.width, apply_act=site.activated, eps=site.eps)

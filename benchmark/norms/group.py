@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import StdConv2d
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from benchmark.norms.bases import KeepsPrecision
@@ -30,6 +31,9 @@ COMPONENT = [
 ]
 
 
+STANDARDIZED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+
+
 def build(name: str, site: Site, groups: int) -> nn.Module:
     """GN over `groups` groups of channels; in a ViT each token is normalized by itself.
 
@@ -50,13 +54,18 @@ def convolution(name: str, conv: nn.Conv2d) -> nn.Conv2d:
 
     The paper defines it for convolutions, so linear layers keep their weights.
     """
-    if name != "gn-ws":
+    if name != "gn-ws" or isinstance(conv, STANDARDIZED):
         return conv
+    if type(conv) not in (nn.Conv2d, Conv2dSame):
+        raise ValueError(f"the filters of a {type(conv).__name__} cannot be standardized")
     settings: dict[str, Any] = {
         key: getattr(conv, key)
         for key in ("kernel_size", "stride", "padding", "dilation", "groups")
     }
-    made = StdConv2d(conv.in_channels, conv.out_channels, bias=conv.bias is not None, **settings)
+    kind: type[nn.Conv2d] = StdConv2d
+    if type(conv) is Conv2dSame:
+        kind, settings["padding"] = StdConv2dSame, "SAME"
+    made = kind(conv.in_channels, conv.out_channels, bias=conv.bias is not None, **settings)
     made.load_state_dict(conv.state_dict())
     return made
 

@@ -20,4 +20,4 @@ def build(name: str, site: Site) -> nn.Module:
         raise ValueError("it normalizes over the positions of a map")
     if site.positions == 1:
         raise ValueError("on a 1×1 map its output is only the bias")
-    return nn.InstanceNorm2d(site.width, affine=site.affine)
+    return nn.InstanceNorm2d(site.width, site.eps, affine=site.affine)

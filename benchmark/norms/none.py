@@ -30,7 +30,7 @@ COMPONENT = [
 
 def build(name: str, site: Site) -> nn.Module:
     """The norm's bias if the layer before it has none (convolutions, heads), else the identity."""
-    bare = site.shape == "tokens" or not site.affine
+    bare = site.shape == "tokens" or site.biased or not site.affine
     return nn.Identity() if bare else Bias(site.width)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.norms.bases import RunningNorm
-from benchmark.norms.factory import OverTokens, Site
+from benchmark.norms.factory import EPS, MOMENTUM, OverTokens, Site
 
 COMPONENT = {
     "name": "batch-renorm",
@@ -26,7 +26,7 @@ def build(name: str, site: Site, r_max: float, d_max: float, start: int, end: in
     """Batch renormalization over the batch and the positions."""
     if end <= start:
         raise ValueError(f"end {end} is not after start {start}")
-    layer = BatchRenorm(site.width, r_max, d_max, start, end, site.affine)
+    layer = BatchRenorm(site.width, r_max, d_max, start, end, site.affine, site.momentum, site.eps)
     return OverTokens(layer) if site.shape == "tokens" else layer
 
 
@@ -48,9 +48,10 @@ class BatchRenorm(RunningNorm):
         start: int,
         end: int,
         affine: bool = True,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
+        eps: float = EPS,
     ) -> None:
-        super().__init__(width, momentum=momentum, affine=affine)
+        super().__init__(width, eps, momentum, affine)
         self.r_max, self.d_max, self.begin, self.end = r_max, d_max, start, end
 
     def limits(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ left out when written again, so that a new option changes no fingerprint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict
@@ -37,10 +37,20 @@ class BackboneConfig(_Component):
     model: str
 
 
+class PartConfig(_Component):
+    """The norm of some sites of a section."""
+
+    sites: str
+    """The name of a place, or a pattern of paths, see `backbones.sites`."""
+    norm: str
+
+
 class NormConfig(_Component):
     """The norm of one section."""
 
     norm: str
+    parts: tuple[PartConfig, ...] = ()
+    """Parts of the backbone with another norm; the first whose pattern fits a site has it."""
 
 
 class TeacherConfig(Value):
@@ -112,6 +122,13 @@ class Configuration(Value):
     """None for a control that is not trained."""
     evaluation: EvaluationConfig
     seed: int
+
+    def each_norm(self) -> Iterator[tuple[str, NormConfig | PartConfig]]:
+        """Every norm with its section, those of parts too."""
+        for section, norm in self.norms.items():
+            yield section, norm
+            for part in norm.parts:
+                yield section, part
 
     @property
     def recipe(self) -> TrainingConfig:

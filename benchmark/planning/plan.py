@@ -13,7 +13,7 @@ from benchmark.components import registry
 from benchmark.components.facts import PIXELS, SECTIONS
 from benchmark.components.options import essential
 from benchmark.config.schema import MethodParams, Params
-from benchmark.config.validate import VIEWS_FILE, view_defaults
+from benchmark.config.validate import VIEWS_FILE, layout_options, view_defaults
 from benchmark.core import canonical_json
 from benchmark.core.errors import ParamsError, UserError, check_known
 from benchmark.planning.cell import Cell, Row
@@ -97,6 +97,10 @@ def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
             raise ParamsError(f"{where} has a teacher's policy, and {row.method} has no teacher")
         if key in params.models and key != model(params, row.backbone):
             raise ParamsError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
+        if key == "layout":
+            known = layout_options(model(params, row.backbone))
+            if unknown := [option for option in scheme[key] if option not in known]:
+                raise ParamsError(f"{where} sets {unknown[0]}, which {row.backbone} does not have")
     found = {}
     for section in declared["sections"]:
         spec = scheme.get(section) or (scheme.get("heads") if section != "backbone" else None)
@@ -213,8 +217,10 @@ def resolve(
     if declared["sections"]:
         specs = section_norms(params, row)
         for section in declared["sections"]:
-            norms[section] = _essential("norm", specs[section], "norm")
-            used |= registry.versions("norm", specs[section]["norm"])
+            spec = specs[section]
+            norms[section] = _norm(spec)
+            for used_norm in [spec, *spec.get("parts", ())]:
+                used |= registry.versions("norm", used_norm["norm"])
     training = None
     if isinstance(recipe, MethodParams) and setting is not None:
         optimizer = params.optimizers[params.backbones[row.backbone].optimizer]
@@ -243,7 +249,9 @@ def resolve(
         "method": {"name": method, **registry.essential("method", method, recipe.options)},
         "backbone": {
             "model": built,
-            **registry.essential("backbone", built, arguments | scheme.get(built, {})),
+            **registry.essential(
+                "backbone", built, arguments | scheme.get(built, {}) | scheme.get("layout", {})
+            ),
         },
         "norms": norms,
         "training": training,
@@ -265,6 +273,17 @@ def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
     """An entry with its component's name under `key`, without the options at their defaults."""
     options = {option: value for option, value in entry.items() if option != key}
     return {key: entry[key], **registry.essential(kind, entry[key], options)}
+
+
+def _norm(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The norm of a section, and of its parts."""
+    own = {key: value for key, value in spec.items() if key not in ("parts", "sites")}
+    found = _essential("norm", own, "norm")
+    if "sites" in spec:
+        found["sites"] = spec["sites"]
+    if "parts" in spec:
+        found["parts"] = [_norm(part) for part in spec["parts"]]
+    return found
 
 
 @functools.cache

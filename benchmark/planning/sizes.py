@@ -76,7 +76,7 @@ def check(config: Configuration, images: int | None) -> None:
                 f"method {name}: {option} is {options[option]}, expected a multiple of the batch size "
                 f"{batch}{times}"
             )
-    for section, norm in config.norms.items():
+    for section, norm in config.each_norm():
         options = registry.complete("norm", norm.norm, norm.options)
         for option in registry.facts("norm", norm.norm).get("divides_batch", ()):
             if batch % options[option]:

@@ -33,6 +33,7 @@ def build(cell: Cell, manifest: Manifest) -> Method:
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
     initialized = registry.facts("backbone", config.backbone.model).get("initialized", False)
+    kept = set(backbone.parameters())
     teacher = training.teacher if training else None
     context = Context(
         shape=shape,
@@ -46,7 +47,7 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     method: Method = registry.build(
         "method", config.method.name, backbone, context, **config.method.options
     )
-    initialise(method, config.seed, set(backbone.parameters()) if initialized else set())
+    initialise(method, config.seed, kept if initialized else backbone.draw(config.seed))
     method.start()
     return method
 
@@ -65,7 +66,8 @@ def initialise(
     by fan-out, as timm's ResNet. Linear layers and the patch embedding: Xavier uniform, as MAE
     (2111.06377, A.1) and MoCo v3 (2104.02057); queries, keys and values are three layers of one shape,
     as in MoCo v3's code, though timm stores them in one matrix. Tokens and positions: normal, see
-    `TOKENS`. Norms, and the parameters in `initialized`, are not changed.
+    `TOKENS`. Norms, and the parameters in `initialized`, are not changed: those that a backbone has
+    loaded or drawn itself (`Backbone.draw`).
     """
     for name, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.models.resnet import BasicBlock
 from torch import nn
 
-from benchmark.backbones import resnet
+from benchmark.backbones import masking, resnet
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.components import registry
 from benchmark.core.errors import UserError
@@ -75,7 +75,7 @@ def test_norms_own_activation_replaces_the_relu_after_it_and_no_other(name):
 
 @pytest.mark.parametrize("name", NORMS)
 def test_decoder_has_one_activation(name):
-    decoder = resnet.MapDecoder(6, 8, norms(name, "decoder"), 4, ImageShape(3, 16, 16))
+    decoder = masking.MapDecoder(6, 8, norms(name, "decoder"), 4, ImageShape(3, 16, 16))
     expected = nn.Identity if registry.facts("norm", name).get("activates") else nn.ReLU
     assert type(decoder.act) is expected
 
@@ -92,7 +92,7 @@ def test_other_than_four_stages_are_refused(channels, layers):
 @pytest.mark.parametrize("out", [1, 2, 3, 4, 7, 14])
 def test_resampling_is_torchs(size, out):
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    matrix = resnet._bilinear(size, out, x)
+    matrix = masking._bilinear(size, out, x)
     expected = F.interpolate(x, (out, out), mode="bilinear", align_corners=False)
     torch.testing.assert_close(matrix @ x @ matrix.T, expected)
 
@@ -100,7 +100,7 @@ def test_resampling_is_torchs(size, out):
 @pytest.mark.parametrize("norm", ["bn", "none-plain"])
 def test_decoder_places_each_patch_where_the_mask_counts_it(norm):
     torch.manual_seed(0)
-    decoder = resnet.MapDecoder(6, 8, norms(norm, "decoder"), 2, ImageShape(3, 8, 8))
+    decoder = masking.MapDecoder(6, 8, norms(norm, "decoder"), 2, ImageShape(3, 8, 8))
     mask = random_mask(2, 4, 0.5, 2, torch.Generator().manual_seed(0))
     encoded = torch.randn(2, 6, 2, 3)
     resampled = F.interpolate(encoded, (4, 4), mode="bilinear", align_corners=False)

@@ -27,21 +27,16 @@ class Told(SectionNorms):
         super().__init__("backbone", {"norm": "ln"})
         self.told, self.seen = [], []
 
-    def layer(self, shape, width, positions=1, affine=True):
-        return self._watched(super().layer(shape, width, positions, affine), shape, positions)
-
-    def activated(self, shape, width, activation, positions=1):
-        layer, activation = super().activated(shape, width, activation, positions)
-        return self._watched(layer, shape, positions), activation
-
-    def _watched(self, layer, shape, positions):
-        number = len(self.told)
-        self.told.append((shape, positions))
+    def build(self, site):
+        layer, number = super().build(site), len(self.told)
+        self.told.append((site.shape, site.positions))
 
         def see(module, inputs):
             (x,) = inputs
-            found = x.shape[2] * x.shape[3] if shape == "map" else x.shape[-2]
-            self.seen.append((number, x.ndim == 4 if shape == "map" else x.ndim >= 3, found))
+            channels_first = site.shape == "map"
+            assert x.shape[1 if channels_first else -1] == site.width
+            found = x[0].numel() // site.width
+            self.seen.append((number, x.ndim == 4 if channels_first else x.ndim >= 3, found))
 
         layer.register_forward_pre_hook(see)
         return layer
@@ -93,4 +88,5 @@ def test_vit_tells_each_norm_its_positions(placement, final_norm, more):
     network(torch.randn(2, 3, 8, 12))
     told.assert_true(2 * (5 if more else 2) + (final_norm in ("before-pool", "class-token")))
     tokens = {found for _, found in told.told}
-    assert tokens == ({7, 1} if final_norm == "class-token" else {7})
+    heads = {14} if more else set()  # 7 tokens in each of two heads
+    assert tokens == {7} | heads | ({1} if final_norm == "class-token" else set())

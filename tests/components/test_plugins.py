@@ -464,7 +464,7 @@ def test_a_home_that_nobody_has_is_refused(here: Path, capsys: pytest.CaptureFix
 
 BUILDS = [
     ("def build(name, site): return None", "build() got an unexpected keyword argument"),
-    ("def build(name, site, by): return 3", "TypeError"),
+    ("def build(name, site, by): return 3", "not an nn.Module"),
     ("def build(name, site, by): return site.nothing", "line 3: AttributeError"),
     ("def build(name, site, by): raise ValueError('no\\nsuch site')", "no such site"),
 ]

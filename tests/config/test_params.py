@@ -29,7 +29,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("methods/simclrr", {"options": {}}, "method 'simclrr'; did you mean 'simclr'"),
     ("schemes/gn", {"norm": "gnn", "groups": 8}, "norm 'gnn'; did you mean 'gn'"),
     ("schemes/bn", {"bakbone": {"norm": "bn"}}, "'bakbone'; did you mean 'backbone'"),
-    ("backbones/resnet/model", "resnett", "backbone 'resnett'; did you mean 'resnet'"),
+    ("backbones/resnet/model", "resnett", "unknown model 'resnett'; did you mean resnet, "),
     ("optimizers/sgd/name", "sdg", "optimizer 'sdg'; did you mean 'sgd'"),
     ("optimizers/sdg", {}, "optimizer 'sdg'; did you mean 'sgd'"),
     ("backbones/resnet/optimizer", "sdg", "optimizer of backbone resnet 'sdg'; did you mean 'sgd'"),

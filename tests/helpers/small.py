@@ -30,15 +30,18 @@ EVALUATION = EvaluationConfig(
     precise_bn_batch_size=20,
     judge="test",
 )
-NORMS = sorted(registry.catalogue("norm"))
+NORMS = sorted(set(registry.catalogue("norm")) - {"own"})
+"""Those that a site can have by itself; `own` is what a network has there."""
 BACKBONES = sorted(
-    name for name, facts in registry.catalogue("backbone").items() if facts["options"]
-)
+    name for name, facts in registry.catalogue("backbone").items()
+    if facts["options"] and name != "timm"
+)  # fmt: skip
+"""Those of the benchmark and plug-ins; tests/backbones/test_timm_models.py is about timm's models."""
 SITES: dict[str, Shape] = {"resnet": "map", "vit": "tokens"}
 """The shape of the sites in the benchmark's backbones and their decoders."""
 BARE_HEADS = {"mocov3", "simsiam"}
 """Methods of the benchmark whose heads end in a norm without scale and shift."""
-OWN = {kind: set(registry.own(kind)) for kind in ("norm", "backbone", "method")}
+OWN = {kind: set(registry.own(kind)) - {"own"} for kind in ("norm", "backbone", "method")}
 TRAINED = sorted(name for name, facts in registry.catalogue("method").items() if facts["views"])
 
 

@@ -239,6 +239,10 @@ def test_a_scheme_gives_each_section_its_norm() -> None:
             "scheme bn has arguments of vit, and the backbone is resnet",
         ),
         (
+            {"norm": "bn", "layout": {"placement": "post"}},
+            "scheme bn sets placement, which resnet does not have",
+        ),
+        (
             {"backbone": {"norm": "bn"}, "heads": {"norm": "bn"}, "predictor": {"norm": "ln"}},
             "scheme bn has a norm for the predictor, which simclr lacks",
         ),
@@ -252,9 +256,10 @@ def test_a_scheme_that_names_what_a_row_does_not_have_is_refused(
         plan.cells(tiny.params(tree), "leaderboard", None)
 
 
-def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments() -> None:
+@pytest.mark.parametrize("key", ["layout", "vit"])
+def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments(key: str) -> None:
     tree = tiny.raw()
-    scheme = {"norm": "bn", "teacher": {"statistics": "eman"}, "vit": {"placement": "post"}}
+    scheme = {"norm": "bn", "teacher": {"statistics": "eman"}, key: {"placement": "post"}}
     tree["schemes"]["special"] = scheme
     grid = {"methods": ["byol"], "backbones": ["vit"], "schemes": ["special"], "seeds": [0]}
     tree["experiments"]["special"] = {**grid, "learning_rates": "default"}
@@ -265,8 +270,9 @@ def test_a_scheme_sets_a_teachers_policy_and_a_backbones_arguments() -> None:
 
 
 def fits(preset: str, backbone: str) -> bool:
-    """Whether a preset has no arguments of another backbone."""
-    return not {"resnet", "vit"} - {backbone} & set(PRESETS[preset])
+    """Whether a backbone has what the preset sets of it."""
+    layout = PRESETS[preset].get("layout", {})
+    return set(layout) <= set(registry.facts("backbone", backbone)["options"])
 
 
 def test_every_preset_is_sound_for_a_method_that_has_what_it_names() -> None:

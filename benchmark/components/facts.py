@@ -82,6 +82,8 @@ class Facts(Value):
             "largest_share",
             "multiple_of_batch",
             "divides_batch",
+            "whole_batch_loss",
+            "repeats",
             "unrecorded",
         ):
             given = getattr(self, fact, {})
@@ -101,6 +103,13 @@ class NormFacts(Facts):
     activates: bool = False
     branch: Literal["skipinit"] | None = None
     divides_batch: list[str] = Field(default_factory=list)
+    sample_groups: bool = False
+
+    @model_validator(mode="after")
+    def _has_groups(self) -> NormFacts:
+        if self.sample_groups and not {"groups", "assignment"} <= set(self.options):
+            raise ValueError("sample_groups needs the options groups and assignment")
+        return self
 
 
 class MethodFacts(Facts):
@@ -113,6 +122,9 @@ class MethodFacts(Facts):
     view_batching: Literal["separate", "joint"] = "separate"
     largest_share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     multiple_of_batch: dict[str, list[str]] = Field(default_factory=dict)
+    per_sample_loss: bool = False
+    whole_batch_loss: dict[str, list[Any]] = Field(default_factory=dict)
+    repeats: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _has_backbone(self) -> MethodFacts:

@@ -60,6 +60,8 @@ class Training(Model):
     """The settings that all trained cells of the track share."""
 
     batch_size: int = Field(ge=2)
+    micro_batches: int = Field(default=1, ge=1)
+    """In how many parts a step passes through the network; a recipe may have another number."""
     warmup_fraction: float = Field(ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly."""
     clip_grad_norm: float | None = Field(gt=0)
@@ -113,6 +115,8 @@ class MethodParams(Model):
     """Largest gradient norm, if it is not the track's."""
     batch_size: int | None = Field(default=None, ge=2)
     """Batch size, if it is not the track's."""
+    micro_batches: int | None = Field(default=None, ge=1)
+    """Parts of a step, if not as many as the track's."""
     learning_rates_from: str | None = None
     """The recipe whose tuned learning rates it uses. It has no sweep of its own."""
     options: dict[str, Any]

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmark.evaluation.features import batch_norms, preserve_state
+from benchmark.evaluation.features import preserve_state
 from benchmark.methods.base import Method
+from benchmark.norms.bases import batch_norms
 from benchmark.norms.history import HistoryBatchNorm
 
 

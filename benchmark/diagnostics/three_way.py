@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from benchmark.backbones.base import Backbone
 from benchmark.core.randomness import keyed
 from benchmark.diagnostics.frozen import batch_statistics, population_statistics
-from benchmark.evaluation.features import batch_norms, finite, in_parts
+from benchmark.evaluation.features import finite, in_parts
 from benchmark.evaluation.knn import Split, knn_accuracy
+from benchmark.norms.bases import batch_norms
 from benchmark.planning.configuration import EvaluationConfig
 
 BANK = 1000

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
+from benchmark.norms.bases import batch_norms
 
 CHUNK = 500
 """Images in one forward pass in evaluation mode; the last pass of a split may be smaller."""
@@ -55,11 +55,6 @@ def embed(
     backbone.eval()
     parts = [backbone.features(part) for part in in_parts(images, standardise)]
     return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
-
-
-def batch_norms(network: nn.Module) -> list[Any]:
-    """The modules that keep running statistics of a batch."""
-    return [m for m in network.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
 
 
 @torch.no_grad()

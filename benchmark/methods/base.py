@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone, ImageShape, Mask, MaskedBackbone
 from benchmark.core.randomness import Draw, keyed
+from benchmark.methods.micro_batches import MicroBatches, Part
 from benchmark.norms.factory import SectionNorms
 
 
 class Batch(NamedTuple):
-    """What one step trains on."""
+    """What one step, or one micro-batch of it, trains on."""
 
     views: Sequence[Tensor]
     """As many as the method's `views`, each (N, C, H, W), standardised, on the device."""
@@ -26,6 +27,30 @@ class Batch(NamedTuple):
     """The step's own randomness."""
     progress: float
     """The share of the training before this step, from 0 to just below 1."""
+    micro_batches: MicroBatches | None = None
+    """How the step is divided; None for one pass, and for a micro-batch."""
+    part: Part | None = None
+    """The micro-batch that this is; None for a whole step."""
+
+    @property
+    def size(self) -> int:
+        """The number of images of the step, for which a method draws its random numbers."""
+        return self.part.size if self.part else len(self.views[0])
+
+    @property
+    def last(self) -> bool:
+        """Whether the step ends with this batch, so that its state may move on."""
+        return self.part is None or self.part.last
+
+    def own(self, values: Tensor) -> Tensor:
+        """Of values (N, …) of the step's images, those of this batch."""
+        return values if self.part is None else values[self.part.rows.to(values.device)]
+
+    def take(self, part: Part) -> Batch:
+        """A micro-batch of this step."""
+        taken = self._replace(part=part)
+        views = [taken.own(view) for view in self.views]
+        return taken._replace(views=views, labels=taken.own(self.labels))
 
 
 class Policy(NamedTuple):
@@ -123,7 +148,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
-        """The loss of one step."""
+        """The loss of one step, or of one micro-batch of it."""
+
+    def targets(self, batch: Batch) -> list[Tensor]:
+        """What a step compares its images with (N, …), computed once for all of its micro-batches."""
+        return []
 
     def start(self) -> None:
         """Called once, after the weights are initialised."""
@@ -134,7 +163,12 @@ class Method(nn.Module, ABC):
     def each_target(
         self, teacher: nn.Module, batch: Batch, numbers: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """The teacher's outputs (N, D) of the views `numbers` (by default all), batched as declared."""
+        """The teacher's outputs (N, D) of the views `numbers` (by default all), batched as declared.
+
+        N is the number of images of the step, also for a micro-batch: `batch.own` has the others.
+        """
+        if batch.part is not None:
+            return list(batch.part.targets)
         numbers = range(len(batch.views)) if numbers is None else numbers
         if self.context.view_batching == "joint":
             views = torch.cat([batch.views[number] for number in numbers])

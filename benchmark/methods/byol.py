@@ -24,6 +24,8 @@ COMPONENT = {
         "loss_norm": ["l2", "layer", "batch", "none"],
     },
     "example": {"hidden": 16, "output": 8, "momentum": 0.9, "loss_norm": "l2"},
+    "per_sample_loss": True,
+    "whole_batch_loss": {"loss_norm": ["batch"]},
 }
 
 
@@ -52,7 +54,7 @@ class BYOL(TeacherMethod):
         """
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
-        targets = self.each_target(self.teacher, batch)
+        targets = [batch.own(target) for target in self.targets(batch)]
         loss = regression(first, targets[1], self.loss_norm)
         return Outcome(loss + regression(second, targets[0], self.loss_norm), None)
 

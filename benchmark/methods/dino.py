@@ -42,6 +42,8 @@ COMPONENT = {
         "momentum": 0.9,
         "freeze": 0.0,
     },
+    # The centre is that of earlier steps.
+    "per_sample_loss": True,
 }
 
 
@@ -102,9 +104,10 @@ class DINO(TeacherMethod):
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
         student, teacher = self.temperatures
         scores = self.each_view(self.student(), batch.views)
-        outputs = self.each_target(self.teacher, batch)
-        targets = [((output - self.center) / teacher).softmax(1) for output in outputs]
-        self.center.lerp_(torch.cat(outputs).to(self.center).mean(0), 1 - self.rate)
+        outputs = self.targets(batch)
+        targets = [((batch.own(output) - self.center) / teacher).softmax(1) for output in outputs]
+        if batch.last:
+            self.center.lerp_(torch.cat(outputs).to(self.center).mean(0), 1 - self.rate)
         return Outcome(*swapped_prediction([score / student for score in scores], targets))
 
 

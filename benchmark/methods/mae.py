@@ -26,6 +26,7 @@ COMPONENT = {
         "normalize_target": "bool",
     },
     "example": {"mask_ratio": 0.75, "patch": 4, "decoder_width": 8, "normalize_target": False},
+    "per_sample_loss": True,
 }
 
 
@@ -61,7 +62,8 @@ class MAE(MaskedMethod):
     def forward(self, batch: Batch) -> Outcome:
         """Mean squared error on the hidden patches, each standardised if `normalize_target`."""
         (view,) = batch.views
-        mask = self.mask(len(view), batch.draw.generator("mask"))
+        mask = self.mask(batch.size, batch.draw.generator("mask"))
+        mask = mask._replace(hidden=batch.own(mask.hidden), visible=batch.own(mask.visible))
         prediction, target, hidden = self.reconstruct(view, mask)
         return Outcome(masked_reconstruction(prediction, target, hidden), None)
 

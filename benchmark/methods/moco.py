@@ -40,6 +40,8 @@ COMPONENT = {
         "momentum": 0.9,
         "symmetric": False,
     },
+    # The negatives are the keys of earlier steps.
+    "per_sample_loss": True,
 }
 
 
@@ -75,17 +77,20 @@ class MoCo(TeacherMethod):
         The symmetric loss is the mean over both assignments of the views, so that it has the scale of
         the other one (the authors' CIFAR-10 demo takes the sum).
         """
-        pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
-        queries = self.each_view(self.student(), [batch.views[first] for first, _ in pairs])
-        targets = self.each_target(self.teacher, batch, [second for _, second in pairs])
-        keys = [F.normalize(target, dim=1) for target in targets]
+        queries = self.each_view(self.student(), batch.views if self.symmetric else batch.views[:1])
+        keys = [F.normalize(target, dim=1) for target in self.targets(batch)]
         outcomes = [
-            info_nce(F.normalize(query, dim=1), key, self.queue, self.temperature)
+            info_nce(F.normalize(query, dim=1), batch.own(key), self.queue, self.temperature)
             for query, key in zip(queries, keys, strict=True)
         ]
-        self.queue = torch.cat((self.queue[len(keys) * len(keys[0]) :], *keys))
+        if batch.last:
+            self.queue = torch.cat((self.queue[len(keys) * len(keys[0]) :], *keys))
         losses, accuracies = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
+
+    def targets(self, batch: Batch) -> list[Tensor]:
+        """The teacher's output of the other view of each query."""
+        return self.each_target(self.teacher, batch, [1, 0] if self.symmetric else [1])
 
     def after_step(self, progress: float) -> None:
         """The teacher follows the student at a constant momentum."""

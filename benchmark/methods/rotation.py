@@ -19,6 +19,8 @@ COMPONENT = {
     "teacher": False,
     "options": {"rotations": [1, 4]},
     "example": {"rotations": 1},
+    "per_sample_loss": True,
+    "repeats": ["rotations"],
 }
 
 
@@ -45,7 +47,8 @@ class Rotation(Method):
         if self.rotations == 4:
             target = torch.arange(4).repeat(len(view))
         else:
-            target = torch.randint(4, (len(view),), generator=batch.draw.generator("rotation"))
+            drawn = torch.randint(4, (batch.size,), generator=batch.draw.generator("rotation"))
+            target = batch.own(drawn)
         turned = torch.empty_like(view.repeat(self.rotations, 1, 1, 1))
         for turns in range(4):
             chosen = torch.nonzero(target == turns).flatten()

@@ -20,6 +20,7 @@ COMPONENT = {
         "stop_gradient": "bool",
     },
     "example": {"output": 16, "bottleneck": 8, "stop_gradient": True},
+    "per_sample_loss": True,
 }
 
 

@@ -16,6 +16,7 @@ COMPONENT = {
     "sections": ["backbone"],
     "teacher": False,
     "options": {},
+    "per_sample_loss": True,
 }
 
 

@@ -49,10 +49,15 @@ class Teacher(nn.Module):
         for layer in self.historic:
             layer.history = rising(0.0, 1.0, batch.progress)
         if not self.policy.shuffle:
-            return self.network(x)
+            return self._passed(x, batch)
         generator = batch.draw.generator(f"shuffle {number}")
         order = torch.randperm(len(x), generator=generator).to(x.device)
-        return self.network(x[order])[order.argsort()]
+        return self._passed(x[order], batch)[order.argsort()]
+
+    def _passed(self, x: Tensor, batch: Batch) -> Tensor:
+        return (
+            batch.micro_batches.through(self.network, x) if batch.micro_batches else self.network(x)
+        )
 
 
 class TeacherMethod(Method):
@@ -72,6 +77,10 @@ class TeacherMethod(Method):
     def start(self) -> None:
         """The teacher starts at the student's initial weights."""
         self.teacher.load(self.student())
+
+    def targets(self, batch: Batch) -> list[Tensor]:
+        """The teacher's output of each view."""
+        return self.each_target(self.teacher, batch)
 
     def after_step(self, progress: float) -> None:
         """The teacher follows the student, more slowly at every step (BYOL, §3.2)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,11 @@ from torch.nn.modules.batchnorm import _NormBase
 def widened(x: Tensor) -> Tensor:
     """The tensor in float32 if it is of half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """The modules that keep running statistics of a batch."""
+    return [m for m in network.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
 
 
 class RunningNorm(_NormBase):

@@ -23,6 +23,7 @@ COMPONENT = [
         "example": {"groups": 2, "assignment": "contiguous"},
         "batch_dependent": True,
         "divides_batch": ["groups"],
+        "sample_groups": True,
     },
 ]
 

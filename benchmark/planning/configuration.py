@@ -64,6 +64,8 @@ class TrainingConfig(Value):
     """How a cell is trained."""
 
     batch_size: int
+    micro_batches: int = 1
+    """In how many forward and backward passes a step runs."""
     images_seen: int
     """Training images, repetitions counted and views not."""
     learning_rate: float

@@ -227,7 +227,9 @@ def resolve(
         used |= registry.versions("optimizer", optimizer["name"])
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
-            **params.training.model_dump(exclude={"teacher", "clip_grad_norm"}, exclude_none=True),
+            **params.training.model_dump(
+                exclude={"teacher", "clip_grad_norm", "micro_batches"}, exclude_none=True
+            ),
             **({"batch_size": recipe.batch_size} if recipe.batch_size else {}),
             "view_batching": recipe.view_batching or declared.get("view_batching", "separate"),
             "images_seen": images_seen(recipe, row.backbone),
@@ -239,6 +241,8 @@ def resolve(
         # A setting that is off has no key, so that a new setting changes no fingerprint.
         if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
             training["clip_grad_norm"] = clip
+        if (parts := recipe.micro_batches or params.training.micro_batches) > 1:
+            training["micro_batches"] = parts
         if row.backbone in recipe.weight_decay_end:
             training["weight_decay_end"] = recipe.weight_decay_end[row.backbone]
         if declared["teacher"]:

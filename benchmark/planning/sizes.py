@@ -5,6 +5,7 @@ Needs no torch, so that `plan` refuses what `train` would refuse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,3 +85,51 @@ def check(config: Configuration, images: int | None) -> None:
                     f"norm {norm.norm} in the {section}: {option} is {options[option]}, expected a "
                     f"number that divides the batch size {batch}"
                 )
+    if config.recipe.micro_batches > 1:
+        _check_micro_batches(config)
+
+
+def _check_micro_batches(config: Configuration) -> None:
+    """Raises ParamsError if a step in micro-batches would not be the step of the whole batch."""
+    recipe, name = config.recipe, config.method.name
+    count = recipe.micro_batches
+    if recipe.batch_size % count:
+        raise ParamsError(
+            f"training: micro_batches is {count}, expected a number that divides the batch size "
+            f"{recipe.batch_size}"
+        )
+    refused = f"micro_batches is {count}, expected 1"
+    facts = registry.facts("method", name)
+    options = registry.complete("method", name, config.method.options)
+    if not facts.get("per_sample_loss"):
+        raise ParamsError(f"method {name}: {refused}: its loss needs the whole batch at once")
+    for option, values in facts.get("whole_batch_loss", {}).items():
+        if options[option] in values:
+            raise ParamsError(
+                f"method {name}: {refused}: with {option} {options[option]}, its loss needs the whole "
+                "batch at once"
+            )
+    # What a forward pass has of each image: views one after another, repeats as neighbours.
+    repeats = {
+        "contiguous": facts["views"] if recipe.view_batching == "joint" else 1,
+        "strided": math.prod(options[option] for option in facts.get("repeats", ())),
+    }
+    assignments = set()
+    for section, norm in config.norms.items():
+        known, where = registry.facts("norm", norm.norm), f"norm {norm.norm} in the {section}"
+        if not known["batch_dependent"]:
+            continue
+        if not known.get("sample_groups"):
+            raise ParamsError(f"{where}: {refused}: its statistics need the whole batch at once")
+        given = registry.complete("norm", norm.norm, norm.options)
+        assignments.add(given["assignment"])
+        times = repeats[given["assignment"]]
+        if given["groups"] % (count * times):
+            raise ParamsError(
+                f"{where}: groups is {given['groups']}, expected a multiple of the micro_batches {count}"
+                + (f" × {times} ({given['assignment']} groups)" if times > 1 else "")
+            )
+    if len(assignments) > 1:
+        raise ParamsError(
+            f"training: {refused}: contiguous and strided groups cannot be divided in the same way"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from benchmark.data.augment import views
 from benchmark.methods.base import Batch, Method
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import TrainingConfig
+from benchmark.training.accumulation import accumulate, division
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.network import parameter_groups
@@ -166,6 +168,9 @@ def train(
             return ended
     saved_at = time.monotonic()
     mixed = recipe.precision == "bfloat16"
+    precision = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=mixed)
+    parts = recipe.micro_batches
+    micro_batches = division(method.context, parts) if parts > 1 else None
     counter = FlopCounterMode(display=False)
     for step in range(start, steps):
         index = batch_indices(seed, step, batch, len(images)).to(device)
@@ -176,10 +181,14 @@ def train(
         if trace and step == 0:
             trace("views", ((str(number), one) for number, one in enumerate(inputs)))
         optimizer.zero_grad()
+        given = Batch(inputs, labels[index], Draw(seed, step), step / steps)
         with counter if step == 0 else contextlib.nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                outcome = method(Batch(inputs, labels[index], Draw(seed, step), step / steps))
-            outcome.loss.backward()
+            if micro_batches:
+                outcome = accumulate(method, given, micro_batches, precision)
+            else:
+                with precision():
+                    outcome = method(given)
+                outcome.loss.backward()
         if step == 0:
             flops.fill_(counter.get_total_flops())
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])

@@ -114,6 +114,18 @@ def test_a_queue_that_is_not_whole_batches_is_refused_by_every_verb(
     )
 
 
+@pytest.mark.parametrize("verb", ["plan", "train", "sweep"])
+def test_micro_batches_that_would_change_a_step_are_refused_by_every_verb(
+    root: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    tiny.write_params(root, tiny.changed(tiny.raw(), "training/micro_batches", 4))
+    assert tiny.refusal(capsys, verb) == (
+        "benchmark: params.yaml: method simclr: micro_batches is 4, expected 1: its loss needs the "
+        "whole batch at once"
+    )
+    assert not (root / ".benchmark").exists()
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

@@ -10,9 +10,10 @@ from torch import nn
 from benchmark.backbones.base import random_mask
 from benchmark.core.errors import UserError
 from benchmark.core.randomness import keyed
-from benchmark.evaluation.features import batch_norms, reestimate
+from benchmark.evaluation.features import reestimate
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import nt_xent
+from benchmark.norms.bases import batch_norms
 from tests.helpers.small import (
     BACKBONES,
     BATCH,

@@ -90,8 +90,13 @@ def until(last: int) -> Progress:
 class Case:
     """One training of a small network on noise."""
 
-    def __init__(self, method: str, backbone: str, scheme: str, folder: Path) -> None:
+    def __init__(
+        self, method: str, backbone: str, scheme: str, folder: Path, **optimizer: Any
+    ) -> None:
         tree = tiny.raw()
+        if optimizer:
+            tree["optimizers"]["other"] = optimizer
+            tree["backbones"][backbone]["optimizer"] = "other"
         tree["training"]["batch_size"] = BATCH
         tree["methods"][method]["images_seen"] = BATCH * STEPS
         tree["methods"][method]["learning_rate"] = {"resnet": 0.05, "vit": 0.002}
@@ -167,6 +172,23 @@ def test_interrupted_again_and_again_gives_the_same_bits(
     resumed = case.train()
     assert resumed[1].resumed_at == STEPS
     assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+@pytest.mark.parametrize("adapt", ["weights", "all"])
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_a_layerwise_optimizer_is_resumed_with_the_same_bits(
+    tmp_path: Path, name: str, adapt: str, backbone: str
+) -> None:
+    """DINO's prototypes are frozen at the first interruption, and have fewer steps at the second."""
+    case = Case("dino", backbone, "bn", tmp_path, name=name, adapt=adapt)
+    whole = case.train()
+    for last in (EARLY, LATE):
+        with pytest.raises(Interrupted):
+            case.train(until(last))
+    assert_same(case.train(), whole)
+    plain = Case("dino", backbone, "bn", tmp_path).train(checkpoint=tmp_path / "none")
+    assert not torch.equal(whole[1].curves["loss"], plain[1].curves["loss"])
 
 
 def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""LARS: layer-wise adaptive rate scaling (You et al. 2017, 1708.03888)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm.optim
+import torch
+from torch import Tensor
+
+from benchmark.training.adaptation import Layerwise
+
+COMPONENT = {
+    "name": "lars",
+    "version": 1,
+    # Without momentum, timm has no Nesterov step.
+    "options": {
+        "adapt": ["weights", "all"],
+        "momentum": "0 < float < 1",
+        "nesterov": "bool",
+        "trust_coefficient": "float > 0",
+        "eps": "float >= 0",
+    },
+    # The paper's, which SimCLR's code has too (2002.05709); neither has an epsilon. What is adapted has
+    # no default: the paper adapts every layer, SimCLR leaves out biases and norms.
+    "defaults": {"momentum": 0.9, "nesterov": False, "trust_coefficient": 0.001, "eps": 0.0},
+    "example": {"adapt": "weights"},
+}
+
+
+class Lars(Layerwise, timm.optim.Lars):
+    """timm's LARS with a declared choice of what is adapted."""
+
+    def decay(self, params: Sequence[Tensor], rate: float, weight_decay: float) -> None:
+        """Adds β w to the gradients, as SGD does."""
+        for parameter in params:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=weight_decay)
+
+
+def build(
+    groups: list[dict[str, Any]],
+    rate: float,
+    adapt: str,
+    momentum: float,
+    nesterov: bool,
+    trust_coefficient: float,
+    eps: float,
+) -> torch.optim.Optimizer:
+    """SGD whose decayed gradient is scaled by λ = η ‖w‖ / (‖∇L‖ + β ‖w‖ + ε) (algorithm 1).
+
+    β is the weight decay and η the trust coefficient. λ is 1 where `adapt` leaves a parameter out, and
+    where ‖w‖ or ‖∇L‖ is 0. As in torch's SGD, the rate multiplies the momentum, v ← m v + λ (∇L + β w)
+    and w ← w − γ v. In the paper the rate is inside, which is the same while it is constant.
+    """
+    optimizer = Lars(
+        groups, rate, momentum=momentum, nesterov=nesterov, trust_coeff=trust_coefficient, eps=eps
+    )
+    optimizer.adapt = adapt
+    return optimizer

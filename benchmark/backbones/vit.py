@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
@@ -73,6 +74,7 @@ def build(
         norm_layer=_injected(norms, positions),
         block_fn=BLOCKS[placement],
     )  # fmt: skip
+    net.patch_embed.strict_img_size = False
     if final_norm != "none":
         net.norm = norms.layer("tokens", embed_dim, positions if final_norm == "before-pool" else 1)
     _add_branches(net.blocks, norms)
@@ -111,6 +113,16 @@ def _add_branches(blocks: nn.Module, norms: SectionNorms) -> None:
             setattr(block, name, norms.branch() or getattr(block, name))
 
 
+def _resampling(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """The (new, old) matrix of timm's resampling of positions from one grid to another (bicubic).
+
+    It is the resampling of the unit vectors. A matrix product has a deterministic gradient on every
+    device, interpolate does not.
+    """
+    unit = torch.eye(old[0] * old[1], device="cpu")[None]
+    return resample_abs_pos_embed(unit, list(new), list(old), num_prefix_tokens=0)[0]
+
+
 class TimmViT(MaskedBackbone):
     """The mean of the patch tokens, and the class token."""
 
@@ -131,8 +143,20 @@ class TimmViT(MaskedBackbone):
         return {"pooled": pooled, "class_token": tokens[:, 0]}
 
     def _embedded(self, images: Tensor) -> Tensor:
-        """Tokens (N, 1 + P, C) with their positions, the class token first."""
-        return self.net._pos_embed(self.net.patch_embed(images))
+        """Tokens (N, 1 + P, C) with their positions, the class token first.
+
+        For images of another size than the network's, the learnt positions are resampled.
+        """
+        net: Any = self.net
+        tokens = net.patch_embed(images)
+        if images.shape[2:] == net.patch_embed.img_size:
+            return net._pos_embed(tokens)
+        grid = net.patch_embed.dynamic_feat_size(images.shape[2:])
+        matrix = _resampling(net.patch_embed.grid_size, grid).to(net.pos_embed)
+        # Autocast would make the sum, and so the residual stream, less precise than at the own size.
+        with torch.autocast(images.device.type, enabled=False):
+            positions = torch.cat((net.pos_embed[:, :1], matrix @ net.pos_embed[:, 1:]), 1)
+        return torch.cat((net.cls_token.expand(len(images), -1, -1), tokens), 1) + positions
 
     def _normalized(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T, C) after the final norm."""

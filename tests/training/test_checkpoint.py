@@ -55,6 +55,8 @@ CASES = [
     ("dino", "resnet", "bn"),
     ("dino", "vit", "bn-running"),
 ]
+LOCAL = [("swav", "resnet", "bn"), ("dino", "vit", "bn-eman"), ("lejepa", "vit", "ln")]
+"""Trainings with local views too."""
 FROZEN = 0.6
 """Prototypes are frozen at the first of the interruptions below, and not at the second."""
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -90,8 +92,10 @@ def until(last: int) -> Progress:
 class Case:
     """One training of a small network on noise."""
 
-    def __init__(self, method: str, backbone: str, scheme: str, folder: Path) -> None:
-        tree = tiny.raw()
+    def __init__(
+        self, method: str, backbone: str, scheme: str, folder: Path, local: bool = False
+    ) -> None:
+        tree = tiny.multi_crop(tiny.raw(), method) if local else tiny.raw()
         tree["training"]["batch_size"] = BATCH
         tree["methods"][method]["images_seen"] = BATCH * STEPS
         tree["methods"][method]["learning_rate"] = {"resnet": 0.05, "vit": 0.002}
@@ -153,11 +157,14 @@ def assert_same(ours: tuple[nn.Module, Trained], theirs: tuple[nn.Module, Traine
     assert facts[0] == facts[1]
 
 
-@pytest.mark.parametrize(("method", "backbone", "scheme"), CASES)
+@pytest.mark.parametrize(
+    ("method", "backbone", "scheme", "local"),
+    [*((*case, False) for case in CASES), *((*case, True) for case in LOCAL)],
+)
 def test_interrupted_again_and_again_gives_the_same_bits(
-    tmp_path: Path, method: str, backbone: str, scheme: str
+    tmp_path: Path, method: str, backbone: str, scheme: str, local: bool
 ) -> None:
-    case = Case(method, backbone, scheme, tmp_path)
+    case = Case(method, backbone, scheme, tmp_path, local)
     whole = case.train()
     assert whole[1].status == "done"
     assert whole[1].resumed_at == 0

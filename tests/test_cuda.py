@@ -21,9 +21,10 @@ if not torch.cuda.is_available():
 GPU = torch.device("cuda")
 
 
-def test_views_do_not_depend_on_the_device():
+@pytest.mark.parametrize("size", [0, 14])
+def test_views_do_not_depend_on_the_device(size: int):
     spec = params.read(tiny.PROJECT / "tracks/cifar10/params.yaml").views["strong"]
-    spec = spec | {"blur": 0.5, "solarize": 0.2}
+    spec = spec | {"blur": 0.5, "solarize": 0.2, "size": size}
     pixels = torch.rand(16, 3, 32, 32, generator=keyed(0, "pixels"))
     here = view(pixels, spec, keyed(0, "view"))
     there = view(pixels.to(GPU), spec, keyed(0, "view"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -12,11 +14,46 @@ from benchmark.backbones.base import ImageShape, Mask
 from benchmark.norms.factory import SectionNorms
 
 
+def embedded(net: Any, images: Tensor) -> Tensor:
+    """Tokens (N, K + P, width) of the K class tokens and registers and the patches, with positions.
+
+    For images of another size than the network's, the learnt positions are resampled.
+    """
+    tokens = net.patch_embed(images)
+    if net.dynamic_img_size or images.shape[2:] == net.patch_embed.img_size:
+        return net._pos_embed(tokens)
+    grid = net.patch_embed.dynamic_feat_size(images.shape[2:])
+    matrix = _resampling(net.patch_embed.grid_size, grid).to(net.pos_embed)
+    first = 0 if net.no_embed_class else net.num_prefix_tokens
+    # Autocast would make the sum, and so the residual stream, less precise than at the own size.
+    with torch.autocast(images.device.type, enabled=False):
+        positions = torch.cat((net.pos_embed[:, :first], matrix @ net.pos_embed[:, first:]), 1)
+    special = [token.expand(len(images), -1, -1) for token in _special(net)]
+    if net.no_embed_class:
+        return torch.cat((*special, tokens + positions), 1)
+    return torch.cat((*special, tokens), 1) + positions
+
+
+def _special(net: Any) -> list[Tensor]:
+    """A ViT's class token and registers, where it has them."""
+    return [token for token in (net.cls_token, net.reg_token) if token is not None]
+
+
+def _resampling(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """The (new, old) matrix of timm's resampling of positions from one grid to another (bicubic).
+
+    It is the resampling of the unit vectors. A matrix product has a deterministic gradient on every
+    device, interpolate does not.
+    """
+    unit = torch.eye(old[0] * old[1], device="cpu")[None]
+    return resample_abs_pos_embed(unit, list(new), list(old), num_prefix_tokens=0)[0]
+
+
 def encode_visible(
     net: VisionTransformer, images: Tensor, mask: Mask, normalized: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Tokens (N, K + V, width): the K class tokens and registers, and the visible patches (MAE §3)."""
-    tokens = net._pos_embed(net.patch_embed(images))
+    tokens = embedded(net, images)
     first = net.num_prefix_tokens
     index = mask.visible[:, :, None].expand(-1, -1, tokens.shape[2])
     tokens = torch.cat((tokens[:, :first], tokens[:, first:].gather(1, index)), 1)

@@ -10,7 +10,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.backbones.base import ImageShape, Mask, MaskedBackbone
-from benchmark.backbones.masking import MapDecoder, TokenDecoder, encode_visible, fill_hidden
+from benchmark.backbones.masking import (
+    MapDecoder,
+    TokenDecoder,
+    embedded,
+    encode_visible,
+    fill_hidden,
+)
 from benchmark.backbones.place import place
 from benchmark.backbones.sites import Sites, find_sites
 from benchmark.core.errors import UserError
@@ -38,7 +44,7 @@ class TimmBackbone(MaskedBackbone):
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """`pooled`, and if they are not that: `class_token`, `patch_mean`, `register_mean`."""
-        found = self.net.forward_features(images)
+        found = self.forward_features(images)
         readouts = {"pooled": self.net.forward_head(found, pre_logits=True)}
         if found.ndim == 3 and (first := getattr(self.net, "num_prefix_tokens", 0)):
             by_token = getattr(self.net, "global_pool", "") == "token"
@@ -50,6 +56,13 @@ class TimmBackbone(MaskedBackbone):
             if getattr(self.net, "reg_token", None) is not None:
                 readouts["register_mean"] = found[:, int(has_class) : first].mean(1)
         return readouts
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """timm's, which a ViT here has for images of other sizes too."""
+        if not isinstance(self.net, VisionTransformer):
+            return self.net.forward_features(images)
+        tokens = embedded(self.net, images)
+        return self.net.norm(self.net.blocks(self.net.norm_pre(tokens)))
 
     def normalized(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T, C) after the final norm."""

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import Tensor, nn
 
 from benchmark.backbones.base import ImageShape
+from benchmark.backbones.masking import embedded
 from benchmark.backbones.timm_backbone import TimmBackbone, placed
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import EPS, SectionNorms
@@ -75,6 +76,7 @@ def build(
             final_norm=final_norm != "none", norm_layer=partial(nn.LayerNorm, eps=EPS),
             block_fn=BLOCKS[placement],
         )  # fmt: skip
+        net.patch_embed.strict_img_size = False
         return TimmViT(net, shape, final_norm)
 
     return placed(make, norms)
@@ -106,8 +108,7 @@ class TimmViT(TimmBackbone):
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """`pooled`: the mean of the patch tokens; `class_token`: that token's output."""
-        embedded = self.net._pos_embed(self.net.patch_embed(images))
-        tokens = self.normalized(self.net.blocks(embedded))
+        tokens = self.normalized(self.net.blocks(embedded(self.net, images)))
         pooled = tokens[:, 1:].mean(1)
         if self.final_norm == "after-pool":
             pooled = self.net.norm(pooled)

@@ -117,6 +117,7 @@ class MethodFacts(Facts):
 
     title: str
     views: int = Field(ge=0)
+    local_views: bool = False
     sections: list[Section]
     teacher: bool
     view_batching: Literal["separate", "joint"] = "separate"

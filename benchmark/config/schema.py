@@ -101,10 +101,10 @@ class MethodParams(Model):
     ]
     """Training images seen, for all backbones or by backbone. Repetitions count, views do not."""
     views: tuple[str, ...]
-    """The name of each view that the method takes."""
+    """The name of each view that the method takes, then those of local views, if it takes any."""
     view_batching: Literal["separate", "joint"] | None = None
-    """Whether each view, or all views together, are one forward pass and so one BN batch. The default is
-    that of the paper's code, which the method declares."""
+    """Whether each view, or all views of one size, are one forward pass and so one BN batch (see
+    `Method.each_view`). The default is that of the paper's code, which the method declares."""
     learning_rate: dict[str, Annotated[float, Field(gt=0)]]
     """Peak learning rate by backbone."""
     weight_decay: dict[str, Decay]

@@ -189,9 +189,17 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
     method = method.model_copy(update={"options": options})
     if not isinstance(method, MethodParams):
         return method
-    if len(method.views) != facts["views"]:
-        raise UserError(f"methods: {name} takes {facts['views']} views, not {len(method.views)}")
+    count, local = facts["views"], facts.get("local_views", False)
+    if len(method.views) < count or (len(method.views) > count and not local):
+        wanted = f"{count} or more" if local else count
+        raise UserError(f"methods: {name} takes {wanted} views, not {len(method.views)}")
     check_known(f"view of method {name}", method.views, params.views)
+    for view in method.views[:count]:
+        if size := params.views[view].get("size"):
+            after = f"; local views come after the first {count}" if local else ""
+            raise UserError(
+                f"methods: {name}.views: {view} has size {size}, expected the images' own size{after}"
+            )
     for field in ("images_seen", "learning_rate", "weight_decay", "weight_decay_end"):
         if isinstance(given := getattr(method, field), dict):
             check_known(f"backbone in methods.{name}.{field}", given, params.backbones)

@@ -6,7 +6,9 @@ numbers come from CPU generators keyed by seed, step and view, so views are the 
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -30,10 +32,13 @@ OPTIONS = {
     "grayscale": "0 <= float <= 1",
     "blur": "0 <= float <= 1",
     "solarize": "0 <= float <= 1",
+    "size": "int >= 0",
 }
-"""The fields of one view and what they may hold; probabilities unless torchvision names a factor."""
+"""The fields of one view and what they may hold; probabilities unless torchvision names a factor.
 
-DEFAULTS = {"blur": 0.0, "solarize": 0.0}
+`size` is the side of the square view in pixels; 0: the height and width of the image."""
+
+DEFAULTS = {"blur": 0.0, "solarize": 0.0, "size": 0}
 """Values of fields that may be missing. A cell's configuration leaves them out, see `complete`."""
 
 
@@ -71,20 +76,22 @@ def views(
 ) -> list[Tensor]:
     """Random views of each image, one for each spec, with a generator each.
 
-    `images` (N, C, H, W), float in 0..1; so is each view. Views of one spec are made together, which
-    gives the same bits as one after another in fewer and larger operations.
+    `images` (N, C, H, W), float in 0..1; so is each view, (N, C, size, size) if its spec has a size.
+    Neighbours of one spec are made together, which gives the same bits as one after another in fewer
+    and larger operations.
     """
-    specs = [complete(spec) for spec in specs]
-    drawn = [draw(len(images), *pair) for pair in zip(specs, generators, strict=True)]
-    if all(spec == specs[0] for spec in specs):
+    pairs = zip(map(complete, specs), generators, strict=True)
+    made: list[Tensor] = []
+    for spec, run in itertools.groupby(pairs, operator.itemgetter(0)):
+        drawn = [draw(len(images), spec, generator) for _, generator in run]
         names = [field.name for field in fields(Draws)]
         together = Draws(**{name: torch.cat([getattr(d, name) for d in drawn]) for name in names})
-        return list(apply(images, specs[0], together).split(len(images)))
-    return [apply(images, spec, one) for spec, one in zip(specs, drawn, strict=True)]
+        made += apply(images, spec, together).split(len(images))
+    return made
 
 
 def view(images: Tensor, spec: dict[str, Any], generator: torch.Generator) -> Tensor:
-    """One random view of each image (N, C, H, W), float in 0..1; same shape and range."""
+    """One random view of each image (N, C, H, W), float in 0..1; see `views`."""
     spec = complete(spec)
     return apply(images, spec, draw(len(images), spec, generator))
 
@@ -116,8 +123,8 @@ def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
 
 
 def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
-    """The views with the given draws: (k · N, C, H, W), all images once for every N draws."""
-    x = resized_crop(images, draws)
+    """The views with the given draws: k · N of N images, all images once for every N draws."""
+    x = resized_crop(images, draws, spec["size"])
     strengths = [spec["brightness"], spec["contrast"], spec["saturation"], spec["hue"]]
     if spec["jitter"]:
         x = color_jitter(x, strengths, draws.factors, draws.order, draws.jittered)
@@ -130,11 +137,11 @@ def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
     return x
 
 
-def resized_crop(images: Tensor, draws: Draws) -> Tensor:
-    """RandomResizedCrop to the images' own size, bilinear, then a horizontal flip.
+def resized_crop(images: Tensor, draws: Draws, size: int = 0) -> Tensor:
+    """RandomResizedCrop to a square of side `size`, bilinear and antialiased, then a horizontal flip.
 
-    Both axes are resampled by one matrix for each image: a crop, a resize and a mirror are linear
-    and separable.
+    With a `size` of 0 it is to the images' own size, to which no crop shrinks. Both axes are resampled
+    by one matrix for each image: a crop, a resize and a mirror are linear and separable.
     """
     count, _, height, width = images.shape
     area = draws.area * height * width
@@ -149,8 +156,8 @@ def resized_crop(images: Tensor, draws: Draws) -> Tensor:
     h = torch.where(found, h.gather(1, first)[:, 0], torch.tensor(float(height)))
     top = (draws.place[:, 0] * (height - h + 1)).floor()
     left = (draws.place[:, 1] * (width - w + 1)).floor()
-    rows = _resampling(top, h, height)
-    columns = _resampling(left, w, width)
+    rows = _resampling(top, h, height, size or height)
+    columns = _resampling(left, w, width, size or width)
     columns = torch.where(draws.mirrored[:, None, None], columns.flip(1), columns)
     rows, columns = rows.to(images.device), columns.to(images.device)
     if len(rows) > count:
@@ -158,12 +165,22 @@ def resized_crop(images: Tensor, draws: Draws) -> Tensor:
     return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
 
 
-def _resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Matrices (N, size, size) that stretch `length` pixels from `start` over `size`, bilinearly."""
+def _resampling(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
+    """Matrices (N, out, size) that resample `length` of `size` pixels from `start` on to `out` pixels.
+
+    Bilinearly, and where pixels shrink with a triangle that is wider by the same factor, as torchvision
+    with `antialias=True`.
+    """
     pixels = torch.arange(size, dtype=torch.float32)
-    position = (pixels + 0.5) * (length / size)[:, None] - 0.5
+    scale = (length / out)[:, None]
+    position = (torch.arange(out, dtype=torch.float32) + 0.5) * scale - 0.5
     position = position.clamp(min=0).minimum((length - 1)[:, None]) + start[:, None]
-    return (position[:, :, None] - pixels).abs_().neg_().add_(1).clamp_(min=0)
+    distance = (position[:, :, None] - pixels).abs_()
+    if out >= size:
+        return distance.neg_().add_(1).clamp_(min=0)
+    weight = distance.div_(scale.clamp(min=1)[:, :, None]).neg_().add_(1).clamp_(min=0)
+    weight *= ((pixels >= start[:, None]) & (pixels < (start + length)[:, None]))[:, None]
+    return weight / weight.sum(2, keepdim=True)
 
 
 def color_jitter(

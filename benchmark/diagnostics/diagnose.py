@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.components import registry
 from benchmark.core.randomness import keyed
 from benchmark.diagnostics import collapse, leakage
 from benchmark.diagnostics.frozen import grouping, training_mode
@@ -67,7 +68,11 @@ def diagnose(
     shares: Measures = dict.fromkeys(KEYS)
     with preserve_state(method):
         method.eval()
-        held_out = HeldOut(judged[0], training.views, standardise, seed) if training else None
+        held_out = None
+        if training:
+            # Not the local views, which the networks are not judged on.
+            kinds = training.views[: registry.facts("method", config.method.name)["views"]]
+            held_out = HeldOut(judged[0], kinds, standardise, seed)
         sections = _sections(method, judged[0], standardise, held_out)
         if training and held_out:
             if len(judged[0]) >= 2 * training.batch_size:

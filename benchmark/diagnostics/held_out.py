@@ -20,7 +20,7 @@ class HeldOut:
     images: Tensor
     """(N, C, H, W) uint8."""
     specs: Sequence[Mapping[str, Any]]
-    """The cell's views, at least one."""
+    """The cell's views without local ones, at least one."""
     standardise: Callable[[Tensor], Tensor]
     seed: int
 

@@ -216,7 +216,11 @@ def _check(
     for task in tasks:
         config = task.cell.config
         training = config.training
-        shape = (training.batch_size, training.view_batching, training.teacher) if training else ()
+        shape: tuple[Any, ...] = ()
+        if training:
+            shape = (
+                training.batch_size, training.view_batching, training.teacher, training.sizes,
+            )  # fmt: skip
         distinct[str((shape, config.method, config.backbone, config.norms))] = task.cell
     process, ours = _started(context, signals, worker.check, list(distinct.values()), data, device)
     try:

@@ -20,7 +20,9 @@ class Batch(NamedTuple):
     """What one step, or one micro-batch of it, trains on."""
 
     views: Sequence[Tensor]
-    """As many as the method's `views`, each (N, C, H, W), standardised, on the device."""
+    """As many as the method's `views`, then local ones if the recipe has any.
+
+    Each is (N, C, H, W), standardised, on the device; local ones may be smaller."""
     labels: Tensor
     """Class indices (N,), for the supervised control alone."""
     draw: Draw
@@ -95,7 +97,7 @@ class Context:
     norms: Mapping[str, SectionNorms]
     """The norms of each section that the method declares."""
     view_batching: str
-    """`separate`: each view is a forward pass, and a BN batch, of its own; `joint`: one for all."""
+    """`separate`: each view is a forward pass, and a BN batch, of its own; `joint`: see `each_view`."""
     teacher: Policy
 
 
@@ -175,15 +177,29 @@ class Method(nn.Module, ABC):
             return list(teacher(views, batch, numbers[0]).chunk(len(numbers)))
         return [teacher(batch.views[number], batch, number) for number in numbers]
 
-    def each_view(self, network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-        """The network's output of each view (N, …), batched as declared (`view_batching`)."""
-        if self.context.view_batching == "joint":
-            return list(network(torch.cat(list(views))).chunk(len(views)))
-        return [network(view) for view in views]
+    def each_view(
+        self, network: nn.Module, views: Sequence[Tensor], head: nn.Module | None = None
+    ) -> list[Tensor]:
+        """The output (N, …) of a network and a head on each view, batched as declared (`view_batching`).
+
+        `separate`: each view is a forward pass, and a BN batch, of its own. `joint`: the views of one
+        size are one pass of the network, and the outputs of all sizes one pass of the head, as in the
+        authors' code of SwAV (2006.09882) and DINO (2104.14294).
+        """
+        head = nn.Identity() if head is None else head
+        if self.context.view_batching == "separate":
+            return [head(network(view)) for view in views]
+        by_size: dict[torch.Size, list[int]] = {}
+        for number, view in enumerate(views):
+            by_size.setdefault(view.shape, []).append(number)
+        outputs = [network(torch.cat([views[n] for n in same])) for same in by_size.values()]
+        parts = head(torch.cat(outputs) if outputs[1:] else outputs[0]).chunk(len(views))
+        order = [number for same in by_size.values() for number in same]
+        return [parts[order.index(number)] for number in range(len(views))]
 
     def projections(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Backbone and projector on each view, see `each_view`."""
-        return self.each_view(nn.Sequential(self.backbone, self.projector), views)
+        return self.each_view(self.backbone, views, self.projector)
 
 
 class MaskedMethod(Method):

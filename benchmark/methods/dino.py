@@ -1,4 +1,4 @@
-"""DINO: self-distillation with no labels (Caron et al. 2021, 2104.14294), with two global views."""
+"""DINO: self-distillation with no labels (Caron et al. 2021, 2104.14294)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ COMPONENT = {
     "version": 2,
     "title": "DINO",
     "views": 2,
+    "local_views": True,
     "sections": ["backbone", "projector"],
     "teacher": True,
     "view_batching": "joint",
@@ -59,7 +60,7 @@ class Prototypes(nn.Linear):
 
 
 class DINO(TeacherMethod):
-    """The student's distribution over prototypes matches its teacher's on the other view."""
+    """The student's distribution over prototypes matches its teacher's on the other global views."""
 
     def __init__(
         self,
@@ -99,11 +100,19 @@ class DINO(TeacherMethod):
         """The student's scores against the teacher's."""
         return QueryAndTarget(self.student(), self.teacher.network)
 
+    def targets(self, batch: Batch) -> list[Tensor]:
+        """The teacher's output of each global view."""
+        return self.each_target(self.teacher, batch, (0, 1))
+
     def forward(self, batch: Batch) -> Outcome:
-        """Mean of H(P_t(x₁), P_s(x₂)) and H(P_t(x₂), P_s(x₁)), P_t centred and sharpened (§3.1)."""
+        """Mean of H(P_t(x), P_s(x')) over global views x and all views x' ≠ x (equation 3, a sum).
+
+        P_t is centred and sharpened (§3.1).
+        """
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
         student, teacher = self.temperatures
-        scores = self.each_view(self.student(), batch.views)
+        head = nn.Sequential(self.projector, self.prototypes)
+        scores = self.each_view(self.backbone, batch.views, head)
         outputs = self.targets(batch)
         targets = [((batch.own(output) - self.center) / teacher).softmax(1) for output in outputs]
         if batch.last:

@@ -14,6 +14,7 @@ COMPONENT = {
     "version": 2,
     "title": "LeJEPA",
     "views": 2,
+    "local_views": True,
     "sections": ["backbone", "projector"],
     "teacher": False,
     "view_batching": "joint",
@@ -29,7 +30,7 @@ COMPONENT = {
 
 
 class LeJEPA(Method):
-    """Embeddings of views meet at their mean, and all embeddings follow a standard Gaussian."""
+    """Embeddings meet at the mean of the global views', and all follow a standard Gaussian."""
 
     def __init__(
         self,
@@ -47,9 +48,12 @@ class LeJEPA(Method):
         self.weight, self.slices, self.points = weight, slices, points
 
     def forward(self, batch: Batch) -> Outcome:
-        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, with new random directions in each step (§5)."""
+        """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, with new random directions in each step (§5).
+
+        z̄ is the mean of the two global views; both terms are means over all views (algorithm 2).
+        """
         z = torch.stack(self.projections(batch.views))
-        prediction = (z - z.mean(0)).square().mean()
+        prediction = (z - z[:2].mean(0)).square().mean()
         directions = torch.randn(
             z.shape[2], self.slices, generator=batch.draw.generator("slices")
         ).to(z)

@@ -180,13 +180,20 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def swapped_prediction(
     logits: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Mean of two views' `soft_cross_entropy`, each against the other's distributions (N, K).
+    """Mean `soft_cross_entropy` of each view's logits (N, K) against each other view's distributions.
 
-    Also returns the share of images whose two distributions have the same largest entry.
+    `targets` are the distributions (N, K) of the first views alone, so that with two of them and V
+    logits there are 2 · (V − 1) pairs. Also returns the share of images whose first two distributions
+    have the same largest entry.
     """
-    losses = [soft_cross_entropy(logits[view], targets[1 - view]) for view in (0, 1)]
+    losses = [
+        soft_cross_entropy(logit, target)
+        for view, logit in enumerate(logits)
+        for other, target in enumerate(targets)
+        if view != other
+    ]
     agreement = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean()
-    return (losses[0] + losses[1]) / 2, agreement
+    return sum(losses[1:], losses[0]) / len(losses), agreement
 
 
 @full_precision

@@ -16,6 +16,7 @@ COMPONENT = {
     "version": 2,
     "title": "SwAV",
     "views": 2,
+    "local_views": True,
     "sections": ["backbone", "projector"],
     "teacher": False,
     "view_batching": "joint",
@@ -46,7 +47,7 @@ COMPONENT = {
 
 
 class SwAV(Method):
-    """One view predicts the cluster to which the other belongs."""
+    """Each view predicts the clusters to which the other global views belong."""
 
     def __init__(
         self,
@@ -73,17 +74,19 @@ class SwAV(Method):
     def forward(self, batch: Batch) -> Outcome:
         """Cross-entropy of each view's softmax(zᵀc / τ) against the other's assignment (equation 2).
 
-        Assignments are the Sinkhorn–Knopp solution (§3.1) over the batch and, after a share
-        `queue_from` of the training, a queue of earlier embeddings of the same view. Prototypes have
-        length 1 and are frozen for the first share `freeze` of the training, as in the authors' code.
+        With local views it is the mean over all pairs of a view and another, global one, of which it
+        predicts the assignment (§3.2). Assignments are the Sinkhorn–Knopp solution (§3.1) over the
+        batch and, after a share `queue_from` of the training, a queue of earlier embeddings of the same
+        view. Prototypes have length 1 and are frozen for the first share `freeze` of the training, as
+        in the authors' code.
         """
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
         z = [F.normalize(e, dim=1) for e in self.projections(batch.views)]
         scores = [self.prototypes(embedding) for embedding in z]
-        targets = [self.assign(number, score.detach()) for number, score in enumerate(scores)]
-        self.enqueue(z, batch.progress)
+        targets = [self.assign(number, score.detach()) for number, score in enumerate(scores[:2])]
+        self.enqueue(z[:2], batch.progress)
         return Outcome(*swapped_prediction([score / self.temperature for score in scores], targets))
 
     @torch.no_grad()

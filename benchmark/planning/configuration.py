@@ -81,7 +81,7 @@ class TrainingConfig(Value):
     view_batching: Literal["separate", "joint"]
     optimizer: NamedConfig
     views: tuple[dict[str, Any], ...]
-    """The random changes of each view, see `data.augment`."""
+    """The random changes of each view, see `data.augment`; local views are last."""
     teacher: TeacherConfig | None = None
     """None if the method has no momentum encoder."""
 
@@ -89,6 +89,11 @@ class TrainingConfig(Value):
     def steps(self) -> int:
         """Number of whole batches; the images of an incomplete last batch are left out."""
         return self.images_seen // self.batch_size
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sides in pixels of views that do not have the images' own size, each once."""
+        return sorted({view["size"] for view in self.views if "size" in view})
 
 
 def ranking_key(knn_k: Sequence[int]) -> str:

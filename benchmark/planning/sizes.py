@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmark.components import registry
 from benchmark.config.schema import Params
 from benchmark.core.errors import ParamsError, UserError
+from benchmark.data.manifest import Manifest
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration
 from benchmark.planning.images import built
@@ -21,11 +22,12 @@ def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
     """Raises ParamsError for the first cell whose numbers do not fit; see `check`.
 
     Nothing is compared with the number of training images while it is not known, see
-    `training_images`.
+    `training_images`, nor with the size of the images before they are built.
     """
-    images = training_images(root, params)
+    images, manifest = training_images(root, params), _manifest(root, params)
+    side = min(manifest.shape[1:]) if manifest else None
     for cell in cells:
-        check(cell.config, images)
+        check(cell.config, images, side)
 
 
 def training_images(root: Path, params: Params) -> int | None:
@@ -36,16 +38,22 @@ def training_images(root: Path, params: Params) -> int | None:
     images = params.data.splits.train
     if isinstance(images, int):
         return images
+    manifest = _manifest(root, params)
+    return manifest.splits["train"].count if manifest else None
+
+
+def _manifest(root: Path, params: Params) -> Manifest | None:
+    """The manifest of the built images; None if they have not been built."""
     try:
-        return built(root, params).splits["train"].count
+        return built(root, params)
     except UserError:
         return None
 
 
-def check(config: Configuration, images: int | None) -> None:
-    """Raises ParamsError if a batch size or an option does not fit the others or the training images.
+def check(config: Configuration, images: int | None, side: int | None = None) -> None:
+    """Raises ParamsError if a size or an option does not fit the others or the training images.
 
-    `images` is the number of training images, None if it is not known.
+    `images` is the number of training images and `side` their shorter side in pixels; None if not known.
     """
     batch = config.training.batch_size if config.training else 0
     if images is not None and batch > images:
@@ -67,8 +75,11 @@ def check(config: Configuration, images: int | None) -> None:
                 f"method {name}: {option} is {options[option]}, expected at most "
                 f"{int(share * images)}: {share:g} of the {images} training images"
             )
-    if not batch:
+    if config.training is None:
         return
+    for size in config.training.sizes:
+        if side is not None and size > side:
+            raise ParamsError(f"views: size is {size}, expected at most the images' {side} pixels")
     for option, doubling in facts.get("multiple_of_batch", {}).items():
         factor = 2 ** sum(options[other] for other in doubling)
         if options[option] % (factor * batch):
@@ -115,12 +126,14 @@ def _check_micro_batches(config: Configuration) -> None:
         "strided": math.prod(options[option] for option in facts.get("repeats", ())),
     }
     assignments = set()
-    for section, norm in config.norms.items():
+    for section, norm in config.each_norm():
         known, where = registry.facts("norm", norm.norm), f"norm {norm.norm} in the {section}"
         if not known["batch_dependent"]:
             continue
         if not known.get("sample_groups"):
             raise ParamsError(f"{where}: {refused}: its statistics need the whole batch at once")
+        if len(recipe.views) > facts["views"]:
+            raise ParamsError(f"{where}: {refused}: its groups are of views of several sizes")
         given = registry.complete("norm", norm.norm, norm.options)
         assignments.add(given["assignment"])
         times = repeats[given["assignment"]]

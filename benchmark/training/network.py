@@ -10,11 +10,13 @@ from torch import nn
 
 from benchmark.backbones.base import ImageShape
 from benchmark.components import registry
+from benchmark.core.errors import UserError
 from benchmark.core.randomness import keyed
 from benchmark.data.manifest import Manifest
 from benchmark.methods.base import Context, Method, Policy
 from benchmark.norms.factory import SectionNorms
 from benchmark.planning.cell import Cell
+from benchmark.planning.configuration import Configuration
 from benchmark.planning.sizes import check as check_sizes
 
 
@@ -22,13 +24,14 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     """The network of a cell for the images of `manifest`; raises UserError if they do not fit."""
     config = cell.config
     shape, count = ImageShape(*manifest.shape), manifest.splits["train"].count
-    check_sizes(config, count)
+    check_sizes(config, count, min(shape.height, shape.width))
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
     training = config.training
     batch = training.batch_size if training else 0
     if training:
         for section in norms.values():
             section.check_batch(batch)
+        _check_views(config, shape, norms["backbone"])
     backbone = registry.build(
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
@@ -50,6 +53,22 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     initialise(method, config.seed, kept if initialized else backbone.draw(config.seed))
     method.start()
     return method
+
+
+def _check_views(config: Configuration, shape: ImageShape, norms: SectionNorms) -> None:
+    """Raises UserError if a backbone for images of the size of a smaller view cannot be built.
+
+    Its patches may not divide the view, or a norm may not be defined on the smaller maps.
+    """
+    for size in config.recipe.sizes:
+        small = ImageShape(shape.channels, size, size)
+        try:
+            with torch.device("meta"):
+                registry.build(
+                    "backbone", config.backbone.model, small, norms, **config.backbone.options
+                )
+        except UserError as error:
+            raise UserError(f"views of size {size}: {error}") from None
 
 
 TOKENS = {"pos_embed": 0.02, "cls_token": 0.02, "mask_token": 0.02, "mask_patch": 1.0}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, ResPostBlock
 
 from benchmark.backbones import vit
+from benchmark.backbones.masking import embedded
 from benchmark.backbones.base import ImageShape, Mask, random_mask
 from benchmark.components import registry
 from benchmark.core.errors import UserError
@@ -66,6 +67,38 @@ def test_vit_with_ln_is_timms(placement, block, more):
     torch.testing.assert_close(ours.features(x)["class_token"], class_token)
     assert ours.width == 192
     assert ours.trained == "pooled"
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (12, 12), (4, 4), (24, 24), (8, 20)])
+def test_images_of_another_size_get_timms_resampled_positions(sides):
+    """By the grid, not by the number of patches: 2 × 8 of them are not 4 × 4."""
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=4, num_classes=0, depth=2, global_pool="avg",
+        fc_norm=False, norm_layer=functools.partial(torch.nn.LayerNorm, eps=EPS),
+        dynamic_img_size=True,
+    )  # fmt: skip
+    given = {"placement": "pre", "final_norm": "before-pool", "qk_norm": False, "mlp_norm": False}
+    ours = vit.build(ImageShape(3, 16, 16), norms("ln"), **LN_OPTIONS, **given)
+    stir(theirs)
+    ours.net.load_state_dict(theirs.state_dict())
+    gradients = []
+    for network in (ours, theirs):
+        for x in (images(), F.interpolate(images(), sides), F.interpolate(images(), (8, 32))):
+            network(x).square().sum().backward()
+        gradients.append(network.get_parameter(f"{'net.' * (network is ours)}pos_embed").grad)
+        assert float(gradients[-1].abs().max()) > 0.1
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-4)
+    x = F.interpolate(images(), sides)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_half_precision_adds_positions_as_precisely_at_another_size():
+    network = small_vit()
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = [embedded(network.net, images()), embedded(network.net, images()[:, :, :8, :8])]
+    assert [x.dtype for x in tokens] == [torch.float32] * 2
+    expected = embedded(network.net, images()[:, :, :8, :8])
+    torch.testing.assert_close(tokens[1][:, 0], expected[:, 0], atol=0, rtol=0)  # no patch in it
 
 
 @pytest.mark.parametrize("more", [False, True], ids=["plain", "qk and mlp"])

@@ -123,6 +123,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("experiments/leaderboard/learning_rates", "best", r"learning_rates is 'best'.*'tuned'"),
     # what does not fit together
     ("methods/simclr/views", ["strong"], "simclr takes 2 views, not 1"),
+    ("methods/simclr/views", ["strong"] * 3, "simclr takes 2 views, not 3"),
+    ("methods/dino/views", ["strong"], "dino takes 2 or more views, not 1"),
+    ("methods/dino/views", ["strong", "strong", "strng"], "'strng'; did you mean 'strong'"),
+    ("views/strong/size", 14, r"simclr\.views: strong has size 14, expected the images' own size$"),
+    ("views/strong/size", -1, "views: strong: size is -1"),
+    ("views/strong/size", 14.0, r"views: strong: size is 14\.0"),
     (
         "methods/simclr/learning_rate",
         {"resnet": 0.1},
@@ -139,6 +145,16 @@ def test_wrong_value_is_refused_in_one_line(path: str, value: Any, said: str) ->
     with pytest.raises(UserError, match=said) as refused:
         parse(tiny.changed(tiny.real(), path, value), "params.yaml")
     assert "\n" not in str(refused.value)
+
+
+def test_local_views_come_after_the_global_ones() -> None:
+    tree = tiny.multi_crop(tiny.real(), "dino", 14)
+    parse(tree, "params.yaml")
+    views = tree["methods"]["dino"]["views"]
+    tree["methods"]["dino"]["views"] = views[::-1]
+    said = r"dino\.views: local has size 14, .*; local views come after the first 2$"
+    with pytest.raises(UserError, match=said):
+        parse(tree, "params.yaml")
 
 
 def test_params_of_version_1_are_refused_in_one_line() -> None:

@@ -75,9 +75,9 @@ def boxes(cropped):
     return found
 
 
-def crop(x, scale, ratio, flip, generator):
+def crop(x, scale, ratio, flip, generator, size=0):
     spec = STILL | {"crop_scale": scale, "crop_ratio": ratio, "flip": flip}
-    return resized_crop(x, augment.draw(len(x), spec, generator))
+    return resized_crop(x, augment.draw(len(x), spec, generator), size)
 
 
 def crops(n, scale, ratio, flip, side=28, seed=0):
@@ -97,6 +97,46 @@ def test_crop_and_flip_are_torchvisions(scale, side):
         )  # fmt: skip
         expected = TF.hflip(expected) if mirrored else expected
         torch.testing.assert_close(result, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 14, 27, 28, 40])
+@pytest.mark.parametrize("side", [28, 31])
+def test_crop_to_another_size_is_torchvisions(side, size):
+    """Antialiased where it shrinks, whatever the crop: here most shrink on one axis at least."""
+    given = [0.05, 1.0], [0.5, 2.0], 0.5
+    x, _, found = crops(60, *given, side)
+    resized = crop(x, *given, keyed(), size)
+    assert resized.shape == (60, 5, size, size)
+    shrunk = {(height > size, width > size) for _, _, height, width, _ in found}
+    if size == 14:
+        assert len(shrunk) == 4
+    for image, result, (top, left, height, width, mirrored) in zip(x, resized, found, strict=True):
+        expected = TF.resized_crop(image, top, left, height, width, [size, size], antialias=True)
+        expected = TF.hflip(expected) if mirrored else expected
+        torch.testing.assert_close(result, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_crop_of_an_oblong_image_to_a_square_is_torchvisions():
+    x = pictures(1, 3, 40)[:, :, :24]
+    whole = [1.0, 1.0], [3 / 5, 3 / 5], 0.0  # a box of the image's own form
+    for size in (10, 30):
+        expected = TF.resize(x, [size, size], antialias=True)
+        torch.testing.assert_close(crop(x, *whole, keyed(), size), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_the_images_own_size_changes_no_bit():
+    x = pictures(64)
+    assert torch.equal(view(x, LIVELY | {"size": 28}, keyed()), view(x, LIVELY, keyed()))
+
+
+def test_operations_after_a_resize_are_on_the_smaller_view():
+    x = pictures()
+    spec = STILL | {"crop_scale": [0.2, 1.0], "size": 12}
+    plain = view(x, spec, keyed())
+    blurred = view(x, spec | {"blur": 1.0, "solarize": 1.0}, keyed())
+    sigma = augment.draw(8, spec, keyed()).sigma
+    expected = TF.solarize(gaussian_blur(plain, sigma), 0.5)
+    torch.testing.assert_close(blurred, expected)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +296,15 @@ def test_orders_and_amounts_of_jitter_are_uniform(monkeypatch):
 @pytest.mark.parametrize("n", [1, 5, 64])
 def test_views_made_together_have_the_bits_of_views_made_alone(n, channels):
     x = pictures(n, channels, 28)
-    for specs in ([LIVELY, LIVELY], [LIVELY, LIVELY | {"blur": 0.0}], [LIVELY], [LIVELY] * 4):
+    local = LIVELY | {"crop_scale": [0.05, 0.3], "size": 12}
+    for specs in (
+        [LIVELY, LIVELY],
+        [LIVELY, LIVELY | {"blur": 0.0}],
+        [LIVELY],
+        [LIVELY] * 4,
+        [LIVELY, LIVELY, local, local, local],
+        [LIVELY, local, LIVELY],
+    ):
         given = [keyed(number) for number in range(len(specs))]
         together = augment.views(x, specs, given)
         assert len(together) == len(specs)
@@ -350,8 +398,9 @@ def test_view_of_an_image_does_not_depend_on_the_others():
     assert not torch.allclose(first[1::2], second[1::2])
 
 
-def test_pixels_stay_on_their_device():
+@pytest.mark.parametrize("size", [0, 12])
+def test_pixels_stay_on_their_device(size):
     """A tensor without storage passes: no draw and no choice looks at a pixel or leaves the CPU."""
-    found = view(pictures().to("meta"), LIVELY, keyed())
+    found = view(pictures().to("meta"), LIVELY | {"size": size}, keyed())
     assert found.device.type == "meta"
-    assert found.shape == (8, 3, 28, 28)
+    assert found.shape == (8, 3, size or 28, size or 28)

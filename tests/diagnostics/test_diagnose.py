@@ -12,15 +12,24 @@ import torch
 
 from benchmark.components import registry
 from benchmark.diagnostics import collapse, leakage, stability
-from benchmark.diagnostics.diagnose import LEAKAGE
+from benchmark.diagnostics.diagnose import LEAKAGE, diagnose
 from benchmark.diagnostics.held_out import HeldOut
 from benchmark.diagnostics.three_way import KEYS
 from benchmark.execution.cell import run
 from benchmark.methods.base import Method
 from tests.golden.values import VIEWS
 from tests.helpers import tiny
-from tests.helpers.diagnosed import config, diagnosed, photos, standardise
-from tests.helpers.small import BACKBONES, BATCH, TRAINED, backbones, build, legal, stir
+from tests.helpers.diagnosed import config, diagnosed, photos, splits, standardise
+from tests.helpers.small import (
+    BACKBONES,
+    BATCH,
+    TRAINED,
+    backbones,
+    build,
+    configuration,
+    legal,
+    stir,
+)
 
 EMPTY = {"loss": torch.empty(0), "gradient_norm": torch.empty(0)}
 SECTION = {
@@ -192,6 +201,19 @@ def test_one_view_has_no_positives() -> None:
     assert diagnosed(network, "simclr", views=1)["leakage"]["swap_gap"] is None
 
 
+def test_local_views_are_not_measured() -> None:
+    network = stirred("dino", "resnet", "ghost-bn")
+    local = VIEWS | {"size": 8}
+
+    def found(views: list[dict[str, Any]]) -> dict[str, Any]:
+        given = configuration("dino", "resnet", "ghost-bn", training={"views": views})
+        return diagnose(network, given, splits(), standardise, lambda: network)
+
+    two = found([VIEWS, VIEWS])
+    assert found([VIEWS, VIEWS, local, local]) == two
+    assert found([VIEWS, local]) != two  # so it can fail
+
+
 @pytest.mark.parametrize(
     "method", [m for m in TRAINED if registry.facts("method", m)["views"] == 2]
 )
@@ -221,8 +243,6 @@ def test_the_seed_draws_the_samples() -> None:
 
 
 def test_a_split_below_two_batches_has_no_mates_to_draw() -> None:
-    from benchmark.diagnostics.diagnose import diagnose
-
     given = {"train": (photos(64), torch.arange(64) % 5), "test": (photos(15), torch.arange(15))}
     network = stirred("simclr", "resnet", "ghost-bn")
     found = diagnose(network, config(2), given, standardise, lambda: network)

@@ -103,6 +103,15 @@ def changed(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return dict(found)
 
 
+def multi_crop(tree: dict[str, Any], method: str, size: int = SIDE // 2) -> dict[str, Any]:
+    """A copy of a tree in which a recipe has three local views, small crops of that size."""
+    found = copy.deepcopy(tree)
+    strong = found["views"]["strong"]
+    found["views"]["local"] = {**strong, "crop_scale": [0.05, 0.3], "size": size}
+    found["methods"][method]["views"] = ["strong", "strong", "local", "local", "local"]
+    return found
+
+
 def write_params(root: Path, tree: dict[str, Any]) -> None:
     """Writes the params.yaml of a project."""
     with (root / "params.yaml").open("w", encoding="utf-8") as file:

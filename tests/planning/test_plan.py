@@ -456,6 +456,24 @@ def test_what_a_view_does_not_do_has_no_key() -> None:
     assert blurred.on("images").fingerprint != before.on("images").fingerprint
 
 
+def test_a_view_of_the_images_own_size_has_no_key() -> None:
+    tree = tiny.multi_crop(tiny.raw(), "dino")
+    tree["methods"]["two"] = {"extends": "dino", "views": ["strong", "strong"]}
+    grid = {"methods": ["dino", "two"], "backbones": ["resnet"], "schemes": ["bn-backbone-only"]}
+    tree["experiments"]["e"] = {**grid, "seeds": [0], "learning_rates": "default"}
+    local, two = plan.cells(tiny.params(tree), "e", None)
+    said = tiny.changed(tree, "views/strong/size", 0)
+    assert plan.cells(tiny.params(said), "e", None)[1].config == two.config
+    assert (local.config.recipe.sizes, two.config.recipe.sizes) == ([8], [])
+    assert [view.get("size") for view in local.config.recipe.views] == [None, None, 8, 8, 8]
+    # Nothing else differs, so the first two views are those of the recipe without local ones.
+    views = local.config.recipe.views[:2]
+    training = local.config.recipe.model_copy(update={"views": views})
+    assert local.config.model_copy(update={"training": training}) == two.config
+    other = plan.cells(tiny.params(tiny.changed(tree, "views/local/size", 12)), "e", None)[0]
+    assert len({c.on("images").fingerprint for c in (local, two, other)}) == 3
+
+
 @pytest.mark.parametrize(
     ("method", "batching"),
     [

@@ -55,6 +55,8 @@ CASES = [
     ("dino", "resnet", "bn"),
     ("dino", "vit", "bn-running"),
 ]
+LOCAL = [("swav", "resnet", "bn"), ("dino", "vit", "bn-eman"), ("lejepa", "vit", "ln")]
+"""Trainings with local views too."""
 FROZEN = 0.6
 """Prototypes are frozen at the first of the interruptions below, and not at the second."""
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,9 +93,10 @@ class Case:
     """One training of a small network on noise."""
 
     def __init__(
-        self, method: str, backbone: str, scheme: str, folder: Path, **optimizer: Any
-    ) -> None:
-        tree = tiny.raw()
+        self, method: str, backbone: str, scheme: str, folder: Path, local: bool = False,
+        **optimizer: Any,
+    ) -> None:  # fmt: skip
+        tree = tiny.multi_crop(tiny.raw(), method) if local else tiny.raw()
         if optimizer:
             tree["optimizers"]["other"] = optimizer
             tree["backbones"][backbone]["optimizer"] = "other"
@@ -158,11 +161,14 @@ def assert_same(ours: tuple[nn.Module, Trained], theirs: tuple[nn.Module, Traine
     assert facts[0] == facts[1]
 
 
-@pytest.mark.parametrize(("method", "backbone", "scheme"), CASES)
+@pytest.mark.parametrize(
+    ("method", "backbone", "scheme", "local"),
+    [*((*case, False) for case in CASES), *((*case, True) for case in LOCAL)],
+)
 def test_interrupted_again_and_again_gives_the_same_bits(
-    tmp_path: Path, method: str, backbone: str, scheme: str
+    tmp_path: Path, method: str, backbone: str, scheme: str, local: bool
 ) -> None:
-    case = Case(method, backbone, scheme, tmp_path)
+    case = Case(method, backbone, scheme, tmp_path, local)
     whole = case.train()
     assert whole[1].status == "done"
     assert whole[1].resumed_at == 0

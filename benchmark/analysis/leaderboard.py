@@ -176,6 +176,8 @@ class Table:
     """By backbone: the ranked rows, then its controls. Controls without a backbone are last."""
     pools: tuple[Pool, ...]
     environments: tuple[Mapping[str, Any], ...]
+    overrides: Mapping[str, Any]
+    """The values that `--set` set when the table was made."""
 
     def of(self, backbone: str) -> list[Entry]:
         """A backbone's rows, ranked, with every control that belongs below them."""
@@ -286,6 +288,7 @@ def build(root: Path, params: Params, experiment: str) -> Table:
         entries=tuple(_ordered(entries, spreads)),
         pools=tuple(pools),
         environments=tuple(environments),
+        overrides=params.overrides,
     )
 
 
@@ -299,7 +302,7 @@ def _complete(root: Path, params: Params, experiment: str) -> list[RowRecords]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
             f"results/{params.track}/records/{experiment} has no record of {missing[0]}{more}: "
-            f"run `{plan.train_command(params.track, experiment)}`"
+            f"run `{plan.train_command(params.track, experiment, (), params.overrides)}`"
         )
     return rows
 

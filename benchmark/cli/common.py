@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from benchmark.config import params
+from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
 from benchmark.core.errors import CheckFailed, UserError, unknown
@@ -23,6 +24,14 @@ NAMED = 3
 def add_track(verb: argparse.ArgumentParser) -> None:
     """`--track`."""
     verb.add_argument("--track", default="mini", metavar="T", help="default: mini")
+
+
+def add_set(verb: argparse.ArgumentParser) -> None:
+    """`--set`, for every verb that reads params."""
+    verb.add_argument(
+        "--set", action="append", dest="overrides", default=[], metavar="KEY=VALUE",
+        help="replace a value of the track's params (repeatable), e.g. training.batch_size=128",
+    )  # fmt: skip
 
 
 def add_experiment(verb: argparse.ArgumentParser) -> None:
@@ -48,9 +57,9 @@ def add_retry(verb: argparse.ArgumentParser) -> None:
 
 
 def read_params(arguments: argparse.Namespace) -> Params:
-    """The params of the track that the command names."""
+    """The params of the track that the command names, with the values that it sets."""
     path = params.track_file(arguments.root, arguments.track)
-    found = params.read(path)
+    found = params.read(path, arguments.overrides)
     if found.track != arguments.track:
         raise UserError(f"{shown(path)}: track is {found.track!r}, expected {arguments.track!r}")
     return found
@@ -63,9 +72,15 @@ def read_judged(arguments: argparse.Namespace) -> Params:
     return found
 
 
+def say_overrides(found: Params) -> None:
+    """Prints what the command sets, in one line, if it sets anything."""
+    if found.overrides:
+        print(f"overridden: {flags(found.overrides)}", file=sys.stderr)
+
+
 def planned(arguments: argparse.Namespace, found: Params) -> list[Cell]:
     """The cells that the command names, with tuned learning rates where the experiment asks for them."""
-    table = rate_table.load(rate_table.path(arguments.root, found.track, arguments.experiment))
+    table = rate_table.rows_of(arguments.root, found, arguments.experiment)
     return chosen(arguments, found, rate_table.settings(table))
 
 

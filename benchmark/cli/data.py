@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 
-from benchmark.cli.common import read_params
+from benchmark.cli.common import add_set, read_params
 from benchmark.data.class_folders import listed
 from benchmark.data.manifest import NAMES, Manifest
 from benchmark.planning.images import data_folder, remember
@@ -18,6 +18,7 @@ COLOURS = ("red", "green", "blue")
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     verb.add_argument("track", nargs="?", default="mini")
+    add_set(verb)
 
 
 def run(arguments: argparse.Namespace) -> None:

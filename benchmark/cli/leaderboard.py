@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.common import add_experiment, add_track, read_judged
+from benchmark.cli.common import add_experiment, add_set, add_track, read_judged
 
 HELP = "rebuild the tables from records"
 
@@ -12,6 +12,7 @@ HELP = "rebuild the tables from records"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     add_track(verb)
+    add_set(verb)
     add_experiment(verb)
 
 

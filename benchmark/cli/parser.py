@@ -46,10 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _params_file(arguments: argparse.Namespace) -> str:
+    from benchmark.config.overrides import described
     from benchmark.config.params import track_file
     from benchmark.config.yaml_file import shown
 
-    return shown(track_file(arguments.root, getattr(arguments, "track", "mini")))
+    file = track_file(arguments.root, getattr(arguments, "track", "mini"))
+    return described(shown(file), getattr(arguments, "overrides", ()))
 
 
 def exit_code(program: str, run: Callable[[], None]) -> int:

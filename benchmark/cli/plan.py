@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 
-from benchmark.cli.common import add_experiment, add_track, chosen, read_params
+from benchmark.cli.common import (
+    add_experiment,
+    add_set,
+    add_track,
+    chosen,
+    read_params,
+    say_overrides,
+)
+from benchmark.config.overrides import flags
 from benchmark.core.errors import UserError
 from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table
@@ -20,6 +29,7 @@ HELP = "list the cells, their state and expected cost"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     add_track(verb)
+    add_set(verb)
     add_experiment(verb)
     verb.add_argument("--method", metavar="M", help="only the cells of this method")
     verb.add_argument("--json", action="store_true", help="for programs")
@@ -28,9 +38,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Lists cells and their state."""
     found = read_params(arguments)
-    tuned = rate_table.settings(
-        rate_table.load(rate_table.path(arguments.root, found.track, arguments.experiment))
-    )
+    tuned = rate_table.settings(rate_table.rows_of(arguments.root, found, arguments.experiment))
     rows = plan.rows(found, arguments.experiment)
     defaults = {
         row: plan.default_setting(found, row) for row in rows if plan.is_trained(found, row.method)
@@ -44,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     except UserError as error:
         dataset, unbuilt = None, str(error)
     entries = table(cells, dataset, untuned, store(arguments.root), arguments.root)
+    say_overrides(found)
     if arguments.json:
         print(json.dumps(entries, indent=1))
         return
@@ -56,6 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
     known = [entry["seconds"] for entry in missing if entry["seconds"] is not None]
     print(f"{counted(len(entries), 'cell')}, {len(missing)} to train", end="")
     print(f", about {sum(known) / 60:.0f} core-minutes" if known else "")
+    stale = Counter(flags(entry["overrides"]) for entry in entries if "overrides" in entry)
+    for given, count in stale.items():
+        print(f"{counted(count, 'stale record')} published with `{given}`")
     if unbuilt:
         print(unbuilt)
     if short := [entry for entry in entries if entry["state"] == OUT_OF_MEMORY]:
@@ -64,5 +76,5 @@ def run(arguments: argparse.Namespace) -> None:
         trials = found.sweep.learning_rates * len(found.sweep.seeds)
         print(
             f"{counted(len(untuned), 'row')} without a tuned learning rate, some {trials} trials each: "
-            f"`{plan.sweep_command(found.track, arguments.experiment)}`"
+            f"`{plan.sweep_command(found.track, arguments.experiment, found.overrides)}`"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.common import add_experiment, add_track, named, planned, read_params
+from benchmark.cli.common import add_experiment, add_set, add_track, named, planned, read_params
 
 HELP = "show the commit, image and machine that made a published record"
 
@@ -12,6 +12,7 @@ HELP = "show the commit, image and machine that made a published record"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     add_track(verb)
+    add_set(verb)
     verb.add_argument("cells", nargs="+", metavar="CELL", help="e.g. simclr-resnet-bn-s0")
     add_experiment(verb)
 

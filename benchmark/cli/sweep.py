@@ -10,10 +10,12 @@ from benchmark.cli.common import (
     add_experiment,
     add_machine,
     add_retry,
+    add_set,
     add_track,
     chosen,
     read_params,
     refuse_crashes,
+    say_overrides,
     train_missing,
 )
 from benchmark.core.errors import CheckFailed
@@ -28,6 +30,7 @@ HELP = "tune the learning rates on the validation split"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     add_track(verb)
+    add_set(verb)
     add_experiment(verb)
     add_machine(verb)
     add_retry(verb)
@@ -48,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         {plan.tuned_row(found, row): plan.default_setting(found, row) for row in trained},
     )
     dataset = dataset_checksum(arguments.root, found)
-    target = rate_table.path(arguments.root, found.track, arguments.experiment)
+    say_overrides(found)
+    target = rate_table.path(arguments.root, found.track, arguments.experiment, found.overrides)
     known = {
         fingerprint: result
         for fingerprint, result in rate_table.known(arguments.root, found.track).items()

@@ -10,11 +10,13 @@ from benchmark.cli.common import (
     add_experiment,
     add_machine,
     add_retry,
+    add_set,
     add_track,
     named,
     planned,
     read_params,
     refuse_crashes,
+    say_overrides,
     train_missing,
 )
 from benchmark.planning import rate_table
@@ -29,6 +31,7 @@ HELP = "train what is missing and publish the records"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     add_track(verb)
+    add_set(verb)
     add_experiment(verb)
     verb.add_argument("--method", metavar="M", help="only the cells of this method")
     verb.add_argument("--cell", action="append", metavar="C", help="only this cell (repeatable)")
@@ -46,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.cell:
         cells = named(cells, arguments.cell)
     dataset = dataset_checksum(arguments.root, found)
+    say_overrides(found)
     # A fresh clone has the published records and an empty store: only what is new is trained.
     wanted = tasks(cells, dataset)
     records = train_missing(arguments, found, wanted)
@@ -57,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         for method in dict.fromkeys(cell.method for cell in cells):
             target = published.folder(arguments.root, found.track, arguments.experiment, method)
             of_method = [task for task in wanted if task.cell.method == method]
-            published.publish(of_method, records, kept, target)
+            published.publish(of_method, records, kept, target, found.overrides)
             origins.publish(arguments.root, of_method, records, kept)
             rows: dict[Row, list[Record]] = {}
             for task in of_method:

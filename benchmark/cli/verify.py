@@ -7,6 +7,7 @@ import argparse
 from benchmark.cli.common import (
     add_experiment,
     add_machine,
+    add_set,
     add_track,
     count,
     named,
@@ -21,6 +22,7 @@ HELP = "train cells again from nothing and compare the records"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     add_track(verb)
+    add_set(verb)
     verb.add_argument("cells", nargs="*", metavar="CELL", help="e.g. simclr-resnet-bn-s0")
     add_experiment(verb)
     verb.add_argument("--sample", type=int, metavar="N", help="only N cells, chosen by --seed")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import yaml_file
+from benchmark.config import overrides, yaml_file
 from benchmark.config.schema import Params
 from benchmark.config.validate import checked
-from benchmark.core.errors import UserError, unknown
+from benchmark.core.errors import UserError, unknown, within
 
 EXTENSIONS = 20
 """Largest number of recipes in a chain that each extend the next."""
@@ -30,9 +29,17 @@ def track_file(root: Path, track: str) -> Path:
     return path
 
 
-def read(path: Path) -> Params:
-    """The checked params of one track; UserError if anything is wrong."""
-    return parse(yaml_file.load(path), yaml_file.shown(path))
+def read(path: Path, given: Sequence[str] = ()) -> Params:
+    """The checked params of one track; UserError if anything is wrong.
+
+    `given` holds each `KEY=VALUE` that replaces a value of the file, see `overrides`.
+    """
+    raw, where = yaml_file.load(path), yaml_file.shown(path)
+    if not given or not isinstance(raw, dict):
+        return parse(raw, where)
+    tree, values = overrides.applied(raw, given)
+    found = parse(tree, overrides.described(where, given))
+    return found.under(overrides.public(values, found))
 
 
 def parse(raw: Any, where: str) -> Params:
@@ -43,20 +50,11 @@ def parse(raw: Any, where: str) -> Params:
             "them as docs/migration.md lists, or start from this version's params.yaml"
         )
     # `extends` is resolved before the types are checked: `method` and the keys of the other recipe.
-    with _of(where):
+    with within(where):
         whole = _extended(raw)
     found = yaml_file.parse(Params, whole, where, {"method": "extends"})
-    with _of(where):
+    with within(where):
         return checked(found)
-
-
-@contextlib.contextmanager
-def _of(where: str) -> Iterator[None]:
-    """Adds the file's name to an error."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _extended(raw: Any) -> Any:

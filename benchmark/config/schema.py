@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
 
 from benchmark.components.facts import Name
 from benchmark.core.value import Value
@@ -234,6 +243,19 @@ class Params(Model):
     ]
     experiments: dict[Name, Experiment]
     sweep: Sweep
+
+    _overrides: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """The values that the command line set, by their keys, see `config.overrides`."""
+        return self._overrides
+
+    def under(self, overrides: Mapping[str, Any]) -> Params:
+        """The same params, stating what the command line set in them."""
+        found = self.model_copy()
+        found._overrides = dict(overrides)
+        return found
 
     @property
     def models(self) -> set[str]:

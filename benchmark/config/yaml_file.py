@@ -29,12 +29,16 @@ def shown(path: Path) -> str:
 
 def load(path: Path) -> Any:
     """The values of a YAML file; UserError if it is not YAML."""
-    where = shown(path)
+    return loads(path.read_bytes(), shown(path))
+
+
+def loads(raw: bytes, where: str) -> Any:
+    """The values of a YAML text in UTF-8; UserError, which begins with `where`, if it is not YAML."""
     try:
         with warnings.catch_warnings():
             # E.g. for an anchor that is defined twice, of which one would be lost.
             warnings.simplefilter("error", YAMLWarning)
-            found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+            found = YAML(typ="safe", pure=True).load(raw.decode("utf-8"))
         count = _entries(found, {})
     except MarkedYAMLError as error:
         mark = error.problem_mark

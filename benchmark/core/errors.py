@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 
 class UserError(Exception):
@@ -32,6 +33,15 @@ REFUSALS = frozenset(
 def refused(error: OSError) -> str:
     """A system error in one line with the file's name."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+    """Puts a place, such as the name of a file, before every UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def check_known(kind: str, names: Iterable[object], allowed: Collection[str]) -> None:

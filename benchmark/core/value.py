@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,7 +39,7 @@ def first_error(
     key, message = ".".join(path), first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if kind == "extra_forbidden":
-        names = [(written or {}).get(name, name) for name in _allowed(model, path[:-1])]
+        names = [(written or {}).get(name, name) for name in allowed_keys(model, path[:-1])]
         return str(unknown("key", key, [".".join([*path[:-1], name]) for name in names]))
     if kind == "missing":
         if isinstance(missing := first["loc"][-1], int):
@@ -70,8 +70,8 @@ def _keys(raw: Any, loc: tuple[int | str, ...]) -> list[str]:
     return keys
 
 
-def _allowed(model: type[BaseModel], path: list[str]) -> set[str]:
-    """The keys that a model allows in the mapping at a path."""
+def allowed_keys(model: type[BaseModel], path: Sequence[str]) -> set[str]:
+    """The keys that a model allows in the mapping at a path; none if it allows any."""
     schema = model.model_json_schema()
 
     def alternatives(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -83,8 +83,8 @@ def _allowed(model: type[BaseModel], path: list[str]) -> set[str]:
 
     def below(node: dict[str, Any], key: str) -> dict[str, Any]:
         inner = node.get("properties", {}).get(key) or node.get("additionalProperties")
-        found: dict[str, Any] = inner or node.get("items") or {}
-        return found
+        found = inner or node.get("items")
+        return found if isinstance(found, dict) else {}
 
     nodes = list(alternatives(schema))
     for key in path:

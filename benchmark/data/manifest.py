@@ -134,6 +134,6 @@ def dataset_checksum(splits: Mapping[str, Split]) -> str:
     return canonical_json.checksum({name: split.sha256 for name, split in splits.items()})
 
 
-def again(track: str) -> str:
-    """The command that builds a track's data set."""
-    return f"run `uv run benchmark data {track}`"
+def again(arguments: str) -> str:
+    """The command that builds the data set of a track; `arguments` are its name and any `--set`."""
+    return f"run `uv run benchmark data {arguments}`"

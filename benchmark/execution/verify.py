@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.analysis.statistics import quantile
+from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import CheckFailed, UserError
@@ -60,6 +61,8 @@ class _Published:
     record: Record | None
     """None if its file is not here."""
     origin: origins.Origin | None
+    overrides: Mapping[str, Any]
+    """The values that `--set` set when it was published."""
 
 
 def verify(
@@ -125,6 +128,7 @@ def _published(root: Path, cells: Sequence[Cell]) -> dict[str, _Published]:
                     tolerance=_tolerance(table, cell),
                     record=_record(root, cell, record["sha256"]),
                     origin=made.get(cell.label),
+                    overrides=record.get("overrides", {}),
                 )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: no published leaderboard to compare with ({error})") from None
@@ -154,7 +158,8 @@ def _record(root: Path, cell: Cell, checksum: str) -> Record | None:
 
 
 def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Published) -> Verdict:
-    found = canonical_json.sha256(collect.document(cell, entry))
+    # However its configuration was reached, by the file or by `--set`, the record is the same.
+    found = canonical_json.sha256(collect.document(cell, entry, published.overrides))
     knn = entry.result.metrics.get(ranking_key(cell.config.evaluation.knn_k))
     if found == published.sha256:
         if _same(knn, published.knn):
@@ -162,6 +167,8 @@ def _compare(cell: Cell, entry: Record, trace: Mapping[str, str], published: _Pu
         # The record has the published checksum, but the table shows another accuracy.
         return Verdict(cell, "different", f"the table says kNN {published.knn}, its record {knn}")
     where = f"; first difference: {_where(entry, trace, published)}"
+    if published.overrides:
+        where += f"; published with {flags(published.overrides)}"
     if entry.status != published.status:
         return Verdict(cell, "different", f"{published.status}, now {entry.status}{where}")
     if knn is None or published.knn is None:

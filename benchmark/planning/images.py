@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.components import registry
+from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
@@ -62,7 +63,8 @@ def built(root: Path, params: Params) -> Manifest:
     have none.
     """
     folder, data = data_folder(root, params.track), params.data
-    path, again = folder / manifests.MANIFEST, manifests.again(params.track)
+    path = folder / manifests.MANIFEST
+    again = manifests.again(" ".join([params.track, flags(params.overrides)]).strip())
     manifest = manifests.read(folder)
     source, facts = manifest.source, registry.facts("source", data.source)
     recorded = [registry.recorded(data.source, given) for given in (source.options, data.options)]

@@ -12,10 +12,12 @@ from typing import Any
 from benchmark.components import registry
 from benchmark.components.facts import PIXELS, SECTIONS
 from benchmark.components.options import essential
+from benchmark.config.overrides import flags
 from benchmark.config.schema import MethodParams, Params
 from benchmark.config.validate import VIEWS_FILE, layout_options, view_defaults
 from benchmark.core import canonical_json
 from benchmark.core.errors import ParamsError, UserError, check_known
+from benchmark.planning import rate_table
 from benchmark.planning.cell import Cell, Row
 from benchmark.planning.configuration import Configuration
 
@@ -156,9 +158,12 @@ def cells_of(
         if params.experiments[experiment].learning_rates == "tuned":
             tuned = tuned_row(params, row)
             if rates is None or tuned not in rates:
+                table = rate_table.path(Path(), params.track, experiment, params.overrides)
+                apart = ", and tables tuned without the same --set do not count"
+                command = sweep_command(params.track, experiment, params.overrides)
                 raise UserError(
-                    f"results/{params.track}/rates/{experiment}.json has no rate for {tuned}: "
-                    f"run `{sweep_command(params.track, experiment)}`"
+                    f"{table.as_posix()} has no rate for {tuned}{apart if params.overrides else ''}: "
+                    f"run `{command}`"
                 )
             setting = rates[tuned]
     first = resolve(params, experiment, row, own[0], setting, "test", f"{row}-s{own[0]}")
@@ -173,27 +178,36 @@ def cells_of(
     ]
 
 
-def sweep_command(track: str, experiment: str) -> str:
-    """The command that tunes an experiment's rates."""
-    if experiment == "leaderboard":
+def sweep_command(track: str, experiment: str, overrides: Mapping[str, Any] | None = None) -> str:
+    """The command that tunes an experiment's rates under these overrides, which DVC cannot have."""
+    if experiment == "leaderboard" and not overrides:
         return f"uv run dvc repro tracks/{track}/sweep/dvc.yaml"
-    return f"uv run benchmark sweep{_on(track)} --experiment {experiment}"
+    return f"uv run benchmark sweep{_on(track)} --experiment {experiment}{_set(overrides)}"
 
 
-def train_command(track: str, experiment: str, components: Iterable[str] = ()) -> str:
-    """The command that trains an experiment's cells, which use `components`.
+def train_command(
+    track: str,
+    experiment: str,
+    components: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> str:
+    """The command that trains an experiment's cells, which use `components`, under these overrides.
 
     DVC does not watch plug-ins. With `--force` it runs every stage, which trains only what changed.
     """
-    if experiment == "leaderboard":
+    if experiment == "leaderboard" and not overrides:
         force = " --force" if registry.plugged(components) else ""
         file = "" if track == "mini" else f" tracks/{track}/dvc.yaml"
         return f"uv run dvc repro{force}{file}"
-    return f"uv run benchmark train{_on(track)} --experiment {experiment}"
+    return f"uv run benchmark train{_on(track)} --experiment {experiment}{_set(overrides)}"
 
 
 def _on(track: str) -> str:
     return "" if track == "mini" else f" --track {track}"
+
+
+def _set(overrides: Mapping[str, Any] | None) -> str:
+    return f" {flags(overrides)}" if overrides else ""
 
 
 def resolve(

@@ -1,14 +1,20 @@
-"""Tables of tuned learning rates: `results/<track>/rates/<experiment>.json`."""
+"""Tables of tuned learning rates: `results/<track>/rates/<experiment>.json`.
+
+Under overrides (`--set`) an experiment has another table, whose name has a checksum of them. Trials are
+shared by all tables, since their fingerprints hold all that decides their results.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
@@ -101,6 +107,8 @@ class RateTable(_Part):
     seeds: tuple[int, ...]
     """Seeds of the trials, which no experiment reports."""
     rows: tuple[TunedRow, ...]
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """The values that `--set` set, by key; missing if there were none."""
 
 
 def metric(params: Params) -> str:
@@ -108,9 +116,13 @@ def metric(params: Params) -> str:
     return ranking_key(params.evaluation.knn_k)
 
 
-def path(root: Path, track: str, experiment: str) -> Path:
-    """The file of an experiment's table of rates."""
-    return root / "results" / track / "rates" / f"{experiment}.json"
+def path(
+    root: Path, track: str, experiment: str, overrides: Mapping[str, Any] | None = None
+) -> Path:
+    """The file of an experiment's table of rates under these overrides."""
+    # No experiment has an @ in its name.
+    under = f"@{canonical_json.checksum(overrides)[:12]}" if overrides else ""
+    return root / "results" / track / "rates" / f"{experiment}{under}.json"
 
 
 def write(target: Path, params: Params, experiment: str, rows: Iterable[TunedRow]) -> None:
@@ -121,20 +133,36 @@ def write(target: Path, params: Params, experiment: str, rows: Iterable[TunedRow
         metric=f"validation accuracy, {metric(params)}",
         seeds=params.sweep.seeds,
         rows=tuple(rows),
+        **({"overrides": dict(params.overrides)} if params.overrides else {}),
     )
     canonical_json.write(target, canonical_json.pretty(table.as_json()))
 
 
+def rows_of(root: Path, params: Params, experiment: str) -> tuple[TunedRow, ...]:
+    """The rows of an experiment's table under the overrides of the params; none if there is no file."""
+    source = path(root, params.track, experiment, params.overrides)
+    table = _read(source)
+    if table and table.overrides != params.overrides:
+        made, asked = flags(table.overrides) or "no --set", flags(params.overrides) or "no --set"
+        raise UserError(f"{source}: tuned with {made}, and the command has {asked}")
+    return table.rows if table else ()
+
+
 def load(source: Path) -> tuple[TunedRow, ...]:
-    """The rows of a table; none if there is no file."""
+    """The rows of a table, whatever its overrides; none if there is no file."""
+    table = _read(source)
+    return table.rows if table else ()
+
+
+def _read(source: Path) -> RateTable | None:
     try:
         text = source.read_bytes()
         if b'"family"' in text:
             raise UserError(f"{source}: a table of rates of version 1: move it away and tune again")
         raw = json.loads(text)
-        return RateTable.model_validate(raw).rows
+        return RateTable.model_validate(raw)
     except FileNotFoundError:
-        return ()
+        return None
     except ValidationError as error:
         said = first_error(error, RateTable, raw)
         raise UserError(f"{source}: not a table of rates ({said})") from None

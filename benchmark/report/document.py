@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -20,6 +20,10 @@ class Document(BaseModel):
         use_attribute_docstrings=True,
         json_schema_serialization_defaults_required=True,
     )
+
+
+Overrides = Annotated[dict[str, Any], Field(exclude_if=lambda values: not values)]
+"""The values that `--set` set, by key. A document without any lacks the key."""
 
 
 def at(*path: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.overrides import flags
 from benchmark.core.errors import CheckFailed, UserError
 from benchmark.planning.cell import Cell
 from benchmark.results import origins, published
@@ -38,6 +39,8 @@ def lines(root: Path, cell: Cell) -> Iterator[str]:
         yield f"dataset      sha256 {entry.record.dataset}"
         yield f"components   {_facts(entry.record.components)}"
         yield f"environment  {_facts(entry.record.environment)}"
+        if entry.overrides:
+            yield f"overridden   {flags(entry.overrides)}"
         if origin is not None and origin.record != entry.content:
             wrong.append("the provenance is of another record")
     else:

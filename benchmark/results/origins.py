@@ -27,13 +27,14 @@ SCHEMA = 1
 USED = ("wall_seconds", "cpu_seconds", "energy_joules", "images_per_second", "resumed_at_step")
 """The numbers of a run log that are published."""
 
-UNRECORDED = "unrecorded"
+UNRECORDED, OVERRIDDEN = "unrecorded", "overridden"
 MARKS = {
     UNRECORDED: "nothing says what made the record",
     "reconstructed": "only the commit that published the record is known, from the history",
     "unknown commit": "made by a program outside of any known commit",
     "dirty": "made with changes that are in no commit",
     "lock mismatch": "made with other package versions than uv.lock names",
+    OVERRIDDEN: "published by a command that set values of params.yaml (`--set`)",
 }
 """The flaws that a record's provenance can have."""
 
@@ -126,9 +127,10 @@ def read_one(file: Path) -> list[Origin]:
 
 def marks(origin: Origin | None, entry: Published) -> tuple[str, ...]:
     """The flaws of a record's provenance, keys of MARKS."""
+    stated = (OVERRIDDEN,) if entry.overrides else ()
     if origin is None or origin.record != entry.content:
-        return (UNRECORDED,)
-    return origin.marks
+        return (UNRECORDED, *stated)
+    return (*origin.marks, *stated)
 
 
 def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], store: Store) -> None:

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ class Published(Names):
     content: str
     """sha256 of the record alone, without its names."""
     file: Path
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """The values that `--set` set when it was published, by key."""
 
 
-NAMES = tuple(field.name for field in fields(Names))
+NAMES = tuple(entry.name for entry in fields(Names))
 
 
 def folder(root: Path, track: str, experiment: str, method: str | None = None) -> Path:
@@ -44,12 +46,17 @@ def folder(root: Path, track: str, experiment: str, method: str | None = None) -
 
 
 def publish(
-    tasks: Sequence[Task], records: Mapping[str, Record], kept: Store, target: Path
+    tasks: Sequence[Task],
+    records: Mapping[str, Record],
+    kept: Store,
+    target: Path,
+    overrides: Mapping[str, Any] | None = None,
 ) -> None:
     """Replaces the folder `target` with the records of `tasks`, all of them or none.
 
-    `records` are by fingerprint. A cell that crashed is published as such; one without a record is an
-    error. Only one process that uses the store publishes at a time.
+    `records` are by fingerprint. Each document states the `overrides` that the tasks were planned
+    under. A cell that crashed is published as such; one without a record is an error. Only one process
+    that uses the store publishes at a time.
     """
     with kept.lock("publish"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +69,9 @@ def publish(
                 if task.fingerprint not in records:
                     raise UserError(f"{task.cell.name} has not been trained")
                 path = whole / f"{task.cell.label}.json"
-                canonical_json.write(path, document(task.cell, records[task.fingerprint]))
+                canonical_json.write(
+                    path, document(task.cell, records[task.fingerprint], overrides)
+                )
             # Two moves: a kill between them leaves no folder, never half of one.
             if target.exists():
                 target.rename(old)
@@ -100,11 +109,11 @@ def file_of(cell: Names, root: Path) -> Path:
     return folder(root, cell.track, cell.experiment, cell.method) / f"{cell.label}.json"
 
 
-def document(cell: Names, record: Record) -> str:
-    """The text of a published record."""
-    return canonical_json.pretty(
-        {**{key: getattr(cell, key) for key in NAMES}, "record": record.as_json()}
-    )
+def document(cell: Names, record: Record, overrides: Mapping[str, Any] | None = None) -> str:
+    """The text of a published record; it has the key `overrides` only if there are any."""
+    stated = {"overrides": overrides} if overrides else {}
+    names = {key: getattr(cell, key) for key in NAMES}
+    return canonical_json.pretty({**names, **stated, "record": record.as_json()})
 
 
 def files(path: Path) -> list[Path]:
@@ -126,7 +135,7 @@ def _parsed(file: Path, raw: bytes) -> Published:
     try:
         found = from_json(raw)
         names = Names(**{key: found[key] for key in NAMES})
-        given = found["record"]
+        given, overrides = found["record"], dict(found.get("overrides", {}))
         if given.get("schema") == 1:
             raise UserError(
                 f"{file}: a record of version 1, which is not read any more: remove it and train the "
@@ -150,6 +159,7 @@ def _parsed(file: Path, raw: bytes) -> Published:
         checksum=hashlib.sha256(raw).hexdigest(),
         content=canonical_json.sha256(canonical_json.compacted(_record_text(raw))),
         file=file,
+        overrides=overrides,
     )
 
 
@@ -215,7 +225,8 @@ def _compare(entry: Published, kept: Store, sums: Mapping[str, str]) -> None:
 
 
 def _again(entry: Published) -> str:
-    command = train_command(entry.track, entry.experiment, entry.record.components)
+    components = entry.record.components
+    command = train_command(entry.track, entry.experiment, components, entry.overrides)
     return f"run `{command}`"
 
 

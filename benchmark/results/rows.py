@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.core.errors import UserError, unknown
 from benchmark.planning import plan, rate_table
-from benchmark.planning.cell import Row
+from benchmark.planning.cell import Cell, Row
 from benchmark.planning.configuration import ranking_key
 from benchmark.results import origins as provenance
 from benchmark.results import published as collect
@@ -170,11 +171,11 @@ class RecordIndex:
     def _read(self, experiment: str) -> dict[Row, RowRecords]:
         params, track = self.params, self.params.track
         asked = plan.seeds(params, experiment)
-        table = rate_table.load(rate_table.path(self.root, track, experiment))
+        table = rate_table.rows_of(self.root, params, experiment)
         rates = rate_table.settings(table)
         tuned = {entry.row: entry for entry in table}
         where = collect.folder(self.root, track, experiment)
-        remedy = f"run `{plan.train_command(track, experiment)}`"
+        remedy = f"run `{plan.train_command(track, experiment, (), params.overrides)}`"
         entries = collect.read_all(self.root, track, experiment, self.tables)
         published = {entry.label: entry for entry in entries}
         origins = provenance.read(self.root, track, experiment)
@@ -190,11 +191,7 @@ class RecordIndex:
                 entry = published[cell.label]
                 dataset = entry.record.dataset
                 if cell.on(dataset).fingerprint != entry.record.fingerprint:
-                    again = plan.train_command(track, experiment, cell.components)
-                    raise UserError(
-                        f"{where}: the record of {cell.label} is of another configuration than the "
-                        f"params ask for: run `{again}`"
-                    )
+                    raise _other(where, cell, entry, params)
                 images.setdefault(dataset, cell.label)
                 records[cell.seed] = entry
             made = {seed: origins.get(entry.label) for seed, entry in records.items()}
@@ -205,3 +202,16 @@ class RecordIndex:
                 f"{where} mixes {len(images)} versions of the images {images}: {remedy}"
             )
         return found
+
+
+def _other(where: Path, cell: Cell, entry: Published, params: Params) -> UserError:
+    """The error for a record of another configuration than that of its cell."""
+    again = plan.train_command(cell.track, cell.experiment, cell.components, params.overrides)
+    asked = f" with `{flags(params.overrides)}`" if params.overrides else ""
+    made = ""
+    if entry.overrides:
+        made = f"; it was published with `{flags(entry.overrides)}`: repeat that, or"
+    return UserError(
+        f"{where}: the record of {cell.label} is of another configuration than the params{asked} ask "
+        f"for{made or ':'} run `{again}`"
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.overrides import flags
 from benchmark.core import canonical_json
 from benchmark.results.published import Published
 from benchmark.results.records import Record, RunLog
@@ -100,6 +101,7 @@ def of_cell(entry: Published, run_log: RunLog) -> RunView:
             "cause": cause,
             "split": judge,
             "first_non_finite_step": result.first_non_finite_step,
+            "overrides": flags(entry.overrides) or None,
         }.items()
         if value is not None
     }

@@ -163,6 +163,19 @@ def test_figures_show_what_there_is_and_name_what_is_lacking(made: Path, tmp_pat
         assert ("no records" in drawn(tmp_path, name)) == (name != "C3a")
 
 
+def test_the_pages_say_what_the_command_line_set(made: Path, tmp_path: Path) -> None:
+    for path in (made / name for name in FILES[:3]):
+        assert b"--set" not in path.read_bytes()
+        assert b"overrides" not in path.read_bytes()
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    write.write(tmp_path, "mini", params.read(tmp_path / "params.yaml", ["title=another"]))
+    page, document, literature = ((tmp_path / name).read_text("utf-8") for name in FILES[:3])
+    assert "\n**Judged with `--set 'title=\"another\"'`**, which `params.yaml` does not" in page
+    assert json.loads(document)["overrides"] == {"title": "another"}
+    assert json.loads(document)["title"] == "another"
+    assert "\nThe rows of `mini` are those of its params with `--set 'title=" in literature
+
+
 def test_leakage_is_held_against_the_same_network_before_its_training(made: Path) -> None:
     apart, shuffled = judgements(made)["C3b"].leaks
     assert (apart.row, shuffled.row) == (APART, SHUFFLED)

@@ -440,3 +440,13 @@ def test_importing_it_is_cheap():
     code = "import sys, benchmark.tracking.sync; print('mlflow' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_a_run_has_a_tag_of_what_the_command_line_set(tmp_path: Path) -> None:
+    path = publish(tmp_path)
+    assert "overrides" not in runview.of_cell(read(path), RunLog()).tags
+    document = json.loads(path.read_text(encoding="utf-8"))
+    canonical_json.write(
+        path, canonical_json.pretty(document | {"overrides": {"sweep.seeds": [1]}})
+    )
+    assert runview.of_cell(read(path), RunLog()).tags["overrides"] == "--set 'sweep.seeds=[1]'"

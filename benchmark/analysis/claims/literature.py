@@ -86,10 +86,17 @@ class Comparison:
     """Half of the interval of the difference, null if there is no spread."""
 
 
-def indexes(root: Path) -> dict[str, RecordIndex]:
-    """An index of the records of every track of the project by name, `mini` first."""
+def indexes(root: Path, own: Params | None = None) -> dict[str, RecordIndex]:
+    """An index of the records of every track of the project by name, `mini` first.
+
+    `own` are the params of one track, if already read; those of the others are read from their files.
+    """
     names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
-    return {name: RecordIndex(root, params.read(params.track_file(root, name))) for name in names}
+    known = {own.track: own} if own else {}
+    return {
+        name: RecordIndex(root, known.get(name) or params.read(params.track_file(root, name)))
+        for name in names
+    }
 
 
 def read(root: Path, known: Mapping[str, RecordIndex] | None = None) -> Library:

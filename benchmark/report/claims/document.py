@@ -17,7 +17,7 @@ from benchmark.analysis.contrasts import Finding
 from benchmark.analysis.statistics import Measured
 from benchmark.config.schema import Params
 from benchmark.report.claims.formatting import scale
-from benchmark.report.document import Document, at, inside, text
+from benchmark.report.document import Document, Overrides, at, inside, text
 
 SCHEMA = 2
 """Version of the JSON layout; see docs/claims.md."""
@@ -151,6 +151,8 @@ class Verdicts(Document):
     stable: float
     learnt: float
     claims: list[Claim]
+    overrides: Overrides
+    """What `--set` set in the params, by key; missing if nothing."""
 
 
 def json(
@@ -171,6 +173,7 @@ def json(
             stable=claims.stable,
             learnt=claims.learnt,
             claims=[_claim(judged, literature) for judged in verdicts],
+            overrides=dict(params.overrides),
         )
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from benchmark.analysis.claims.literature import METRICS, Entry, Library, Ordering, compare_rows
+from benchmark.config.overrides import flags
 from benchmark.report.markdown import escape, render
 from benchmark.results.rows import RecordIndex
 
@@ -13,7 +14,14 @@ from benchmark.results.rows import RecordIndex
 def markdown(library: Library, indexes: Mapping[str, RecordIndex]) -> str:
     """The page, claim by claim; `indexes` are those of the tracks to compare with."""
     here = partial(_here, indexes=indexes)
-    return render("literature.md.j2", library=library, address=_address, here=here)
+    stated = {track: flags(index.params.overrides) for track, index in indexes.items()}
+    return render(
+        "literature.md.j2",
+        library=library,
+        address=_address,
+        here=here,
+        overrides={track: given for track, given in stated.items() if given},
+    )
 
 
 def _address(at: str) -> str:

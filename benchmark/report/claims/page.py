@@ -16,6 +16,7 @@ from benchmark.analysis.claims.judge import Judged
 from benchmark.analysis.claims.literature import Library
 from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Claims
 from benchmark.analysis.ranks import Ranks
+from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.report.claims import formatting
 from benchmark.report.claims.formatting import METRICS, amount, interval, size
@@ -41,6 +42,7 @@ def markdown(
         where=formatting.on_track(params.track),
         track=params.track,
         title=params.title,
+        overrides=flags(params.overrides),
         claims=claims,
         summary=[_summary(judged) for judged in verdicts],
         verdicts=[(judged, _evidence(judged)) for judged in verdicts],

@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.analysis.claims import judge, literature, load, matched
+from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.report.claims import literature_page
 
 
-def write(root: Path, track: str) -> list[Path]:
+def write(root: Path, track: str, own: Params | None = None) -> list[Path]:
     """Writes `results/<track>/claims.{md,json}`, `figures/claims/<claim>.svg`, `results/literature.md`.
 
-    Returns their paths. Raises UserError if a name in the claims does not exist in the project's params,
-    and for a record of another configuration than its track's params ask for.
+    `own` are the track's params, which are read from its file if not given. Returns the paths. Raises
+    UserError if a name in the claims does not exist in the project's params, and for a record of another
+    configuration than its track's params ask for.
     """
     # These import matplotlib.
     from benchmark.report.claims import document, figures, page, ranking
 
-    indexes = literature.indexes(root)
+    indexes = literature.indexes(root, own)
     claims, library = load.read(root), literature.read(root, indexes)
     # The claims are written for the main params; other tracks may lack rows.
     load.check(claims, indexes["mini"].params, library.entries)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.analysis.leaderboard import Entry, Setting, Table
 from benchmark.analysis.statistics import DIGITS, rounded
-from benchmark.report.leaderboard.formatting import counts, environments
+from benchmark.report.leaderboard.formatting import counts, environments, overrides
 
 RULE = "mean ± t(.975; df) · s / √n; s within rows pooled over rows"
 """The rule of the intervals, short enough for a cell."""
@@ -20,6 +20,9 @@ MEASURED = ("backbone", "projector")
 def csv(table: Table) -> str:
     """The text of `<experiment>.csv`."""
     rows = [_row(entry) for entry in table.entries]
+    stated = [overrides(entry) for entry in table.entries]
+    if any(stated):
+        rows = [row | {"overrides": own} for row, own in zip(rows, stated, strict=True)]
     out = io.StringIO()
     writer = csv_module.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from benchmark.analysis.leaderboard import Cost, Entry, Pool, Rates, Table
 from benchmark.analysis.statistics import LEVEL, Estimate, Measured
 from benchmark.provenance.program import Image
-from benchmark.report.document import Document, at, inside, text
+from benchmark.report.document import Document, Overrides, at, inside, text
 from benchmark.results.metrics import RANKING
 
 SCHEMA = 2
@@ -54,6 +54,8 @@ class Record(Document):
     sha256: str = at("published", "checksum")
     provenance: Provenance | None = at("origin")
     marks: list[str]
+    overrides: Overrides = at("published", "overrides")
+    """What `--set` set when it was published, by key; missing if nothing."""
 
 
 class Row(Document):
@@ -110,6 +112,8 @@ class Leaderboard(Document):
     interval: Annotated[Interval, BeforeValidator(_interval)] = at("pools")
     environments: list[dict[str, Any]]
     rows: list[Annotated[Row, BeforeValidator(_row)]] = at("entries")
+    overrides: Overrides
+    """What `--set` set when the table was made, by key; missing if nothing."""
 
 
 def json(table: Table) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from benchmark.analysis.leaderboard import Entry
+from benchmark.config.overrides import flags
 
 
 def counts(entry: Entry) -> str:
     """The seeds by status, e.g. `1 done, 1 diverged`."""
     return ", ".join(f"{count} {status}" for status, count in entry.counts.items())
+
+
+def overrides(entry: Entry) -> str:
+    """What `--set` set when records of a row were published, e.g. `--set training.batch_size=128`."""
+    stated = (run.published.overrides for run in entry.records)
+    return "; ".join(dict.fromkeys(flags(values) for values in stated if values))
 
 
 def environments(entry: Entry) -> str:

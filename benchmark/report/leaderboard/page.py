@@ -9,6 +9,7 @@ from typing import Any
 from benchmark.analysis.gate import LEARNT
 from benchmark.analysis.leaderboard import CONTROLS, Cost, Entry, Metric, Setting, Table
 from benchmark.analysis.statistics import LEVEL
+from benchmark.config.overrides import flags
 from benchmark.core.wording import counted
 from benchmark.report.drawing import NAMES
 from benchmark.report.leaderboard.document import RULE
@@ -169,6 +170,12 @@ def _programs(table: Table) -> Iterator[str]:
     for mark, count in Counter(mark for run in runs for mark in run.marks).items():
         verb = "is" if count == 1 else "are"
         yield f"{MARKED} {counted(count, 'record')} {verb} **{mark}**: {MARKS[mark]}."
+    stated = Counter(flags(run.published.overrides) for run in runs)
+    for given, count in stated.items():
+        if given:
+            yield f"{counted(count, 'record')} published with `{code(given)}`."
+    if table.overrides:
+        yield f"This table was written with `{code(flags(table.overrides))}`."
 
 
 def _program(origin: Origin) -> str:

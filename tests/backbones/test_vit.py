@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, ResPostBlock
 
 from benchmark.backbones import vit
-from benchmark.backbones.masking import embedded
 from benchmark.backbones.base import ImageShape, Mask, random_mask
+from benchmark.backbones.masking import embedded
 from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import EPS

@@ -80,7 +80,7 @@ def test_what_the_grammar_does_not_know_exits_with_2(
         ("methods/simclr/images", 1, "did you mean 'methods.simclr.images_seen'"),
         ("schemes/bn", {"norm": "bnn"}, "unknown norm 'bnn'; did you mean 'bn'"),
         ("schemes/bn", {"bakbone": {"norm": "bn"}}, "'bakbone'; did you mean 'backbone'"),
-        ("backbones/resnet/model", "resnett", "unknown backbone 'resnett'; did you mean 'resnet'"),
+        ("backbones/resnet/model", "resnett", "unknown model 'resnett'; did you mean resnet, "),
         ("training/batch_size", "32", "training.batch_size is '32'"),
         ("training/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
         ("evaluation/precise_bn_batch_size", 161, "precise_bn_batch_size 161 is larger than the"),

@@ -113,6 +113,12 @@ def test_every_method_is_allowed_or_refused() -> None:
             {},
             "^training: micro_batches is 4, expected 1: contiguous and strided groups cannot be",
         ),
+        (
+            "dino",
+            GHOST,
+            {"views": ["strong", "strong", "strong"]},
+            "micro_batches is 4, expected 1: its groups are of views of several sizes$",
+        ),
     ],
 )
 def test_what_would_change_a_step_is_refused(

@@ -127,13 +127,21 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
         yield f"recipe {recipe}"
         return
 
+    known = params.backbones.get(asked.backbone)
+    usual = known.optimizer if known else None
+
     def flat(entry: MethodParams) -> dict[str, Any]:
         lengths, backbone = entry.images_seen, asked.backbone
         both = {
             "images": lengths.get(backbone) if isinstance(lengths, dict) else lengths,
             "views": " and ".join(entry.views),
             **entry.options,
+            "optimizer": entry.optimizer.get(backbone, usual),
+            "warm-up": _own(entry.warmup_fraction, params.training.warmup_fraction),
+            "schedule": entry.schedule.model_dump(exclude_defaults=True) or "cosine",
+            "rate of vectors": entry.vector_rate,
             "weight decay": entry.weight_decay.get(backbone),
+            "weight decay on": _own(entry.weight_decay_on, params.training.weight_decay_on),
         }
         return both if tuned else {**both, "learning rate": entry.learning_rate.get(backbone)}
 
@@ -141,6 +149,11 @@ def _differences(params: Params, asked: Question, recipe: str, tuned: bool) -> I
     for key, value in flat(own).items():
         if value != theirs.get(key):
             yield f"{key} {value} instead of {theirs.get(key)}"
+
+
+def _own(value: Any, tracks: Any) -> Any:
+    """A recipe's value, or the track's if it has none."""
+    return tracks if value is None else value
 
 
 def _spread(rows: Sequence[RowRecords], of: Callable[[RowRecords], Mapping[int, float]]) -> Spread:

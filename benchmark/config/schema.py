@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.components.facts import Name
+from benchmark.components.facts import Name, Section
 from benchmark.core.value import Value
 
 
@@ -94,6 +95,29 @@ class Evaluation(Model):
     """Batch in which BN statistics are re-estimated."""
 
 
+class Schedule(Model):
+    """What the learning rate does after the warm-up, if it is not a cosine to zero."""
+
+    end: float = Field(default=0, ge=0, lt=1)
+    """The rate at the end of the cosine, as a share of the peak."""
+    drop_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Shares of the training at which the rate drops. There is no cosine then."""
+    drop_by: float | None = Field(default=None, gt=0, lt=1)
+    """The factor of each drop."""
+    constant: tuple[Section, ...] = ()
+    """Sections whose rate is the peak throughout, without a warm-up."""
+
+    @model_validator(mode="after")
+    def _is_one_schedule(self) -> Schedule:
+        if bool(self.drop_at) != (self.drop_by is not None):
+            raise ValueError("expected drop_at and drop_by together")
+        if self.drop_at and self.end:
+            raise ValueError("expected an end or drops, not both")
+        if any(late >= later for late, later in itertools.pairwise(self.drop_at)):
+            raise ValueError(f"drop_at is {list(self.drop_at)}, expected ascending shares")
+        return self
+
+
 class MethodParams(Model):
     """One method's recipe on this track.
 
@@ -116,8 +140,18 @@ class MethodParams(Model):
     `Method.each_view`). The default is that of the paper's code, which the method declares."""
     learning_rate: dict[str, Annotated[float, Field(gt=0)]]
     """Peak learning rate by backbone."""
+    optimizer: dict[str, str] = Field(default_factory=dict)
+    """By backbone: the name of an entry under `optimizers`, if it is not the backbone's."""
+    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises, if it is not the track's."""
+    schedule: Schedule = Schedule()
+    vector_rate: float = Field(default=1, gt=0)
+    """Factor of the learning rate of parameters of fewer than two dimensions: biases, and the scales
+    and shifts of norms."""
     weight_decay: dict[str, Decay]
     """By backbone: the weight decay, at the start if `weight_decay_end` has one too."""
+    weight_decay_on: Literal["weights", "all"] | None = None
+    """What weight decay applies to, if it is not the track's."""
     weight_decay_end: dict[str, Decay] = Field(default_factory=dict)
     """By backbone: the weight decay at the end of a half cosine; constant if not given."""
     clip_grad_norm: float | None = Field(default=None, gt=0)

@@ -200,9 +200,15 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
             raise UserError(
                 f"methods: {name}.views: {view} has size {size}, expected the images' own size{after}"
             )
-    for field in ("images_seen", "learning_rate", "weight_decay", "weight_decay_end"):
+    for field in ("images_seen", "learning_rate", "weight_decay", "weight_decay_end", "optimizer"):
         if isinstance(given := getattr(method, field), dict):
             check_known(f"backbone in methods.{name}.{field}", given, params.backbones)
+    check_known(
+        f"optimizer in methods.{name}.optimizer", method.optimizer.values(), params.optimizers
+    )
+    check_known(
+        f"section in methods.{name}.schedule.constant", method.schedule.constant, facts["sections"]
+    )
     batch = method.batch_size or params.training.batch_size
     lengths = method.images_seen
     for backbone, count in (lengths if isinstance(lengths, dict) else {"": lengths}).items():

@@ -60,6 +60,19 @@ class TeacherConfig(Value):
     shuffle: bool
 
 
+class ScheduleConfig(Value):
+    """What the learning rate does after the warm-up, see `config.schema.Schedule`."""
+
+    end: float = 0.0
+    """The rate at the end of the cosine, as a share of the peak."""
+    drop_at: tuple[float, ...] = ()
+    """Shares of the training at which the rate drops, in place of the cosine."""
+    drop_by: float = 1.0
+    """The factor of each drop."""
+    constant: tuple[str, ...] = ()
+    """Sections whose rate is the peak throughout."""
+
+
 class TrainingConfig(Value):
     """How a cell is trained."""
 
@@ -70,6 +83,9 @@ class TrainingConfig(Value):
     """Training images, repetitions counted and views not."""
     learning_rate: float
     """The highest, after the warm-up."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    vector_rate: float = 1.0
+    """Factor of the learning rate of parameters of fewer than two dimensions."""
     weight_decay: float
     weight_decay_end: float | None = None
     """Its value at the end of half a cosine; None if it is constant."""

@@ -237,14 +237,18 @@ def resolve(
                 used |= registry.versions("norm", used_norm["norm"])
     training = None
     if isinstance(recipe, MethodParams) and setting is not None:
-        optimizer = params.optimizers[params.backbones[row.backbone].optimizer]
+        chosen = recipe.optimizer.get(row.backbone, params.backbones[row.backbone].optimizer)
+        optimizer = params.optimizers[chosen]
         used |= registry.versions("optimizer", optimizer["name"])
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
             **params.training.model_dump(
                 exclude={"teacher", "clip_grad_norm", "micro_batches"}, exclude_none=True
             ),
-            **({"batch_size": recipe.batch_size} if recipe.batch_size else {}),
+            # What the recipe has of its own.
+            **recipe.model_dump(
+                include={"batch_size", "warmup_fraction", "weight_decay_on"}, exclude_none=True
+            ),
             "view_batching": recipe.view_batching or declared.get("view_batching", "separate"),
             "images_seen": images_seen(recipe, row.backbone),
             "learning_rate": setting[0],
@@ -253,6 +257,7 @@ def resolve(
             "views": [essential(params.views[view], view_defaults()) for view in recipe.views],
         }
         # A setting that is off has no key, so that a new setting changes no fingerprint.
+        training |= recipe.model_dump(include={"schedule", "vector_rate"}, exclude_defaults=True)
         if clip := recipe.clip_grad_norm or params.training.clip_grad_norm:
             training["clip_grad_norm"] = clip
         if (parts := recipe.micro_batches or params.training.micro_batches) > 1:

@@ -21,7 +21,7 @@ from benchmark.core.randomness import Draw, keyed
 from benchmark.data.augment import views
 from benchmark.methods.base import Batch, Method
 from benchmark.methods.teacher import rising
-from benchmark.planning.configuration import TrainingConfig
+from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
 from benchmark.training.accumulation import accumulate, division
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
@@ -68,15 +68,27 @@ class Trained:
     """Floating-point operations of the first step's matrix products and convolutions, both ways."""
 
 
-def rate_at(step: int, steps: int, peak: float, warmup_fraction: float) -> float:
+def rate_at(
+    step: int,
+    steps: int,
+    peak: float,
+    warmup_fraction: float,
+    schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008  # frozen
+) -> float:
     """Learning rate of a step counted from 0: linear warm-up over a share of the steps, then cosine.
 
-    (Loshchilov & Hutter 2017, 1608.03983, without restarts; the last step is just above zero.)
+    (Loshchilov & Hutter 2017, 1608.03983, without restarts; the last step is just above the end.) Or,
+    after the warm-up, the peak with a drop at each share of the steps that the schedule has (He et al.
+    2016, 1512.03385, §3.4).
     """
     warmup = round(warmup_fraction * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    if schedule.drop_at:
+        drops = sum(step >= round(share * steps) for share in schedule.drop_at)
+        return peak * schedule.drop_by**drops
+    cosine = peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return cosine + schedule.end * (peak - cosine)
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
@@ -112,7 +124,13 @@ def train(
     is trained. `trace` gets the `views` of the first step and the state after it (`first_step`).
     """
     batch, steps = recipe.batch_size, recipe.steps
-    groups = parameter_groups(method, recipe.weight_decay, recipe.weight_decay_on)
+    groups = parameter_groups(
+        method,
+        recipe.weight_decay,
+        recipe.weight_decay_on,
+        recipe.schedule.constant,
+        recipe.vector_rate,
+    )
     chosen = recipe.optimizer
     optimizer: torch.optim.Optimizer = registry.build(
         "optimizer", chosen.name, groups, recipe.learning_rate, **chosen.options
@@ -194,12 +212,14 @@ def train(
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, recipe.clip_grad_norm, norm)
+        peak = recipe.learning_rate
+        rate = rate_at(step, steps, peak, recipe.warmup_fraction, recipe.schedule)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, recipe.learning_rate, recipe.warmup_fraction)
-        if recipe.weight_decay_end is not None:
-            optimizer.param_groups[0]["weight_decay"] = rising(
-                recipe.weight_decay, recipe.weight_decay_end, step / steps
-            )
+            group["lr"] = group["rate_factor"] * (peak if group["constant"] else rate)
+            if recipe.weight_decay_end is not None and group["decays"]:
+                group["weight_decay"] = rising(
+                    recipe.weight_decay, recipe.weight_decay_end, step / steps
+                )
         measured = sections if step + 1 in stretch_ends else {}
         before = {name: [w.detach().clone() for w in weights] for name, weights in measured.items()}
         optimizer.step()

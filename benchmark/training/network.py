@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -108,17 +109,35 @@ def initialise(
                     )
 
 
-def parameter_groups(network: nn.Module, weight_decay: float, on: str) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay.
+def parameter_groups(
+    network: nn.Module,
+    weight_decay: float,
+    on: str,
+    constant: Collection[str] = (),
+    vector_rate: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay (`decays`), then those whose rate is another one.
 
     `on` is `all`, or `weights`: those of two or more dimensions. A rule by dimension, not by class or
-    name, keeps the groups the same when the norm changes.
+    name, keeps the groups the same when the norm changes. `vector_rate` is the `rate_factor` of those of
+    fewer dimensions. `constant` names the sections whose learning rate does not follow the schedule.
     """
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in network.parameters():
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {
+        (decays, False, 1.0): [] for decays in (True, False)
+    }
+    for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups[on == "all" or parameter.ndim >= 2].append(parameter)
+            decays = on == "all" or parameter.ndim >= 2
+            factor = 1.0 if parameter.ndim >= 2 else vector_rate
+            kind = decays, name.partition(".")[0] in constant, factor
+            groups.setdefault(kind, []).append(parameter)
     return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "decays": decays,
+            "constant": is_constant,
+            "rate_factor": factor,
+        }
+        for (decays, is_constant, factor), parameters in groups.items()
     ]

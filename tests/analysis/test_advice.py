@@ -201,6 +201,24 @@ def test_a_recipe_that_is_like_the_method_counts_and_is_named(tmp_path: Path) ->
     assert "instead of" not in line(advise(index, "simclr-cold", "resnet", 32), "How far:")
 
 
+def test_how_a_recipe_trains_otherwise_is_named(tmp_path: Path) -> None:
+    params = tree(cold=grid("bn", "gn", methods=["simclr-cold"]))
+    params["methods"]["simclr-cold"] |= {"warmup_fraction": 0.25, "schedule": {"end": 0.001}}
+    params["methods"]["simclr-cold"]["optimizer"] = {"resnet": "adamw"}
+    index = stand(tmp_path, params)
+    plant(
+        index, "cold", {**UNTRAINED, "simclr-cold-resnet-bn": BEST, "simclr-cold-resnet-gn": LOWER}
+    )
+    far = line(advise(index, "simclr", "resnet", 32), "How far:")
+    for said in (
+        "optimizer adamw instead of sgd",
+        "warm-up 0.25 instead of 0.1",
+        "schedule {'end': 0.001} instead of cosine",
+    ):
+        assert said in far
+    assert "decay on" not in far
+
+
 def test_without_records_it_says_so(tmp_path: Path) -> None:
     said = asked(tmp_path, {})
     assert "simclr on resnet is in first, without complete records" in line(said, "The records")

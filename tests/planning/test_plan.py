@@ -508,7 +508,8 @@ def without_batching(recipe: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_not_done_in_a_training_has_no_key() -> None:
     label = "simclr-resnet-bn-s0"
     before = tiny.cell(label)
-    assert not {"clip_grad_norm", "weight_decay_end"} & set(before.config.recipe.as_json())
+    off = {"clip_grad_norm", "weight_decay_end", "schedule", "vector_rate"}
+    assert not off & set(before.config.recipe.as_json())
     for tree in (
         tiny.changed(tiny.raw(), "training/clip_grad_norm", 2.0),
         tiny.changed(tiny.raw(), "methods/simclr/clip_grad_norm", 2.0),
@@ -521,6 +522,36 @@ def test_what_is_not_done_in_a_training_has_no_key() -> None:
     assert tiny.cell(label, tree=tree).config.recipe.weight_decay_end == 0.5
     tree = tiny.changed(tiny.raw(), "methods/simclr/weight_decay_end", {"vit": 0.7})
     assert tiny.cell(label, tree=tree).config == before.config
+
+
+OWN: dict[str, tuple[Any, Any]] = {
+    "warmup_fraction": (0.25, 0.1),
+    "weight_decay_on": ("all", "weights"),
+    "vector_rate": (0.024, 1.0),
+    "schedule": ({"end": 0.001}, {"end": 0.0}),
+    "optimizer": ({"resnet": "lars"}, {"resnet": "sgd"}),
+}
+"""What a recipe may have of its own: another value, and that of tiny's track or the default."""
+
+
+@pytest.mark.parametrize("key", OWN)
+def test_a_recipe_may_have_a_setting_of_its_own(key: str) -> None:
+    """The usual value leaves the fingerprint as it is, another one is in the configuration."""
+    label, tree = "simclr-resnet-bn-s0", tiny.raw()
+    tree["optimizers"]["lars"] = {"adapt": "weights"}
+    before = tiny.cell(label, tree=tree)
+    value, usual = OWN[key]
+    same = tiny.cell(label, tree=tiny.changed(tree, f"methods/simclr/{key}", usual))
+    assert same.on("images").fingerprint == before.on("images").fingerprint
+    own = tiny.cell(label, tree=tiny.changed(tree, f"methods/simclr/{key}", value))
+    expected = {"name": "lars", "adapt": "weights"} if key == "optimizer" else value
+    assert own.config.recipe.as_json()[key] == expected
+    assert own.on("images").fingerprint != before.on("images").fingerprint
+    assert set(own.components) == set(before.components) ^ (
+        {"optimizer lars", "optimizer sgd"} if key == "optimizer" else set()
+    )
+    other = tiny.changed(tree, "methods/simclr/optimizer", {"vit": "lars"})
+    assert tiny.cell(label, tree=other).config == before.config
 
 
 def test_a_recipe_may_be_longer_in_one_backbone() -> None:

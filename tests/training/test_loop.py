@@ -166,3 +166,48 @@ def test_relative_updates_of_weights_under_a_norm_fall_as_these_grow(tmp_path: P
         for name, method in (("plain", plain), ("long", long))
     )
     assert float(one / other) == pytest.approx(10, rel=1e-5)
+
+
+class Sections(Pulled):
+    """With a predictor, whose gradient is the same constant."""
+
+    def __init__(self, pull: float) -> None:
+        super().__init__(pull)
+        self.predictor = nn.Linear(3, 2).double()
+
+
+@pytest.mark.parametrize("on", ["weights", "all"])
+def test_each_parameter_has_the_rate_of_its_section_and_its_dimensions(
+    tmp_path: Path, on: str
+) -> None:
+    """SimSiam's predictor, whose rate is constant, and Barlow Twins' biases, whose rate is lower."""
+    steps, method = 12, Sections(0.5)
+    schedule = {"constant": ["predictor"], "end": 0.25}
+    trained(
+        tmp_path, method, steps, weight_decay_on=on, schedule=schedule, vector_rate=0.125,
+        warmup_fraction=0.25,
+    )  # fmt: skip
+    seen = [*method.seen, method.weights()]
+    for step in range(steps):
+        rate = 0.1 * (step + 1) / 3 if step < 3 else 0.025 + 0.75 * cosine(step - 3, 9, 0.1)
+        for name, before in seen[step].items():
+            expected = 0.1 if name.startswith("predictor") else rate
+            expected *= 0.125 if before.ndim < 2 else 1
+            expected *= 0 if name.endswith("frozen") else 1
+            moved = before - seen[step + 1][name]
+            assert moved.flatten().tolist() == pytest.approx([0.5 * expected] * before.numel())
+
+
+def test_what_decays_is_raised_in_every_group(tmp_path: Path) -> None:
+    """Without a gradient, decay alone moves weights; the predictor's at its constant rate."""
+    method = Sections(0.0)
+    trained(
+        tmp_path, method, 8, weight_decay=0.2, weight_decay_end=0.6,
+        schedule={"constant": ["predictor"]},
+    )  # fmt: skip
+    seen = [*method.seen, method.weights()]
+    for step in range(8):
+        decay = 0.6 - 0.4 * (1 + math.cos(math.pi * step / 8)) / 2
+        for name, rate in [("predictor.weight", 0.1), ("backbone.first", cosine(step, 8, 0.1))]:
+            ratio = seen[step + 1][name] / seen[step][name]
+            assert ratio.flatten().tolist() == pytest.approx([1 - rate * decay] * ratio.numel())

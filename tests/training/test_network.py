@@ -249,3 +249,23 @@ def test_a_backbone_keeps_the_weights_it_loaded_only_if_it_says_so(
     teacher = network.teacher.network if method == "byol" else None
     expected = [p for p in teacher[0].parameters() if p.ndim > 1] if teacher and stated else []
     assert len(drawn) > len(loaded) == len(expected)
+
+
+@pytest.mark.parametrize("on", ["weights", "all"])
+@pytest.mark.parametrize("method", ["simsiam", "moco"])
+def test_each_trained_parameter_is_in_one_group_of_its_kind(method, on):
+    network = build(method, "resnet", "bn")
+    names = {id(p): name for name, p in network.named_parameters() if p.requires_grad}
+    groups = parameter_groups(network, 0.1, on, ("predictor",), 0.5)
+    found = [names.pop(id(p)) for group in groups for p in group["params"]]
+    assert found
+    assert not names
+    for group in groups:
+        for parameter in group["params"]:
+            vector = parameter.ndim < 2
+            assert group["decays"] == (on == "all" or not vector)
+            assert group["weight_decay"] == (0.1 if group["decays"] else 0.0)
+            assert group["rate_factor"] == (0.5 if vector else 1.0)
+    constant = {id(p) for group in groups if group["constant"] for p in group["params"]}
+    predictor = network.predictor.parameters() if method == "simsiam" else ()
+    assert constant == {id(p) for p in predictor}

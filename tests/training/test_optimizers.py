@@ -98,6 +98,22 @@ def test_lars_at_a_constant_rate_is_the_papers():
         assert_close(parameter, x)
 
 
+@pytest.mark.parametrize("coefficient", [0.02, 10.0])
+def test_clipped_trust_is_larcs(coefficient):
+    """The local rate is at most the global one (solo-learn's `clip_lr`, apex's `clip`)."""
+    start, gradients, found = run(
+        "lars", adapt="weights", trust_coefficient=coefficient, trust_clip=True
+    )
+    x, velocity, clipped = start[0], torch.zeros_like(start[0]), 0
+    for rate, given in zip(RATES, gradients, strict=True):
+        local = coefficient * x.norm() / (given[0].norm() + DECAY * x.norm())
+        clipped += int(local > rate)
+        velocity = 0.9 * velocity + min(local / rate, 1.0) * (given[0] + DECAY * x)
+        x = x - rate * velocity
+    assert clipped == (len(RATES) if coefficient > 1 else 0)
+    assert_close(found[0], x)
+
+
 @pytest.mark.parametrize("decays", DECAYS)
 @pytest.mark.parametrize("adapt", ["weights", "all"])
 @pytest.mark.parametrize("given", [{}, {"beta1": 0.8, "beta2": 0.95, "eps": 0.1}])

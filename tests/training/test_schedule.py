@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from benchmark.planning.configuration import ScheduleConfig
 from benchmark.training.loop import batch_indices, rate_at
 
 
@@ -28,6 +31,39 @@ def test_rate_follows_torchs_schedulers(warmup):
         assert rate_at(step, steps, 0.2, warmup) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         cosine.step()
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_a_cosine_to_an_end_is_torchs_with_a_minimum(warmup):
+    steps, rising = 40, round(40 * warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - rising, eta_min=0.2 / 8)
+    for step in range(rising, steps):
+        found = rate_at(step, steps, 0.2, warmup, ScheduleConfig(end=1 / 8))
+        assert found == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    assert rate_at(0, steps, 0.2, 0.25, ScheduleConfig(end=1 / 8)) == pytest.approx(0.02)
+
+
+def test_drops_are_torchs_milestones():
+    """Of the recipe of rotation prediction: 200 epochs, a fifth at 60, 120 and 160, of 7 steps each."""
+    schedule = ScheduleConfig(drop_at=(0.3, 0.6, 0.8), drop_by=0.2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    drops = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60 * 7, 120 * 7, 160 * 7], gamma=0.2)
+    for step in range(200 * 7):
+        found = rate_at(step, 200 * 7, 0.1, 0.0, schedule)
+        assert found == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        drops.step()
+    assert rate_at(4, 1400, 0.1, 0.05, schedule) == pytest.approx(0.1 * 5 / 70)
+
+
+@pytest.mark.parametrize("schedule", [ScheduleConfig(), ScheduleConfig(constant=("predictor",))])
+def test_without_an_end_or_drops_the_bits_are_those_of_the_plain_cosine(schedule):
+    for step in range(30, 331):
+        plain = 0.3 * 0.5 * (1 + math.cos(math.pi * (step - 30) / 301))
+        assert rate_at(step, 331, 0.3, 30 / 331, schedule) == plain
 
 
 def test_each_epoch_is_a_permutation_without_the_incomplete_batch():

@@ -21,10 +21,17 @@ COMPONENT = {
         "nesterov": "bool",
         "trust_coefficient": "float > 0",
         "eps": "float >= 0",
+        "trust_clip": "bool",
     },
     # The paper's, which SimCLR's code has too (2002.05709); neither has an epsilon. What is adapted has
     # no default: the paper adapts every layer, SimCLR leaves out biases and norms.
-    "defaults": {"momentum": 0.9, "nesterov": False, "trust_coefficient": 0.001, "eps": 0.0},
+    "defaults": {
+        "momentum": 0.9,
+        "nesterov": False,
+        "trust_coefficient": 0.001,
+        "eps": 0.0,
+        "trust_clip": False,
+    },
     "example": {"adapt": "weights"},
 }
 
@@ -47,15 +54,18 @@ def build(
     nesterov: bool,
     trust_coefficient: float,
     eps: float,
+    trust_clip: bool,
 ) -> torch.optim.Optimizer:
     """SGD whose decayed gradient is scaled by λ = η ‖w‖ / (‖∇L‖ + β ‖w‖ + ε) (algorithm 1).
 
     β is the weight decay and η the trust coefficient. λ is 1 where `adapt` leaves a parameter out, and
     where ‖w‖ or ‖∇L‖ is 0. As in torch's SGD, the rate multiplies the momentum, v ← m v + λ (∇L + β w)
     and w ← w − γ v. In the paper the rate is inside, which is the same while it is constant.
+    `trust_clip` replaces λ by min(λ / γ, 1), so that λ bounds the step from above (LARC, NVIDIA's apex).
     """
     optimizer = Lars(
-        groups, rate, momentum=momentum, nesterov=nesterov, trust_coeff=trust_coefficient, eps=eps
-    )
+        groups, rate, momentum=momentum, nesterov=nesterov, trust_coeff=trust_coefficient, eps=eps,
+        trust_clip=trust_clip,
+    )  # fmt: skip
     optimizer.adapt = adapt
     return optimizer

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
 
 
@@ -49,6 +50,10 @@ class Backbone(nn.Module, ABC):
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Images (N, C, H, W) → the embedding `pooled` (N, width) and further readouts by name."""
 
+    def freeze_patches(self) -> None:
+        """Stops the training of the patch embedding; UserError for a backbone without one."""
+        raise UserError("freeze_patches is true, and the backbone embeds no patches")
+
     def draw(self, seed: int) -> AbstractSet[nn.Parameter]:
         """Draws initial weights and returns these parameters; the benchmark draws all others."""
         return frozenset()
@@ -66,8 +71,14 @@ class MaskedBackbone(Backbone):
         """Images (N, C, H, W) → an encoding of their visible patches, for `decoder`."""
 
     @abstractmethod
-    def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
-        """A light decoder: (encoding, mask) → pixels of every patch (N, P, patch² · C)."""
+    def decoder(
+        self, norms: SectionNorms, width: int, patch: int, depth: int = 1, heads: int = 2
+    ) -> nn.Module:
+        """A decoder: (encoding, mask) → pixels of every patch (N, P, patch² · C).
+
+        `depth` and `heads` are of its transformer blocks; UserError if it has none and they are not the
+        defaults.
+        """
 
     @abstractmethod
     def prepare_masking(self, patch: int) -> None:

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.backbones.base import ImageShape, Mask
+from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
 
 
@@ -77,11 +78,15 @@ def fill_hidden(images: Tensor, mask: Mask, patch: Tensor) -> Tensor:
 class TokenDecoder(nn.Module):
     """Tokens (N, K + V, C) → pixels of every patch (N, P, patch² · channels) (MAE, 2111.06377).
 
-    One pre-norm block for every placement in the backbone: the decoder is a section of its own.
+    Pre-norm blocks for every placement in the backbone: the decoder is a section of its own.
     """
 
-    def __init__(self, net: VisionTransformer, width: int, norms: SectionNorms) -> None:
+    def __init__(
+        self, net: VisionTransformer, width: int, norms: SectionNorms, depth: int, heads: int
+    ) -> None:
         super().__init__()
+        if width % heads:
+            raise UserError(f"method mae: decoder_heads {heads} does not divide the width {width}")
         embed, self.first = net.patch_embed, int(net.num_prefix_tokens)
         positions = self.first + embed.num_patches
         self.embed = nn.Linear(net.embed_dim, width)
@@ -91,9 +96,12 @@ class TokenDecoder(nn.Module):
         def layer(width: int, **_: object) -> nn.Module:
             return norms.layer("tokens", width, positions)
 
-        self.block = Block(width, 2, qkv_bias=True, norm_layer=layer)  # type: ignore[arg-type]  # timm calls it
-        for name in ("ls1", "ls2"):
-            setattr(self.block, name, norms.branch() or getattr(self.block, name))
+        blocks = [Block(width, heads, qkv_bias=True, norm_layer=layer) for _ in range(depth)]  # type: ignore[arg-type]  # timm calls it
+        for block in blocks:
+            for name in ("ls1", "ls2"):
+                setattr(block, name, norms.branch() or getattr(block, name))
+        # Initial weights are drawn by name, and one block was there first.
+        self.block = blocks[0] if depth == 1 else nn.Sequential(*blocks)
         self.norm = norms.layer("tokens", width, positions)
         self.read = nn.Linear(width, embed.patch_size[0] ** 2 * net.in_chans)
 

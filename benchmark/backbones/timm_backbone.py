@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -75,10 +76,24 @@ class TimmBackbone(MaskedBackbone):
         encoded = self.net.forward_features(fill_hidden(images, mask, self.mask_patch))
         return encoded.movedim(-1, 1) if self._channels_last() else encoded
 
-    def decoder(self, norms: SectionNorms, width: int, patch: int) -> nn.Module:
-        """A transformer block over visible and mask tokens, or a convolution over the map."""
+    def freeze_patches(self) -> None:
+        """MoCo v3's stable training of ViTs (2104.02057, §4.2)."""
+        if isinstance(embedding := getattr(self.net, "patch_embed", None), PatchEmbed):
+            embedding.proj.requires_grad_(False)
+        else:
+            super().freeze_patches()
+
+    def decoder(
+        self, norms: SectionNorms, width: int, patch: int, depth: int = 1, heads: int = 2
+    ) -> nn.Module:
+        """Transformer blocks over visible and mask tokens, or a convolution over the map."""
         if isinstance(self.net, VisionTransformer):
-            return TokenDecoder(self.net, width, norms)
+            return TokenDecoder(self.net, width, norms, depth, heads)
+        if (depth, heads) != (1, 2):
+            raise UserError(
+                f"method mae: decoder_depth is {depth} and decoder_heads {heads}, expected 1 and 2: "
+                f"the decoder of a {type(self.net).__name__} is one convolution"
+            )
         return MapDecoder(int(self.net.num_features), width, norms, patch, self.shape)
 
     def prepare_masking(self, patch: int) -> None:

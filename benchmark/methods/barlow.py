@@ -20,7 +20,9 @@ COMPONENT = {
         "off_diagonal": "float >= 0",
         "scale": "float > 0",
         "loss_norm": ["batch", "none"],
+        "projector_layers": "int >= 1",
     },
+    "defaults": {"projector_layers": 3},
     "example": {
         "hidden": 16,
         "output": 8,
@@ -43,9 +45,10 @@ class BarlowTwins(Method):
         off_diagonal: float,
         scale: float,
         loss_norm: str,
+        projector_layers: int,
     ) -> None:
         super().__init__(backbone, context)
-        widths = [backbone.width, hidden, hidden, output]
+        widths = [backbone.width, *[hidden] * (projector_layers - 1), output]
         self.projector = mlp(widths, context.norms["projector"], last="none")
         self.off_diagonal, self.scale, self.loss_norm = off_diagonal, scale, loss_norm
 

@@ -22,7 +22,9 @@ COMPONENT = {
         "output": "int >= 1",
         "momentum": "0 <= float <= 1",
         "loss_norm": ["l2", "layer", "batch", "none"],
+        "momentum_end": "0 <= float <= 1",
     },
+    "defaults": {"momentum_end": 1.0},
     "example": {"hidden": 16, "output": 8, "momentum": 0.9, "loss_norm": "l2"},
     "per_sample_loss": True,
     "whole_batch_loss": {"loss_norm": ["batch"]},
@@ -40,12 +42,14 @@ class BYOL(TeacherMethod):
         output: int,
         momentum: float,
         loss_norm: str,
+        momentum_end: float,
     ) -> None:
         super().__init__(backbone, context)
         self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
         self.predictor = mlp([output, hidden, output], context.norms["predictor"])
         self.teacher = Teacher(self.student(), context.teacher)
-        self.momentum, self.loss_norm = momentum, loss_norm
+        self.momentum, self.momentum_end = momentum, momentum_end
+        self.loss_norm = loss_norm
 
     def forward(self, batch: Batch) -> Outcome:
         """p = q(g(f(x))), z' = g'(f'(x')); ‖p̂₁ − ẑ'₂‖² + ‖p̂₂ − ẑ'₁‖² (equations 2 and 3).

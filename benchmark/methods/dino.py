@@ -32,6 +32,16 @@ COMPONENT = {
         "center_momentum": "0 <= float <= 1",
         "momentum": "0 <= float <= 1",
         "freeze": "0 <= float <= 1",
+        "projector_layers": "int >= 1",
+        "momentum_end": "0 <= float <= 1",
+        "temperature_warmup": "0 <= float <= 1",
+        "teacher_temperature_start": "float > 0",
+    },
+    "defaults": {
+        "projector_layers": 3,
+        "momentum_end": 1.0,
+        "temperature_warmup": 0.0,
+        "teacher_temperature_start": 0.04,
     },
     "example": {
         "hidden": 16,
@@ -74,16 +84,23 @@ class DINO(TeacherMethod):
         center_momentum: float,
         momentum: float,
         freeze: float,
+        projector_layers: int,
+        momentum_end: float,
+        temperature_warmup: float,
+        teacher_temperature_start: float,
     ) -> None:
         super().__init__(backbone, context)
-        self.projector = mlp(
-            [backbone.width, hidden, hidden, bottleneck], context.norms["projector"],
-            activation=nn.GELU,
-        )  # fmt: skip
+        widths = [backbone.width, *[hidden] * (projector_layers - 1), bottleneck]
+        self.projector = mlp(widths, context.norms["projector"], activation=nn.GELU)
         self.prototypes = Prototypes(bottleneck, prototypes)
         self.teacher = Teacher(self.student(), context.teacher)
-        self.temperatures = student_temperature, teacher_temperature
-        self.rate, self.momentum, self.freeze = center_momentum, momentum, freeze
+        self.student_temperature, self.teacher_temperature = (
+            student_temperature,
+            teacher_temperature,
+        )
+        self.warmup, self.start_temperature = temperature_warmup, teacher_temperature_start
+        self.momentum, self.momentum_end = momentum, momentum_end
+        self.rate, self.freeze = center_momentum, freeze
         self.center: Tensor
         self.register_buffer("center", torch.zeros(prototypes))
 
@@ -104,13 +121,23 @@ class DINO(TeacherMethod):
         """The teacher's output of each global view."""
         return self.each_target(self.teacher, batch, (0, 1))
 
+    def sharpening(self, progress: float) -> float:
+        """The teacher's temperature, which changes linearly during the share `temperature_warmup`.
+
+        (Appendix of the paper; the authors' code changes it once an epoch.)
+        """
+        if progress >= self.warmup:
+            return self.teacher_temperature
+        start = self.start_temperature
+        return start + (self.teacher_temperature - start) * progress / self.warmup
+
     def forward(self, batch: Batch) -> Outcome:
         """Mean of H(P_t(x), P_s(x')) over global views x and all views x' ≠ x (equation 3, a sum).
 
         P_t is centred and sharpened (§3.1).
         """
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
-        student, teacher = self.temperatures
+        student, teacher = self.student_temperature, self.sharpening(batch.progress)
         head = nn.Sequential(self.projector, self.prototypes)
         scores = self.each_view(self.backbone, batch.views, head)
         outputs = self.targets(batch)

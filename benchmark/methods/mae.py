@@ -24,7 +24,10 @@ COMPONENT = {
         "patch": "int >= 1",
         "decoder_width": "int >= 1",
         "normalize_target": "bool",
+        "decoder_depth": "int >= 1",
+        "decoder_heads": "int >= 1",
     },
+    "defaults": {"decoder_depth": 1, "decoder_heads": 2},
     "example": {"mask_ratio": 0.75, "patch": 4, "decoder_width": 8, "normalize_target": False},
     "per_sample_loss": True,
 }
@@ -41,6 +44,8 @@ class MAE(MaskedMethod):
         patch: int,
         decoder_width: int,
         normalize_target: bool,
+        decoder_depth: int,
+        decoder_heads: int,
     ) -> None:
         super().__init__(backbone, context)
         if not isinstance(backbone, MaskedBackbone):
@@ -56,7 +61,9 @@ class MAE(MaskedMethod):
             raise UserError(
                 f"method mae: mask_ratio {mask_ratio} hides none or all of {self.grid**2} patches"
             )
-        self.decoder = backbone.decoder(context.norms["decoder"], decoder_width, patch)
+        self.decoder = backbone.decoder(
+            context.norms["decoder"], decoder_width, patch, decoder_depth, decoder_heads
+        )
         self.mask_ratio, self.patch, self.normalize_target = mask_ratio, patch, normalize_target
 
     def forward(self, batch: Batch) -> Outcome:

@@ -27,7 +27,11 @@ COMPONENT = {
         "queue": "int >= 1",
         "momentum": "0 <= float <= 1",
         "symmetric": "bool",
+        "momentum_end": "0 <= float <= 1",
+        "projector_layers": "int >= 1",
     },
+    # At 0 the momentum stays as it is.
+    "defaults": {"momentum_end": 0.0, "projector_layers": 2},
     # In a longer queue an image's own past keys would be among its negatives.
     "largest_share": {"queue": 0.25},
     # A symmetric step adds the keys of both views.
@@ -58,11 +62,15 @@ class MoCo(TeacherMethod):
         queue: int,
         momentum: float,
         symmetric: bool,
+        momentum_end: float,
+        projector_layers: int,
     ) -> None:
         super().__init__(backbone, context)
-        self.projector = mlp([backbone.width, hidden, output], context.norms["projector"])
+        widths = [backbone.width, *[hidden] * (projector_layers - 1), output]
+        self.projector = mlp(widths, context.norms["projector"])
         self.teacher = Teacher(self.student(), context.teacher)
-        self.temperature, self.momentum, self.symmetric = temperature, momentum, symmetric
+        self.temperature, self.symmetric = temperature, symmetric
+        self.momentum, self.momentum_end = momentum, momentum_end or momentum
         self.queue: Tensor
         start = torch.randn(queue, output, generator=keyed(0, "moco queue"))
         self.register_buffer("queue", F.normalize(start, dim=1))
@@ -91,10 +99,6 @@ class MoCo(TeacherMethod):
     def targets(self, batch: Batch) -> list[Tensor]:
         """The teacher's output of the other view of each query."""
         return self.each_target(self.teacher, batch, [1, 0] if self.symmetric else [1])
-
-    def after_step(self, progress: float) -> None:
-        """The teacher follows the student at a constant momentum."""
-        self.teacher.follow(self.student(), self.momentum)
 
 
 build = MoCo

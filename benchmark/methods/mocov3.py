@@ -22,6 +22,16 @@ COMPONENT = {
         "hidden": "int >= 1",
         "output": "int >= 1",
         "momentum": "0 <= float <= 1",
+        "momentum_end": "0 <= float <= 1",
+        "projector_layers": "int >= 1",
+        "predictor_norm": "bool",
+        "freeze_patches": "bool",
+    },
+    "defaults": {
+        "momentum_end": 1.0,
+        "projector_layers": 2,
+        "predictor_norm": True,
+        "freeze_patches": False,
     },
     "example": {"temperature": 0.2, "hidden": 16, "output": 8, "momentum": 0.9},
 }
@@ -38,15 +48,25 @@ class MoCoV3(TeacherMethod):
         hidden: int,
         output: int,
         momentum: float,
+        momentum_end: float,
+        projector_layers: int,
+        predictor_norm: bool,
+        freeze_patches: bool,
     ) -> None:
         super().__init__(backbone, context)
-        # Both heads end in a norm without scale and shift: the authors' code for ViTs. Their ResNets
-        # have none at the end of the predictor, and their ViTs' projector has a third layer.
+        # In the authors' code a ResNet's predictor has no norm at its end, and a ViT's projector three
+        # layers.
         projector, predictor = context.norms["projector"], context.norms["predictor"]
-        self.projector = mlp([backbone.width, hidden, output], projector, "norm without affine")
-        self.predictor = mlp([output, hidden, output], predictor, "norm without affine")
+        widths = [backbone.width, *[hidden] * (projector_layers - 1), output]
+        self.projector = mlp(widths, projector, "norm without affine")
+        self.predictor = mlp(
+            [output, hidden, output], predictor, "norm without affine" if predictor_norm else "none"
+        )
+        if freeze_patches:
+            backbone.freeze_patches()
         self.teacher = Teacher(self.student(), context.teacher)
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature = temperature
+        self.momentum, self.momentum_end = momentum, momentum_end
 
     def forward(self, batch: Batch) -> Outcome:
         """ctr(q₁, k₂) + ctr(q₂, k₁), each 2τ · InfoNCE over the batch (algorithm 1)."""

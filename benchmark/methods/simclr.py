@@ -22,7 +22,9 @@ COMPONENT = {
         "hidden": "int >= 1",
         "output": "int >= 1",
         "output_norm": "bool",
+        "projector_layers": "int >= 1",
     },
+    "defaults": {"projector_layers": 2},
     "example": {"temperature": 0.2, "hidden": 16, "output": 8, "output_norm": False},
 }
 
@@ -38,13 +40,14 @@ class SimCLR(Method):
         hidden: int,
         output: int,
         output_norm: bool,
+        projector_layers: int,
     ) -> None:
         super().__init__(backbone, context)
         # The authors' code ends the head in a norm without shift, solo-learn's in a bias.
         last: Literal["bias", "norm without shift"] = (
             "norm without shift" if output_norm else "bias"
         )
-        widths = [backbone.width, hidden, output]
+        widths = [backbone.width, *[hidden] * (projector_layers - 1), output]
         self.projector = mlp(widths, context.norms["projector"], last=last)
         self.temperature = temperature
 

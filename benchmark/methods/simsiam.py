@@ -18,7 +18,9 @@ COMPONENT = {
         "output": "int >= 1",
         "bottleneck": "int >= 1",
         "stop_gradient": "bool",
+        "projector_layers": "int >= 1",
     },
+    "defaults": {"projector_layers": 3},
     "example": {"output": 16, "bottleneck": 8, "stop_gradient": True},
     "per_sample_loss": True,
 }
@@ -34,10 +36,11 @@ class SimSiam(Method):
         output: int,
         bottleneck: int,
         stop_gradient: bool,
+        projector_layers: int,
     ) -> None:
         super().__init__(backbone, context)
         # The last norm has no scale and shift, as in the authors' code.
-        widths = [backbone.width, output, output, output]
+        widths = [backbone.width, *[output] * projector_layers]
         self.projector = mlp(widths, context.norms["projector"], last="norm without affine")
         self.predictor = mlp([output, bottleneck, output], context.norms["predictor"])
         self.stop_gradient = stop_gradient

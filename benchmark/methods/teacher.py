@@ -68,7 +68,9 @@ class TeacherMethod(Method):
 
     teacher: Teacher
     momentum: float
-    """The weight that the teacher keeps at a step; it rises to 1 during the training."""
+    """The weight that the teacher keeps at the first step."""
+    momentum_end: float = 1.0
+    """The weight to which it moves during the training."""
 
     def student(self) -> nn.Sequential:
         """The network that the teacher follows: backbone and projector."""
@@ -83,8 +85,9 @@ class TeacherMethod(Method):
         return self.each_target(self.teacher, batch)
 
     def after_step(self, progress: float) -> None:
-        """The teacher follows the student, more slowly at every step (BYOL, §3.2)."""
-        self.teacher.follow(self.student(), rising(self.momentum, 1.0, progress))
+        """The teacher follows the student, by default more slowly at every step (BYOL, §3.2)."""
+        momentum = rising(self.momentum, self.momentum_end, progress)
+        self.teacher.follow(self.student(), momentum)
 
 
 def rising(start: float, end: float, progress: float) -> float:

@@ -236,3 +236,86 @@ def test_a_masked_networks_statistics_are_of_masked_images(backbone):
 def uint8_images():
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (2 * BATCH, 3, SIDE, SIDE), generator=generator).to(torch.uint8)
+
+
+LAYERS = {"simclr": 2, "moco": 2, "simsiam": 3, "barlow": 3, "dino": 3, "mocov3": 2}
+"""Layers of each method's projector in its paper's recipe for ImageNet and ResNets."""
+
+
+def kinds(head):
+    return [type(module).__name__ for module in head]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, None])
+@pytest.mark.parametrize("method", LAYERS)
+def test_a_projector_has_the_layers_asked_for(method, layers):
+    given = {} if layers is None else {"projector_layers": layers}
+    network = build(method, "resnet", "bn", **given)
+    found = kinds(network.projector)
+    count = layers or LAYERS[method]
+    assert found.count("Linear") == count
+    assert found.count("BatchNorm1d") == count - (method not in ("simsiam", "mocov3"))
+    widths = [m.out_features for m in network.projector if isinstance(m, nn.Linear)]
+    assert len(set(widths[:-1])) <= 1
+    assert network(batch(method)).loss.isfinite()
+
+
+@pytest.mark.parametrize("ends_in_a_norm", [True, False])
+def test_mocov3s_predictor_ends_in_a_norm_or_not(ends_in_a_norm):
+    """Of ViTs and of ResNets in the authors' code (moco/builder.py)."""
+    network = build("mocov3", "resnet", "bn", predictor_norm=ends_in_a_norm)
+    last = ["BatchNorm1d"] if ends_in_a_norm else []
+    assert kinds(network.predictor) == ["Linear", "BatchNorm1d", "ReLU", "Linear", *last]
+    assert all(m.bias is None for m in network.predictor if isinstance(m, nn.Linear))
+
+
+def test_a_frozen_patch_projection_stays_as_it_was_drawn():
+    given = build("mocov3", "vit", "ln", freeze_patches=True)
+    free = build("mocov3", "vit", "ln")
+    frozen = {name for name, p in given.named_parameters() if not p.requires_grad}
+    assert {name for name in frozen if not name.startswith("teacher.")} == {
+        "backbone.net.patch_embed.proj.weight",
+        "backbone.net.patch_embed.proj.bias",
+    }
+    for name, parameter in free.named_parameters():
+        assert torch.equal(given.get_parameter(name), parameter)
+    given(batch("mocov3")).loss.backward()
+    assert given.backbone.net.patch_embed.proj.weight.grad is None
+
+
+def test_only_what_embeds_patches_has_some_to_freeze():
+    with pytest.raises(UserError, match=r"^freeze_patches is true, and the backbone embeds no"):
+        build("mocov3", "resnet", "bn", freeze_patches=True)
+
+
+@pytest.mark.parametrize(("depth", "heads"), [(3, 4), (1, 1), (2, 2)])
+def test_maes_decoder_has_the_blocks_and_heads_asked_for(depth, heads):
+    network = build("mae", "vit", "ln", decoder_depth=depth, decoder_heads=heads)
+    blocks = [m for m in network.decoder.modules() if type(m).__name__ == "Block"]
+    assert [block.attn.num_heads for block in blocks] == [heads] * depth
+    # Each block of width 8: attention 4 · 8² + 4 · 8, the MLP 2 · 4 · 8² + 5 · 8, two norms 4 · 8.
+    assert {sum(p.numel() for p in b.parameters()) for b in blocks} == {288 + 552 + 32}
+    network(batch("mae")).loss.backward()
+    for name, parameter in network.decoder.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "given", "said"),
+    [
+        (
+            "resnet",
+            {"decoder_depth": 2},
+            "decoder_depth is 2 and decoder_heads 2, expected 1 and 2",
+        ),
+        (
+            "resnet",
+            {"decoder_heads": 4},
+            "decoder_depth is 1 and decoder_heads 4, expected 1 and 2",
+        ),
+        ("vit", {"decoder_heads": 3}, "decoder_heads 3 does not divide the width 8"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused(backbone, given, said):
+    with pytest.raises(UserError, match=f"^method mae: {said}"):
+        build("mae", backbone, "ln", **given)

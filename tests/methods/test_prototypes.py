@@ -125,3 +125,27 @@ def test_dino_centre_follows_the_teachers_scores():
         torch.testing.assert_close(network(given).loss, expected)
     assert float(network.center.abs().max()) > 0.01
     assert "center" in network.state_dict()  # a resumed run goes on with it
+
+
+def test_dino_warms_the_teachers_temperature_up():
+    """lightly's over five epochs, the first of which has the start and the last the end."""
+    given = {"teacher_temperature": 0.07, "teacher_temperature_start": 0.02}
+    network = build("dino", "resnet", "ln", temperature_warmup=0.4, center_momentum=1.0, **given)
+    plain = build("dino", "resnet", "ln", center_momentum=1.0, **given)
+    oracle = DINOLoss(
+        12, warmup_teacher_temp=0.02, teacher_temp=0.07, warmup_teacher_temp_epochs=5,
+        student_temp=0.1, center_momentum=1.0,
+    )  # fmt: skip
+    for changed in (network, plain):
+        stir(changed.train())
+        changed.start()
+    losses = []
+    for step in range(7):
+        one = batch("dino", step)
+        scores = [network.student()(view) for view in one.views]
+        targets = [network.teacher(view, one, 0) for view in one.views]
+        expected = oracle(targets, scores, epoch=step)
+        losses.append((network(one).loss, plain(one).loss))
+        torch.testing.assert_close(losses[-1][0], expected)
+    same = [torch.equal(*pair) for pair in losses]
+    assert same == [False] * 4 + [True] * 3

@@ -166,6 +166,21 @@ def test_momentum_rises_along_a_half_cosine(method):
         assert float(parameter.flatten()[0]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("method", TEACHERS)
+@pytest.mark.parametrize(("start", "end"), [(0.7, 0.9), (0.8, 0.8)])
+def test_momentum_may_rise_to_another_end_or_stay(method, start, end):
+    """From .99 to .999 as solo-learn's MoCo v2+; constant, as lightly's BYOL and DINO on CIFAR-10."""
+    network = build(method, "resnet", "bn", momentum=start, momentum_end=end)
+    parameter = next(network.teacher.network.parameters())
+    for step in range(8):
+        with torch.no_grad():
+            next(network.student().parameters()).fill_(1)
+            parameter.fill_(0)
+        network.after_step(step / 8)
+        kept = end - (end - start) * (math.cos(math.pi * step / 8) + 1) / 2
+        assert float(parameter.detach().flatten()[0]) == pytest.approx(1 - kept, rel=1e-4)
+
+
 def test_rising():
     assert [rising(0.2, 1.0, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.6, 1.0])
 

@@ -7,6 +7,7 @@ parameters do not, so that a tensor which needs one depends on the images.
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -77,8 +78,8 @@ class NormSite:
     shape: Shape
     width: int
     """Number of channels."""
-    positions: int
-    """Of a sample: H·W of a map; of tokens the product of all dimensions between batch and channels."""
+    sample: tuple[int, ...]
+    """The shape of its input without the first dimension."""
     channels_last: bool
     """Whether the map is (N, H, W, C)."""
     merged: bool
@@ -99,6 +100,11 @@ class NormSite:
     """Whether the layer before it has a bias."""
     parts: tuple[str, ...]
     """Names of its place: `stem`, `stage1` or `block1`, `final`, `downsample`, `branch-end`."""
+
+    @property
+    def positions(self) -> int:
+        """Of a sample: H·W of a map, all dimensions between batch and channels of tokens."""
+        return math.prod(self.sample) // self.width
 
     @property
     def activated(self) -> bool:
@@ -380,7 +386,7 @@ class _Pass(TorchFunctionMode):
             kind=kind,
             shape=shape,
             width=width,
-            positions=x.numel() // (x.shape[0] * width),
+            sample=tuple(x.shape[1:]),
             channels_last=channels_last,
             merged=x.shape[0] != BATCH,
             eps=float(getattr(norm, "eps", EPS)),

@@ -35,6 +35,8 @@ class TimmBackbone(MaskedBackbone):
     """The norms that the network had by itself."""
     features_shape: tuple[int, ...]
     """The shape of what its `forward_features` returns for a batch."""
+    readouts: tuple[str, ...]
+    """The names of what `features` returns."""
     beyond: tuple[str, ...]
     """Paths of the layers with weights between that and the embedding."""
 
@@ -133,6 +135,7 @@ def placed(make: Callable[[], AnyTimm], norms: SectionNorms, branch_gain: int = 
     made = make()
     place(made.net, sites, norms, branch_gain)
     made.sites, made.features_shape, made.beyond = sites, features_shape, beyond
+    made.readouts = tuple(readouts)
     made.width = int(readouts["pooled"].shape[1])
     return made
 

@@ -122,7 +122,7 @@ class BranchEnd:
 
 def matches(place: NormSite | BranchEnd, pattern: str) -> bool:
     """Whether a pattern is a name of the place, or fits its path (as file names: `layer4.*`)."""
-    return pattern in place.parts or fnmatch.fnmatchcase(place.path, pattern)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (*place.parts, place.path))
 
 
 @dataclass(frozen=True)

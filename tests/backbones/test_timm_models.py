@@ -440,3 +440,18 @@ def test_a_model_of_timm_is_known_by_the_component():
     facts = registry.facts("backbone", "timm")
     assert json.dumps(facts["defaults"])
     assert timm_model.COMPONENT["version"] == facts["version"]
+
+
+@pytest.mark.parametrize("options", [{}, {"no_embed_class": True}, {"reg_tokens": 2}])
+def test_a_vit_takes_images_of_another_size(options):
+    """As timm does with resampled positions."""
+    found = backbone("test_vit", "own", 64, arguments=options)
+    expected = timm.create_model(
+        "test_vit", num_classes=0, img_size=64, dynamic_img_size=True, **options
+    )
+    expected.load_state_dict(found.net.state_dict())
+    x = images(32)
+    z = expected.forward_head(expected.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(found(x), z)
+    with pytest.raises(UserError, match="takes images of one size"):
+        backbone("deit_tiny_distilled_patch16_224", "own", 64)(x)

@@ -21,23 +21,26 @@ def embedded(net: Any, images: Tensor) -> Tensor:
     For images of another size than the network's, the learnt positions are resampled.
     """
     tokens = net.patch_embed(images)
-    if net.dynamic_img_size or images.shape[2:] == net.patch_embed.img_size:
+    if own_size(net, images):
         return net._pos_embed(tokens)
+    special = [token for token in (net.cls_token, net.reg_token) if token is not None]
+    if sum(token.shape[1] for token in special) != net.num_prefix_tokens or net.pos_embed is None:
+        raise UserError(f"a {type(net).__name__} takes images of one size")
     grid = net.patch_embed.dynamic_feat_size(images.shape[2:])
     matrix = _resampling(net.patch_embed.grid_size, grid).to(net.pos_embed)
     first = 0 if net.no_embed_class else net.num_prefix_tokens
     # Autocast would make the sum, and so the residual stream, less precise than at the own size.
     with torch.autocast(images.device.type, enabled=False):
         positions = torch.cat((net.pos_embed[:, :first], matrix @ net.pos_embed[:, first:]), 1)
-    special = [token.expand(len(images), -1, -1) for token in _special(net)]
+    each = [token.expand(len(images), -1, -1) for token in special]
     if net.no_embed_class:
-        return torch.cat((*special, tokens + positions), 1)
-    return torch.cat((*special, tokens), 1) + positions
+        return torch.cat((*each, tokens + positions), 1)
+    return torch.cat((*each, tokens), 1) + positions
 
 
-def _special(net: Any) -> list[Tensor]:
-    """A ViT's class token and registers, where it has them."""
-    return [token for token in (net.cls_token, net.reg_token) if token is not None]
+def own_size(net: Any, images: Tensor) -> bool:
+    """Whether a ViT needs no other positions for images of this size."""
+    return bool(net.dynamic_img_size or images.shape[2:] == net.patch_embed.img_size)
 
 
 def _resampling(old: tuple[int, int], new: tuple[int, int]) -> Tensor:

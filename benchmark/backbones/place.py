@@ -63,10 +63,12 @@ def place(network: nn.Module, sites: Sites, norms: SectionNorms, branch_gain: in
             )
     if branch_gain == 0 and not ends:
         raise UserError("branch_gain is 0, and no norm of the network ends a residual branch")
+    for scaling in (norms, *(part for _, part in norms.parts)):
+        if scaling.branch() and (sites.unscalable or not sites.branch_ends):
+            reason = sites.unscalable or "the network has no residual branch"
+            raise UserError(f"norm {scaling.name!r} scales residual branches: {reason}")
     for end in sites.branch_ends:
         if scale := norms.at(partial(matches, end)).branch():
-            if sites.unscalable:
-                raise UserError(f"norm {norms.name!r} scales every branch: {sites.unscalable}")
             parent, _, name = end.path.rpartition(".")
             setattr(network.get_submodule(parent), name, scale)
 

@@ -7,6 +7,7 @@ parameters do not, so that a tensor which needs one depends on the images.
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -77,8 +78,8 @@ class NormSite:
     shape: Shape
     width: int
     """Number of channels."""
-    positions: int
-    """Of a sample: H·W of a map; of tokens the product of all dimensions between batch and channels."""
+    sample: tuple[int, ...]
+    """The shape of its input without the first dimension."""
     channels_last: bool
     """Whether the map is (N, H, W, C)."""
     merged: bool
@@ -101,6 +102,11 @@ class NormSite:
     """Names of its place: `stem`, `stage1` or `block1`, `final`, `downsample`, `branch-end`."""
 
     @property
+    def positions(self) -> int:
+        """Of a sample: H·W of a map, all dimensions between batch and channels of tokens."""
+        return math.prod(self.sample) // self.width
+
+    @property
     def activated(self) -> bool:
         """Whether an activation follows."""
         return self.fused or self.activation is not None
@@ -116,7 +122,7 @@ class BranchEnd:
 
 def matches(place: NormSite | BranchEnd, pattern: str) -> bool:
     """Whether a pattern is a name of the place, or fits its path (as file names: `layer4.*`)."""
-    return pattern in place.parts or fnmatch.fnmatchcase(place.path, pattern)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (*place.parts, place.path))
 
 
 @dataclass(frozen=True)
@@ -380,7 +386,7 @@ class _Pass(TorchFunctionMode):
             kind=kind,
             shape=shape,
             width=width,
-            positions=x.numel() // (x.shape[0] * width),
+            sample=tuple(x.shape[1:]),
             channels_last=channels_last,
             merged=x.shape[0] != BATCH,
             eps=float(getattr(norm, "eps", EPS)),

@@ -17,6 +17,7 @@ from benchmark.backbones.masking import (
     embedded,
     encode_visible,
     fill_hidden,
+    own_size,
 )
 from benchmark.backbones.place import place
 from benchmark.backbones.sites import Sites, find_sites
@@ -36,6 +37,8 @@ class TimmBackbone(MaskedBackbone):
     """The norms that the network had by itself."""
     features_shape: tuple[int, ...]
     """The shape of what its `forward_features` returns for a batch."""
+    readouts: tuple[str, ...]
+    """The names of what `features` returns."""
     beyond: tuple[str, ...]
     """Paths of the layers with weights between that and the embedding."""
 
@@ -47,7 +50,11 @@ class TimmBackbone(MaskedBackbone):
         """`pooled`, and if they are not that: `class_token`, `patch_mean`, `register_mean`."""
         found = self.forward_features(images)
         readouts = {"pooled": self.net.forward_head(found, pre_logits=True)}
-        if found.ndim == 3 and (first := getattr(self.net, "num_prefix_tokens", 0)):
+        if (
+            isinstance(found, Tensor)
+            and found.ndim == 3
+            and (first := getattr(self.net, "num_prefix_tokens", 0))
+        ):
             by_token = getattr(self.net, "global_pool", "") == "token"
             has_class = getattr(self.net, "cls_token", None) is not None
             if by_token:
@@ -59,11 +66,11 @@ class TimmBackbone(MaskedBackbone):
         return readouts
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """timm's, which a ViT here has for images of other sizes too."""
-        if not isinstance(self.net, VisionTransformer):
-            return self.net.forward_features(images)
-        tokens = embedded(self.net, images)
-        return self.net.norm(self.net.blocks(self.net.norm_pre(tokens)))
+        """timm's, and for plain ViTs the same of images of other sizes."""
+        net = self.net
+        if isinstance(net, VisionTransformer) and not own_size(net, images):
+            return net.norm(net.blocks(net.norm_pre(embedded(net, images))))
+        return net.forward_features(images)
 
     def normalized(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T, C) after the final norm."""
@@ -110,6 +117,8 @@ class TimmBackbone(MaskedBackbone):
         """Why the network cannot be trained on masked patches (of that many pixels), None if it can."""
         kind = type(self.net).__name__
         if isinstance(self.net, VisionTransformer):
+            if not isinstance(self.net.patch_embed, PatchEmbed):
+                return f"its patches are cut from a {type(self.net.patch_embed).__name__}'s output"
             own = int(self.net.patch_embed.patch_size[0])
             if patch not in (None, own):
                 return f"patch {patch} is not the ViT's patch {own}"
@@ -148,6 +157,7 @@ def placed(make: Callable[[], AnyTimm], norms: SectionNorms, branch_gain: int = 
     made = make()
     place(made.net, sites, norms, branch_gain)
     made.sites, made.features_shape, made.beyond = sites, features_shape, beyond
+    made.readouts = tuple(readouts)
     made.width = int(readouts["pooled"].shape[1])
     return made
 
@@ -164,4 +174,5 @@ def _features(blank: TimmBackbone) -> tuple[tuple[int, ...], tuple[str, ...]]:
     found = blank.net.eval().forward_features(torch.empty(2, *blank.shape))
     for hook in hooks:
         hook.remove()
-    return tuple(found.shape), tuple(path for layer, path in layers.items() if layer not in met)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
+    return shape, tuple(path for layer, path in layers.items() if layer not in met)

@@ -33,6 +33,10 @@ def _split(backbone: str, heads: str) -> dict[str, Any]:
 
 PRESETS: dict[str, dict[str, Any]] = {
     **UNIFORM,
+    # The model's own norms in the backbone.
+    "own": {"norm": "own"},
+    "own-bn-head": {"backbone": {"norm": "own"}, "heads": UNIFORM["bn"]},
+    "own-ln-head": {"backbone": {"norm": "own"}, "heads": UNIFORM["ln"]},
     "bn-head-only": _split("none-plain", "bn"),
     "bn-backbone-only": _split("bn", "none-plain"),
     "gn-bn-head": _split("gn", "bn"),

@@ -315,8 +315,8 @@ def test_every_preset_builds_with_the_networks_of_a_track(track: str) -> None:
             except UserError as error:
                 refused[backbone, scheme] = str(error)
     assert sorted(refused) == [
-        *(("resnet", scheme) for scheme in ("frn", "in")),
-        *(("vit", s) for s in ("evonorm-s0", "frn", "frn-backbone", "in", "in-backbone")),
+        *(("resnet", scheme) for scheme in ("frn", "in", "own")),
+        *(("vit", s) for s in ("evonorm-s0", "frn", "frn-backbone", "in", "in-backbone", "own")),
     ], refused
 
 

@@ -61,7 +61,7 @@ class Reader:
         if path.suffix == ".py":
             path.write_text(lines, encoding="utf-8")
             return
-        tree = merged(self.tree, YAML(typ="safe", pure=True).load(lines))
+        self.tree = tree = merged(self.tree, YAML(typ="safe", pure=True).load(lines))
         most = STEPS * tree["training"]["batch_size"]
         for recipe in tree["methods"].values():
             seen = recipe.get("images_seen")
@@ -115,9 +115,11 @@ def reader(
     return Reader(tmp_path, capsys)
 
 
-def table(root: Path, track: str = "mini") -> dict[tuple[str, str], Mapping[str, Any]]:
+def table(
+    root: Path, track: str = "mini", experiment: str = "first-look"
+) -> dict[tuple[str, str], Mapping[str, Any]]:
     """The rows of the table that every tutorial ends in, by method and scheme."""
-    path = root / "results" / track / "first-look.json"
+    path = root / "results" / track / f"{experiment}.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert path.with_suffix(".md").is_file()
     return {(row["method"], row["scheme"]): row for row in rows}
@@ -131,6 +133,25 @@ def components(root: Path, cell: str) -> dict[str, Any]:
 
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_backbone(reader: Reader) -> None:
+    reader.follow("backbone.md")
+    rows = table(reader.root, experiment="mixers")
+    assert set(rows) == {("simclr-short", "bn"), ("simclr-short", "ln")}
+    records = reader.root / "results/mini/records"
+    cells = [path.stem for path in sorted(records.rglob("*.json"))]
+    assert cells == [
+        "simclr-short-mobilenet-bn-gn-last-s0", "simclr-short-mobilenet-bn-s0",
+        "simclr-short-mixer-bn-s0", "simclr-short-mixer-ln-s0",
+    ]  # fmt: skip
+    parts = [{"sites": "stage[56]", "norm": "gn", "groups": 8}]
+    found = json.loads(next(records.rglob("*gn-last-s0.json")).read_text(encoding="utf-8"))[
+        "record"
+    ]
+    assert found["cell"]["norms"]["backbone"] == {"norm": "bn", "parts": parts}
+    assert found["cell"]["backbone"]["architecture"] == "mobilenetv3_small_050"
+    assert found["status"] == "done"
 
 
 def test_norm(reader: Reader) -> None:

@@ -178,6 +178,8 @@ def _create(architecture: str, arguments: Mapping[str, Any], shape: ImageShape) 
             module.p = 0.0
         elif isinstance(module, PatchDropout):
             module.prob = 0.0
+        if isinstance(getattr(module, "drop_rate", None), float):
+            module.drop_rate = 0.0  # for networks that call dropout as a function
     if isinstance(net, VisionTransformer):
         net.patch_embed.strict_img_size = False
     return net

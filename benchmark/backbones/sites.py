@@ -54,6 +54,9 @@ NORMALIZING = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_n
 """Functions that a network may call instead of a module."""
 
 ADDITIONS = ("add", "add_", "__add__", "__iadd__", "__radd__")
+SCALE = re.compile(r"(Layer)?Scale(2d)?")
+"""Names of timm's classes that multiply each channel of a branch by a learnable number."""
+
 IN_PLACE = re.compile(r"\w*[^_]_|__i\w+__")
 """Names of functions that change their first argument and return it."""
 
@@ -173,6 +176,12 @@ def _is_activation(module: nn.Module) -> bool:
     )
 
 
+def _probability(args: Any, kwargs: Any) -> float:
+    """The probability with which a call of dropout leaves values out."""
+    given = kwargs or {}
+    return float(given.get("p", args[1] if len(args) > 1 else 0.5))
+
+
 def _dependent(values: Any) -> list[Tensor]:
     """The tensors among the values that depend on the images."""
     return [x for x in values if isinstance(x, Tensor) and x.requires_grad]
@@ -255,12 +264,15 @@ class _Pass(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         if name in ADDITIONS and len(terms) == 2:
             # Before the addition, which may be in place.
-            found = [_Term(self._source(term), list(self.carriers[id(term)])) for term in terms]
-            self.additions.append(_Addition(block, found))
+            self.additions.append(_Addition(block, [self._term(term) for term in terms]))
         elif name in NORMALIZING:
             raise UserError(
                 f"{self.path[block]} ({type(block).__name__}) calls {name} itself, so that no norm can "
                 "take its place"
+            )
+        elif name == "dropout" and not isinstance(block, PASSING) and _probability(args, kwargs):
+            raise UserError(
+                f"{self.path[block] or 'the network'} ({type(block).__name__}) calls dropout itself"
             )
         elif name == "normalize":
             self.staying.append((self.path[block], "vectors of length 1"))
@@ -292,6 +304,13 @@ class _Pass(TorchFunctionMode):
         else:
             self.source[key], self.carriers[key] = module, []
         self.kept.append(output)
+
+    def _term(self, x: Tensor) -> _Term:
+        """A term of an addition. A layer that scales it, such as LayerScale, only passes it on."""
+        source, carriers = self._source(x), list(self.carriers[id(x)])
+        if source is not None and SCALE.fullmatch(type(source).__name__):
+            carriers += self.carriers[id(self.input[source][-1])]
+        return _Term(source, carriers)
 
     def _source(self, x: Tensor) -> nn.Module | None:
         """The module that computed a tensor, or the tensor that it is a view of."""

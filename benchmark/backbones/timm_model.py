@@ -169,7 +169,9 @@ def _create(architecture: str, arguments: Mapping[str, Any], shape: ImageShape) 
             net = timm.create_model(architecture, **settings, **arguments)
     except REFUSED as error:
         if match := UNEXPECTED.search(str(error)):
-            raise UserError(f"timm's {match[1]} takes no argument {match[2]!r}") from None
+            raise UserError(
+                f"timm's {match[1]} takes no argument {match[2]!r} (given: {', '.join(arguments)})"
+            ) from None
         raise UserError(f"timm refuses the arguments {dict(arguments)}: {error}") from None
     for module in net.modules():
         if isinstance(module, DropPath):
@@ -178,6 +180,8 @@ def _create(architecture: str, arguments: Mapping[str, Any], shape: ImageShape) 
             module.p = 0.0
         elif isinstance(module, PatchDropout):
             module.prob = 0.0
+        if isinstance(getattr(module, "drop_rate", None), float):
+            module.drop_rate = 0.0  # for networks that call dropout as a function
     if isinstance(net, VisionTransformer):
         net.patch_embed.strict_img_size = False
     return net

@@ -119,7 +119,7 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
     It may also set parts of a teacher's policy and some options of a backbone.
     """
     where = f"scheme {name}"
-    others = {"teacher", "layout", *params.models}
+    others = {"teacher", "layout"}
     beside = {key: value for key, value in scheme.items() if key in others}
     sections = {key: value for key, value in scheme.items() if key not in others}
     if "norm" in sections:
@@ -137,14 +137,11 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
                 raise UserError(f"schemes: {name} has parts, which only `backbone: {{…}}` may have")
             found[section]["parts"] = _parts(f"schemes: {name}.backbone", where, spec["parts"])
     for key, value in beside.items():
-        if key == "teacher":
-            described = TEACHER
-        elif key == "layout":
-            described = functools.reduce(
-                lambda known, model: known | layout_options(model), sorted(params.models), {}
-            )
-        else:
-            described = registry.facts("backbone", key)["options"]
+        described: dict[str, Any] = dict(TEACHER)
+        if key == "layout":
+            described = {}
+            for model in sorted(params.models):
+                described |= layout_options(model)
         if not isinstance(value, dict):
             raise UserError(f"schemes: {name}.{key} is {value!r}, expected options")
         check_known(f"option of {where}: {key}", value, described)

@@ -97,8 +97,6 @@ def section_norms(params: Params, row: Row) -> dict[str, dict[str, Any]]:
             )
         if key == "teacher" and not declared["teacher"]:
             raise ParamsError(f"{where} has a teacher's policy, and {row.method} has no teacher")
-        if key in params.models and key != model(params, row.backbone):
-            raise ParamsError(f"{where} has arguments of {key}, and the backbone is {row.backbone}")
         if key == "layout":
             known = layout_options(model(params, row.backbone))
             if unknown := [option for option in scheme[key] if option not in known]:
@@ -272,9 +270,7 @@ def resolve(
         "method": {"name": method, **registry.essential("method", method, recipe.options)},
         "backbone": {
             "model": built,
-            **registry.essential(
-                "backbone", built, arguments | scheme.get(built, {}) | scheme.get("layout", {})
-            ),
+            **registry.essential("backbone", built, arguments | scheme.get("layout", {})),
         },
         "norms": norms,
         "training": training,

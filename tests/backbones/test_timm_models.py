@@ -143,7 +143,16 @@ def test_every_norm_of_the_model_is_a_site(model):
     assert set(found) == expected
 
 
-@pytest.mark.parametrize("model", [*SMALL, "swin_tiny_patch4_window7_224", "maxvit_tiny_tf_224"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *SMALL,
+        *(
+            pytest.param(f"{m}_224", marks=pytest.mark.slow)
+            for m in ("swin_tiny_patch4_window7", "maxvit_tiny_tf")
+        ),
+    ],
+)
 @pytest.mark.parametrize("norm", UNIFORM)
 def test_no_own_norm_is_left_and_no_layer_is_shared(model, norm):
     side = SMALL.get(model, 224)

@@ -148,9 +148,17 @@ def entries(method: str) -> int:
     return BATCH * (FACTS[method]["views"] if joint else 1)
 
 
-@pytest.mark.parametrize("norm", ["ln", "gn", "contiguous", "strided"])
-@pytest.mark.parametrize("backbone", small.BACKBONES)
-@pytest.mark.parametrize("method", ALLOWED)
+QUICK = {
+    *itertools.product(ALLOWED, ["resnet"], ["strided"]), ("moco", "vit", "contiguous"),
+    ("mae", "vit", "ln"), ("dino", "resnet", "contiguous"), ("byol", "resnet", "gn"),
+}  # fmt: skip
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in itertools.product(ALLOWED, small.BACKBONES, ("ln", "gn", "contiguous", "strided"))
+]
+
+
+@pytest.mark.parametrize(("method", "backbone", "norm"), CASES)
 def test_four_parts_are_one_batch(tmp_path: Path, method: str, backbone: str, norm: str) -> None:
     """Of 16 images each. The teachers shuffle their batch, so that their groups are of other images."""
     if norm in ("ln", "gn"):

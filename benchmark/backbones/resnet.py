@@ -32,6 +32,7 @@ COMPONENT = {
     },
     "defaults": {"branch_gain": 1},
     "normalized": True,
+    "weights": True,
 }
 
 

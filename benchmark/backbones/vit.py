@@ -36,6 +36,7 @@ COMPONENT = {
         "qk_norm": False,
     },
     "normalized": True,
+    "weights": True,
 }
 
 

@@ -146,7 +146,9 @@ def train_missing(
     with _Signals() as signals:
         context = _context(signals)
         with starting():
-            environment = _check(context, signals, missing, data, device)
+            environment, loaded = _check(context, signals, missing, data, device)
+        for line in loaded:
+            print(line, file=sys.stderr)
         for entry in published.finished(missing, root) if root else ():
             if entry.environment == environment and counts(entry):
                 store.put(entry, None)
@@ -207,8 +209,8 @@ def _check(
     tasks: Sequence[Task],
     data: Path,
     device: str,
-) -> dict[str, Any]:
-    """Refuses cells that cannot be built; returns `determinism.environment` of this machine.
+) -> tuple[dict[str, Any], list[str]]:
+    """Refuses cells that cannot be built; see `worker.check` for what it returns.
 
     It runs in a process of its own, since this one never loads torch.
     """
@@ -221,14 +223,15 @@ def _check(
             shape = (
                 training.batch_size, training.view_batching, training.teacher, training.sizes,
             )  # fmt: skip
-        distinct[str((shape, config.method, config.backbone, config.norms))] = task.cell
+        key = shape, config.method, config.backbone, config.norms, task.cell.weights
+        distinct[str(key)] = task.cell
     process, ours = _started(context, signals, worker.check, list(distinct.values()), data, device)
     try:
         while not ours.poll(0.2):
             if signals.asked:
                 process.terminate()
                 raise Stopped
-        environment, refusal = ours.recv()
+        environment, refusal, loaded = ours.recv()
     except EOFError:
         if signals.asked:
             raise Stopped from None
@@ -237,7 +240,7 @@ def _check(
         process.join()
     if refusal:
         raise UserError(refusal)
-    return dict(environment)
+    return dict(environment), loaded
 
 
 class _Pool:

@@ -40,7 +40,7 @@ class TimmBackbone(MaskedBackbone):
     classifiers: tuple[str, ...] = ("fc", "head")
     """Paths of the classifier in the model of timm, which a backbone lacks."""
     like: tuple[str, dict[str, Any]] | None = None
-    """A name and the arguments of timm for a model that may be the same network, see `exported`."""
+    """A name and the arguments of timm for a model that may be the same network, for `export`."""
 
     def __init__(self, net: Any, shape: ImageShape) -> None:
         super().__init__()

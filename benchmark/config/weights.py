@@ -32,7 +32,8 @@ class Loaded(Value):
     tensors: int
     """How many of them the network has."""
     left_out: tuple[str, ...]
-    """Those of its classifier, and of its norms where the norm there has no such tensor."""
+    """Those of its classifier, of its norms where the norm there has no such tensor, and those that
+    timm's conversion drops."""
     initial: tuple[str, ...]
     """Tensors of norms that the file lacks, which keep their initial values."""
     changed: tuple[str, ...]

@@ -30,7 +30,7 @@ from benchmark.results.origins import Origin
 from benchmark.results.published import Published
 from benchmark.results.rows import RecordIndex, RowRecords
 
-CONTROLS = ("supervised", "untrained", "raw-pixels")
+CONTROLS = ("supervised", *gate.STARTS, "raw-pixels")
 """What the methods are compared with, in the order of their rows below the methods."""
 
 STATUSES = (*FINAL, "crashed")
@@ -411,7 +411,7 @@ def _ordered(
     pixels = next((_mean(entry) for entry in known if entry.method == "raw-pixels"), None)
     untrained: dict[str, list[float]] = {}
     for entry in known:
-        if entry.method == "untrained":
+        if entry.method in gate.STARTS:
             untrained.setdefault(entry.row.backbone, []).append(_mean(entry))
     groups: dict[str, list[Entry]] = {}
     for entry in entries:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmark.config.weights import Loaded
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
 
@@ -45,6 +46,9 @@ class Backbone(nn.Module, ABC):
 
     trained: str = "pooled"
     """The readout that methods train."""
+
+    loaded: Loaded | None = None
+    """What became of the tensors of the file that its initial weights come from."""
 
     @abstractmethod
     def features(self, images: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from benchmark.backbones.sites import INSEPARABLE, NormSite, Sites, matches
 from benchmark.core.errors import UserError
-from benchmark.norms.factory import SectionNorms, Site
+from benchmark.norms.factory import ChannelsLast, OverTokens, SectionNorms, Site
 
 
 class NormAct(nn.Module):
@@ -33,6 +33,27 @@ class MapLast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) → (N, H, W, C)."""
         return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def tensors(network: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    """The parameters and buffers of a network with replaced norms, by the names that they have in timm.
+
+    A tensor of a norm is named as if the norm were in the place itself: `bn1.weight` also if a module
+    around it makes this `bn1.norm.weight` here.
+    """
+    renamed = {}
+    for found in sites.norms:
+        layer, inside = network.get_submodule(found.path), ""
+        while isinstance(layer, NormAct | MapLast | OverTokens | ChannelsLast):
+            child = "norm" if isinstance(layer, NormAct | MapLast) else "layer"
+            layer, inside = layer.get_submodule(child), f"{inside}{child}."
+        if inside:
+            renamed[f"{found.path}.{inside}"] = f"{found.path}."
+    state = {}
+    for name, tensor in network.state_dict().items():
+        around = next((prefix for prefix in renamed if name.startswith(prefix)), "")
+        state[renamed.get(around, "") + name.removeprefix(around)] = tensor
+    return state
 
 
 def place(network: nn.Module, sites: Sites, norms: SectionNorms, branch_gain: int = 1) -> None:

@@ -32,6 +32,7 @@ COMPONENT = {
     },
     "defaults": {"branch_gain": 1},
     "normalized": True,
+    "weights": True,
 }
 
 
@@ -72,7 +73,10 @@ def build(
             setattr(net, name, stage)
         return TimmResNet(net, shape)
 
-    return placed(make, norms, branch_gain)
+    made = placed(make, norms, branch_gain)
+    given = {"layers": layers, "channels": channels, "in_chans": shape.channels, "num_classes": 0}
+    made.like = "resnet18", given
+    return made
 
 
 class TimmResNet(TimmBackbone):

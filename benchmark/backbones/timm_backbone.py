@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -19,10 +19,10 @@ from benchmark.backbones.masking import (
     fill_hidden,
     own_size,
 )
-from benchmark.backbones.place import place
+from benchmark.backbones.place import place, tensors
 from benchmark.backbones.sites import Sites, find_sites
 from benchmark.core.errors import UserError
-from benchmark.norms.factory import SectionNorms
+from benchmark.norms.factory import SectionNorms, SkipInit
 
 AnyTimm = TypeVar("AnyTimm", bound="TimmBackbone")
 
@@ -41,6 +41,10 @@ class TimmBackbone(MaskedBackbone):
     """The names of what `features` returns."""
     beyond: tuple[str, ...]
     """Paths of the layers with weights between that and the embedding."""
+    classifiers: tuple[str, ...] = ("fc", "head")
+    """Paths of the classifier in the model of timm, which a backbone lacks."""
+    like: tuple[str, dict[str, Any]] | None = None
+    """A name and the arguments of timm for a model that may be the same network, for `export`."""
 
     def __init__(self, net: Any, shape: ImageShape) -> None:
         super().__init__()
@@ -135,6 +139,23 @@ class TimmBackbone(MaskedBackbone):
                 "masked training does not reach"
             )
         return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The network's parameters and buffers by their names in timm, see `place.tensors`."""
+        return tensors(self.net, self.sites)
+
+    def norm_paths(self) -> list[str]:
+        """The places of what the scheme put into the network: norms, and scalars on branches."""
+        modules = dict(self.net.named_modules())
+        ends = [end.path for end in self.sites.branch_ends]
+        return [
+            *(site.path for site in self.sites.norms),
+            *(path for path in ends if isinstance(modules.get(path), SkipInit)),
+        ]
+
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file as timm would load them into its model; here they need no change."""
+        return dict(state)
 
     def _channels_last(self) -> bool:
         return getattr(self.net, "output_fmt", "NCHW") == "NHWC"

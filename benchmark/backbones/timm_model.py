@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import timm
 import torch
 from timm.layers import DropPath, PatchDropout
+from timm.models import _builder
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import _IncompatibleKeys
 
 from benchmark.backbones.base import ImageShape
 from benchmark.backbones.timm_backbone import TimmBackbone, placed
@@ -46,6 +49,7 @@ COMPONENT = {
     },
     "example": {"architecture": "test_resnet"},
     "normalized": True,
+    "weights": True,
 }
 
 OWN = {"num_classes", "in_chans", "pretrained", "checkpoint_path", "norm_layer", "features_only"}
@@ -63,6 +67,9 @@ VIT_LAYOUT: dict[tuple[str, Any], dict[str, Any]] = {
     ("qk_norm", True): {"qk_norm": True},
 }
 """The arguments of timm's VisionTransformer for where norms are."""
+
+NO_KEYS = _IncompatibleKeys([], [])
+"""What loading returns if every tensor has its place."""
 
 REFUSED = (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError)
 """What timm raises for arguments or images that a model cannot have."""
@@ -95,8 +102,8 @@ def build(
 
     whole = {**arguments, **_layout(architecture, arguments, shape, layout)}
 
-    def make() -> TimmModel:
-        net = _create(architecture, whole, shape)
+    def make(**more: Any) -> TimmModel:
+        net = _create(architecture, whole, shape, **more)
         if stem:
             _change_stem(net, stem)
         return TimmModel(net, shape)
@@ -109,6 +116,12 @@ def build(
         sides = "×".join(map(str, shape))
         raise UserError(f"backbone {architecture} cannot embed {sides} images: {error}") from None
     made.make = make
+    classifier = made.net.pretrained_cfg.get("classifier") or ()
+    paths = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    tops = {name.partition(".")[0] for name in made.net.state_dict()}
+    # Of `head.linear` all of the head, if the model has none without classes.
+    made.classifiers = tuple(p if (top := p.partition(".")[0]) in tops else top for p in paths)
+    made.like = architecture, made.net._model_args
     return made
 
 
@@ -136,6 +149,45 @@ class TimmModel(TimmBackbone):
                 parameter.copy_(drawn[name])
         return set(own.values())
 
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file as timm loads them into the model with these images.
+
+        timm converts names of other programs, the first convolution to other channels and positions to
+        other sizes. What it cannot convert is returned as it is. Raises UserError if timm builds the
+        model differently for its own weights.
+        """
+        found: dict[str, Tensor] = {}
+
+        def record(model: Any, *, pretrained_cfg: dict[str, Any], **settings: Any) -> None:
+            """In the place of timm's loading: stops before the tensors are copied into the model."""
+            for site in self.sites.norms:
+                eps = getattr(model.get_submodule(site.path), "eps", site.eps)
+                if eps != site.eps:
+                    raise UserError(
+                        f"timm's model has an eps of {eps} with weights, not {site.eps}"
+                    )
+            model.load_state_dict = lambda state, strict=True: found.update(state) or NO_KEYS
+            # Without the classes of its own file timm leaves the classifier alone.
+            source = {"state_dict": dict(state), "num_classes": 0, "label_offset": 0}
+            try:
+                with torch.device("cpu"):
+                    load_pretrained(model, pretrained_cfg=pretrained_cfg | source, **settings)
+            except REFUSED:
+                found.update(state)
+
+        load_pretrained, logger = _builder.load_pretrained, logging.getLogger("timm")
+        level = logger.level
+        # The conversion of a model is known only inside of the function that builds it.
+        _builder.load_pretrained = record  # type: ignore[assignment]  # timm calls it with keywords
+        logger.setLevel(logging.ERROR)  # `weights.load` states what changes
+        try:
+            with torch.device("meta"):
+                self.make(pretrained=True)
+        finally:
+            _builder.load_pretrained = load_pretrained
+            logger.setLevel(level)
+        return found
+
 
 def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
@@ -151,14 +203,14 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def _create(architecture: str, arguments: Mapping[str, Any], shape: ImageShape) -> Any:
-    """timm's model with its own norms, without random layers."""
+def _create(architecture: str, arguments: Mapping[str, Any], shape: ImageShape, **more: Any) -> Any:
+    """timm's model with its own norms, without random layers; `more` are arguments of the factory."""
     sides = (shape.height, shape.width)
     given = {"img_size": sides, **arguments}
     size = given["img_size"]
     if tuple(size if isinstance(size, list | tuple) else (size, size)) != sides:
         raise UserError(f"img_size is {size!r}, and the images are {sides[0]}×{sides[1]}")
-    settings: dict[str, Any] = {"num_classes": 0, "in_chans": shape.channels}
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": shape.channels, **more}
     try:
         try:
             net: Any = timm.create_model(architecture, **settings | given)

@@ -36,6 +36,7 @@ COMPONENT = {
         "qk_norm": False,
     },
     "normalized": True,
+    "weights": True,
 }
 
 
@@ -79,7 +80,19 @@ def build(
         net.patch_embed.strict_img_size = False
         return TimmViT(net, shape, final_norm)
 
-    return placed(make, norms)
+    made = placed(make, norms)
+    # A model of timm whose LN has the same epsilon; the arguments replace all else that is its own.
+    made.like = (
+        "vit_base_patch16_clip_224",
+        {
+            "img_size": [shape.height, shape.width], "patch_size": patch_size,
+            "in_chans": shape.channels, "num_classes": 0, "global_pool": "avg", "fc_norm": False,
+            "pre_norm": False, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
+            "mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "scale_mlp_norm": mlp_norm,
+            "final_norm": final_norm != "none",
+        },
+    )  # fmt: skip
+    return made
 
 
 class PostBlock(Block):

@@ -21,7 +21,7 @@ from benchmark.core.errors import REFUSALS, CheckFailed, ParamsError, UserError,
 
 VERBS = (
     "plan", "data", "train", "sweep", "leaderboard", "claims", "advise", "sync", "verify",
-    "provenance", "sites", "components", "doctor",
+    "provenance", "sites", "export", "components", "doctor",
 )  # fmt: skip
 """In the order of `--help`. Each has a file here, with HELP, `run` and, if needed, `add_arguments`."""
 

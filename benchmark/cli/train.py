@@ -37,6 +37,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--cell", action="append", metavar="C", help="only this cell (repeatable)")
     add_machine(verb)
     add_retry(verb)
+    verb.add_argument(
+        "--state", action="store_true",
+        help="also train cells again whose final state is not stored, for `export`",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -58,8 +58,8 @@ class Facts(Value):
     @classmethod
     def _are_described(cls, options: dict[str, Any]) -> dict[str, Any]:
         for option, description in options.items():
-            if option in ("name", "norm", "model"):
-                raise ValueError(f"{option!r} cannot be an option: it is a key of params.yaml")
+            if option in ("name", "norm", "model", "weights_sha256"):
+                raise ValueError(f"{option!r} cannot be an option: it is a key of a cell")
             inner = description
             for prefix in ("list of ", "range of "):
                 inner = inner.removeprefix(prefix) if isinstance(inner, str) else inner
@@ -126,6 +126,7 @@ class MethodFacts(Facts):
     per_sample_loss: bool = False
     whole_batch_loss: dict[str, list[Any]] = Field(default_factory=dict)
     repeats: list[str] = Field(default_factory=list)
+    weights: Literal["required", "refused"] | None = None
 
     @model_validator(mode="after")
     def _has_backbone(self) -> MethodFacts:
@@ -145,6 +146,7 @@ class BackboneFacts(Facts):
 
     normalized: bool
     initialized: bool = False
+    weights: bool = False
 
 
 KINDS: dict[str, type[Facts]] = {

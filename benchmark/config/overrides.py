@@ -59,10 +59,12 @@ def described(where: str, given: Sequence[str]) -> str:
 def public(values: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """The values as JSON has them, without those of options that no published file holds.
 
-    Such an option of a source, e.g. a path, is named and its value is not.
+    Such a value, e.g. the path of a source or of weights, is named and not shown.
     """
     unrecorded = registry.facts("source", params.data.source).get("unrecorded", ())
     hidden = {f"data.options.{name}" for name in unrecorded}
+    for name in params.backbones:
+        hidden |= {f"backbones.{name}.weights", f"{_dotted(('backbones', name))}.weights"}
 
     def shown(key: str, value: Any) -> Any:
         if key in hidden:

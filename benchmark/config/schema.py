@@ -216,6 +216,10 @@ class BackboneParams(Model):
     """Of a model of timm."""
     layout: dict[str, Any] = Field(default_factory=dict)
     """Of a model of timm: where its norms are and how its residual branches start."""
+    weights: str | None = None
+    """The file with its initial weights, see `config.weights`; drawn from the seed if not given."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """The checksum of that file."""
 
 
 class Experiment(Grid):

@@ -11,9 +11,10 @@ from typing import Any
 from benchmark.components import registry, timm_models
 from benchmark.components.facts import PIXELS, SECTIONS, TIMM
 from benchmark.components.options import check_options
+from benchmark.config import weights
 from benchmark.config.presets import PRESETS
 from benchmark.config.schema import BackboneParams, Control, Experiment, MethodParams, Params
-from benchmark.core.errors import UserError, check_known
+from benchmark.core.errors import UserError, check_known, within
 
 VIEWS_FILE = Path(__file__).parents[1] / "data" / "augment.py"
 
@@ -80,6 +81,8 @@ def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParam
     check_known(f"optimizer of backbone {name}", [entry.optimizer], params.optimizers)
     where = f"backbone {name}: {entry.model}" if name != entry.model else f"backbone {name}"
     components = frozenset(registry.catalogue("backbone")) - {PIXELS, TIMM}
+    if entry.weights is not None or entry.sha256 is not None:
+        _check_weights(where, entry)
     if entry.model in components:
         if entry.stem or entry.layout:
             raise UserError(
@@ -93,6 +96,18 @@ def _backbone(name: str, entry: BackboneParams, params: Params) -> BackboneParam
     given = {"architecture": entry.model, "arguments": entry.arguments, "stem": stem}
     options = registry.check("backbone", TIMM, where, given | entry.layout)
     return entry.model_copy(update={"model": TIMM, "arguments": options})
+
+
+def _check_weights(where: str, entry: BackboneParams) -> None:
+    found = registry.catalogue("backbone").get(entry.model, {"weights": True})
+    if not found.get("weights"):
+        raise UserError(
+            f"{where}: its weights cannot come from a file, as those of timm's models can"
+        )
+    if entry.weights is None:
+        raise UserError(f"{where}: sha256 is the checksum of a file, and it has no weights")
+    with within(where):
+        weights.check(entry.weights, entry.sha256)
 
 
 def layout_options(component: str) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def _result(
     method = initial()
     status: Status = "done"
     log: dict[str, Any] = {}
+    if loaded := method.backbone.loaded:
+        log["weights"] = loaded
     curves: Mapping[str, Tensor] = UNTRAINED
     spec = cell.config.evaluation
     judged = spec.judge == "test"  # a trial of a sweep is scored by its nearest neighbours alone
@@ -126,7 +128,7 @@ def _result(
             store.checkpoint(task.fingerprint), task.fingerprint, progress, checkpoint_steps,
             online_knn, final, trace,
         )  # fmt: skip
-        log = _training_log(recipe, trained, time.perf_counter() - begun)
+        log |= _training_log(recipe, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
         scores = [score if math.isfinite(score) else None for score in trained.online_knn.tolist()]
         watched = Watched(share=MARKS, knn=tuple(scores)) if judged else None

@@ -119,23 +119,27 @@ def train_missing(
     device: str = "auto",
     root: Path | None = None,
     retry: bool = False,
+    states: bool = False,
 ) -> Summary:
     """Trains every task that the store has no finished record of, `jobs` at a time.
 
     The default of `jobs` is the number of CPU cores, or 1 on a GPU. `data` is the folder of the built
     dataset. With the `root` of a project, its published records are adopted if the environment that made
-    them is the one of this machine. With `retry`, cells that ran out of memory are trained again. Raises
-    UserError before any training if a cell cannot be built, and Stopped on a signal, after the workers
-    have saved their state.
+    them is the one of this machine. With `retry`, cells that ran out of memory are trained again, and
+    with `states` those whose final state is not stored. Raises UserError before any training if a cell
+    cannot be built, and Stopped on a signal, after the workers have saved their state.
     """
     wanted = {task.fingerprint: task for task in tasks}
     summary = Summary(records=store.read(tasks))
 
-    def counts(entry: Record | None) -> bool:
-        return bool(entry and entry.is_final and not (retry and entry.status == OUT_OF_MEMORY))
+    def counts(task: Task, entry: Record | None) -> bool:
+        if entry is None or not entry.is_final or (retry and entry.status == OUT_OF_MEMORY):
+            return False
+        kept = entry.status != "done" or task.cell.config.training is None
+        return not states or kept or store.trained(task.training_key).is_file()
 
     def lacking() -> list[Task]:
-        missing = [task for key, task in wanted.items() if not counts(summary.records.get(key))]
+        missing = [t for key, t in wanted.items() if not counts(t, summary.records.get(key))]
         summary.found = len(wanted) - len(missing)
         return missing
 
@@ -146,9 +150,11 @@ def train_missing(
     with _Signals() as signals:
         context = _context(signals)
         with starting():
-            environment = _check(context, signals, missing, data, device)
+            environment, loaded = _check(context, signals, missing, data, device)
+        for line in loaded:
+            print(line, file=sys.stderr)
         for entry in published.finished(missing, root) if root else ():
-            if entry.environment == environment and counts(entry):
+            if entry.environment == environment and counts(wanted[entry.fingerprint], entry):
                 store.put(entry, None)
                 summary.records[entry.fingerprint] = entry
         missing = lacking()
@@ -207,8 +213,8 @@ def _check(
     tasks: Sequence[Task],
     data: Path,
     device: str,
-) -> dict[str, Any]:
-    """Refuses cells that cannot be built; returns `determinism.environment` of this machine.
+) -> tuple[dict[str, Any], list[str]]:
+    """Refuses cells that cannot be built; see `worker.check` for what it returns.
 
     It runs in a process of its own, since this one never loads torch.
     """
@@ -221,14 +227,15 @@ def _check(
             shape = (
                 training.batch_size, training.view_batching, training.teacher, training.sizes,
             )  # fmt: skip
-        distinct[str((shape, config.method, config.backbone, config.norms))] = task.cell
+        key = shape, config.method, config.backbone, config.norms, task.cell.weights
+        distinct[str(key)] = task.cell
     process, ours = _started(context, signals, worker.check, list(distinct.values()), data, device)
     try:
         while not ours.poll(0.2):
             if signals.asked:
                 process.terminate()
                 raise Stopped
-        environment, refusal = ours.recv()
+        environment, refusal, loaded = ours.recv()
     except EOFError:
         if signals.asked:
             raise Stopped from None
@@ -237,7 +244,7 @@ def _check(
         process.join()
     if refusal:
         raise UserError(refusal)
-    return dict(environment)
+    return dict(environment), loaded
 
 
 class _Pool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.data.manifest import Manifest
+    from benchmark.methods.base import Method
 
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress: reading the loss waits for the device."""
@@ -113,24 +114,27 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
 def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> None:
     """Builds the network of every cell without memory for its weights.
 
-    Sends this machine's `determinism.environment`, and the first refusal or None.
+    Sends this machine's `determinism.environment`, the first refusal or None, and a line for each file
+    of initial weights and each way in which a scheme's norms take them.
     """
     determinism.prepare()
     from benchmark.data.build import load
 
     environment: dict[str, Any] = {}
+    loaded: dict[str, None] = {}
     try:
         environment = determinism.environment(determinism.start(device_name))
         # Not the test split: only the final stage of a cell reads that.
         manifest = load(data, ("train", "validation")).manifest
         for cell in cells:
-            _build(cell, manifest)
-        pipe.send((environment, None))
+            if found := _build(cell, manifest).backbone.loaded:
+                loaded[f"weights of {cell.backbone} under {cell.scheme}: {found}"] = None
+        pipe.send((environment, None, list(loaded)))
     except UserError as error:
-        pipe.send((environment, str(error)))
+        pipe.send((environment, str(error), []))
 
 
-def _build(cell: Cell, manifest: Manifest) -> None:
+def _build(cell: Cell, manifest: Manifest) -> Method:
     """Builds a cell's network without memory; an error of a plug-in becomes a UserError."""
     import torch
 
@@ -139,7 +143,7 @@ def _build(cell: Cell, manifest: Manifest) -> None:
 
     try:
         with torch.device("meta"):
-            network.build(cell, manifest)
+            return network.build(cell, manifest)
     except UserError:
         raise
     except Exception as error:

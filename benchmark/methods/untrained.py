@@ -1,4 +1,4 @@
-"""The lower controls: the untrained backbone, and raw pixels."""
+"""The lower controls: the backbone as it starts, drawn or with the weights of a file, and raw pixels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ COMPONENT = [
         "sections": ["backbone"],
         "teacher": False,
         "options": {},
+        "weights": "refused",
+    },
+    {
+        "name": "pretrained",
+        "version": 1,
+        "title": "pretrained",
+        "views": 0,
+        "sections": ["backbone"],
+        "teacher": False,
+        "options": {},
+        "weights": "required",
     },
     {
         "name": "raw-pixels",

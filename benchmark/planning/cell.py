@@ -63,6 +63,8 @@ class Cell(Names):
     config: Configuration
     components: Mapping[str, int | str]
     """Versions of its components, see `benchmark.components.registry.versions`."""
+    weights: str | None = None
+    """Where the file with the backbone's initial weights is; of the file only its checksum counts."""
 
     def on(self, dataset: str) -> Task:
         """The cell with the checksum of its images."""

@@ -35,6 +35,8 @@ class BackboneConfig(_Component):
     """A backbone."""
 
     model: str
+    weights_sha256: str | None = None
+    """The checksum of the file with its initial weights; None if they are drawn from the seed."""
 
 
 class PartConfig(_Component):

@@ -28,6 +28,7 @@ PARTS = {
     "training": PACKAGE / "training" / "loop.py",
     "evaluation": PACKAGE / "evaluation" / "evaluate.py",
     "diagnostics": PACKAGE / "diagnostics" / "diagnose.py",
+    "weights": PACKAGE / "backbones" / "weights.py",
 }
 """Parts of the benchmark with a version that are not components."""
 
@@ -266,11 +267,17 @@ def resolve(
             training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
     given = params.backbones.get(row.backbone)
     arguments = given.arguments if given else {}
+    arguments = arguments | scheme.get("layout", {})
+    weights = given.weights if given else None
+    _check_weights(row, weights, declared.get("weights"), arguments)
+    if weights is not None:
+        used["weights"] = part_version("weights")
     resolved = {
         "method": {"name": method, **registry.essential("method", method, recipe.options)},
         "backbone": {
             "model": built,
-            **registry.essential("backbone", built, arguments | scheme.get("layout", {})),
+            **({"weights_sha256": given.sha256} if given and weights is not None else {}),
+            **registry.essential("backbone", built, arguments),
         },
         "norms": norms,
         "training": training,
@@ -285,7 +292,23 @@ def resolve(
     return Cell(
         track=params.track, experiment=experiment, method=row.method, backbone=row.backbone,
         scheme=row.scheme, seed=seed, label=label, config=config, components=used,
+        weights=weights,
     )  # fmt: skip
+
+
+def _check_weights(
+    row: Row, weights: str | None, asked: str | None, arguments: Mapping[str, Any]
+) -> None:
+    """Raises ParamsError if a method or an option does not fit a backbone with or without `weights`."""
+    where = f"backbones.{row.backbone}"
+    if asked == "required" and weights is None:
+        raise ParamsError(f"{row}: {where} has no weights, which are what {row.method} evaluates")
+    if weights is None:
+        return
+    if asked == "refused":
+        raise ParamsError(f"{row}: {where} has weights, so that its control is `pretrained`")
+    if arguments.get("branch_gain") == 0:
+        raise ParamsError(f"{row}: {where} has weights, so that branch_gain 0 would change nothing")
 
 
 def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:

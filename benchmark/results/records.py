@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from benchmark.config.weights import Loaded
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.core.value import Value
@@ -129,6 +130,8 @@ class RunLog(Value):
     machine: Machine | None = None
     trace: dict[str, str] = Field(default_factory=dict)
     """Checksums of the first training steps, see `provenance.trace`."""
+    weights: Loaded | None = None
+    """What became of the tensors of the file with the backbone's initial weights, if it has one."""
     traceback: str | None = None
     """Of a crash."""
 

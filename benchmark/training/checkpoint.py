@@ -51,26 +51,17 @@ def load_checkpoint(
     A file that is missing, cannot be read, has another fingerprint or does not match its checksum
     counts as none.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, ValueError, OSError):
+    found = _read(path, fingerprint)
+    if found is None:
         return 0
-    if not isinstance(header, dict) or header.get("fingerprint") != fingerprint:
-        return 0
-    if header.get("sha256") != _checksum(fingerprint, header.get("step"), tensors):
-        return 0
-    weights: dict[str, Tensor] = {}
+    step, tensors = found
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         part, _, name = key.partition("/")
-        if part == "network":
-            weights[name] = value
-        elif part == "optimizer":
+        if part == "optimizer":
             index, _, name = name.partition("/")
             states.setdefault(int(index), {})[name] = value
-    network.load_state_dict(weights)
+    _load_network(network, tensors)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -80,7 +71,37 @@ def load_checkpoint(
                 state[name] = torch.empty_like(parameter).copy_(value)
     for name, curve in curves.items():
         curve.copy_(tensors[f"curve/{name}"])
-    return int(header["step"])
+    return step
+
+
+def load_network(path: Path, fingerprint: str, network: nn.Module) -> bool:
+    """Restores the weights and buffers alone; returns whether there is a checkpoint, see above."""
+    found = _read(path, fingerprint)
+    if found is not None:
+        _load_network(network, found[1])
+    return found is not None
+
+
+def _load_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    start = "network/"
+    network.load_state_dict(
+        {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+    )
+
+
+def _read(path: Path, fingerprint: str) -> tuple[int, dict[str, Tensor]] | None:
+    """The number of steps and the tensors of a file, None if it is missing, damaged or another's."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, ValueError, OSError):
+        return None
+    if not isinstance(header, dict) or header.get("fingerprint") != fingerprint:
+        return None
+    if header.get("sha256") != _checksum(fingerprint, header.get("step"), tensors):
+        return None
+    return int(header["step"]), tensors
 
 
 def _checksum(fingerprint: str, step: object, tensors: Mapping[str, Tensor]) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmark.backbones import weights
 from benchmark.backbones.base import ImageShape
 from benchmark.components import registry
-from benchmark.core.errors import UserError
+from benchmark.core.errors import UserError, within
 from benchmark.core.randomness import keyed
 from benchmark.data.manifest import Manifest
 from benchmark.methods.base import Context, Method, Policy
@@ -22,7 +23,10 @@ from benchmark.planning.sizes import check as check_sizes
 
 
 def build(cell: Cell, manifest: Manifest) -> Method:
-    """The network of a cell for the images of `manifest`; raises UserError if they do not fit."""
+    """The network of a cell for the images of `manifest`; raises UserError if they do not fit.
+
+    So does a file with the backbone's initial weights, if the cell has one.
+    """
     config = cell.config
     shape, count = ImageShape(*manifest.shape), manifest.splits["train"].count
     check_sizes(config, count, min(shape.height, shape.width))
@@ -37,6 +41,10 @@ def build(cell: Cell, manifest: Manifest) -> Method:
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
     initialized = registry.facts("backbone", config.backbone.model).get("initialized", False)
+    if sha256 := config.backbone.weights_sha256:
+        with within(f"backbones.{cell.backbone}"):
+            backbone.loaded = weights.load(backbone, weights.read(str(cell.weights), sha256))
+        initialized = True
     kept = set(backbone.parameters())
     teacher = training.teacher if training else None
     context = Context(

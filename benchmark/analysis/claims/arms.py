@@ -76,7 +76,7 @@ def bar(index: RecordIndex, claims: Claims, experiment: str, backbone: str) -> B
         f"untrained {backbone}": [
             own
             for row, own in rows.items()
-            if row.backbone == backbone and plan.component(index.params, row.method) == "untrained"
+            if row.backbone == backbone and plan.component(index.params, row.method) in gate.STARTS
         ],
         "raw pixels": [own for row, own in rows.items() if row.backbone == PIXELS],
     }

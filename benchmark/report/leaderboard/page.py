@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmark.analysis.gate import LEARNT
-from benchmark.analysis.leaderboard import CONTROLS, Cost, Entry, Metric, Setting, Table
+from benchmark.analysis import gate
+from benchmark.analysis.leaderboard import Cost, Entry, Metric, Setting, Table
 from benchmark.analysis.statistics import LEVEL
 from benchmark.config.overrides import flags
 from benchmark.core.wording import counted
@@ -25,6 +25,7 @@ def markdown(table: Table, figure: str) -> str:
     """The text of `<experiment>.md`; `figure` is the address of the figure."""
     numbers = {len(entry.seeds) for entry in table.entries if not entry.control}
     near, far = table.neighbours
+    methods = {entry.method for entry in table.entries}
     return render(
         "leaderboard.md.j2",
         table=table,
@@ -33,12 +34,17 @@ def markdown(table: Table, figure: str) -> str:
         backbones=[_backbone(table, backbone) for backbone in table.backbones],
         near=near,
         far=far,
-        least=f"{100 * LEARNT:g}",
+        least=f"{100 * gate.LEARNT:g}",
         level=f"{LEVEL:.0%}",
         rule=RULE,
         pools=list(_pools(table)),
         too_few=_too_few(table),
-        missing=[name for name in CONTROLS if all(e.method != name for e in table.entries)],
+        missing=[
+            names[0]
+            for names in (("supervised",), gate.STARTS, ("raw-pixels",))
+            if methods.isdisjoint(names)
+        ],
+        pretrained="pretrained" in methods,
         crashed=any("crashed" in entry.statuses for entry in table.entries),
         environments=list(_environments(table)),
         programs=list(_programs(table)),

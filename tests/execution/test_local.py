@@ -349,7 +349,7 @@ def test_a_norm_that_does_not_fit_is_refused_before_any_training(root: Path) -> 
     done = tiny.run(root, "train", "--jobs", "1")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("benchmark: norm 'gn' is not defined in the backbone")
+    assert line.startswith("benchmark: norm 'gn' is not defined at bn1 of the backbone")
     assert "groups 3 do not divide" in line
     assert not (root / ".benchmark").exists()
 

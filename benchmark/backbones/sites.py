@@ -375,7 +375,9 @@ class _Pass(TorchFunctionMode):
             if match and match[0] in groups:
                 found = groups[match[0]]
             else:
-                found = "stem" if inside and order.index(path) < inside[0] else "final"
+                # The end of a branch may have no module yet; its block has one.
+                known = path if path in order else path.rpartition(".")[0]
+                found = "stem" if inside and order.index(known) < inside[0] else "final"
             shortcut = {"downsample", "shortcut"} & set(path.split("."))
             return (found, "downsample") if shortcut else (found,)
 

@@ -98,9 +98,7 @@ def build(
     backbone `vit`. `branch_gain` is the initial scale of the last norm of each residual branch, 1 or 0,
     in place of timm's own.
     """
-    _check_arguments(architecture, arguments)
-
-    whole = {**arguments, **_layout(architecture, arguments, shape, layout)}
+    whole = dict(arguments)
 
     def make(**more: Any) -> TimmModel:
         net = _create(architecture, whole, shape, **more)
@@ -109,6 +107,8 @@ def build(
         return TimmModel(net, shape)
 
     try:
+        _check_arguments(arguments)
+        whole |= _layout(architecture, arguments, shape, layout)
         made = placed(make, norms, branch_gain)
     except UserError as error:
         raise UserError(f"backbone {architecture}: {error}") from None
@@ -189,17 +189,16 @@ class TimmModel(TimmBackbone):
         return found
 
 
-def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if name in OWN:
             raise UserError(
-                f"backbone {architecture}: {name} cannot be an argument: the track's images or the "
-                "scheme decide it"
+                f"{name} cannot be an argument: the track's images or the scheme decide it"
             )
         if "drop" in name and value:
             raise UserError(
-                f"backbone {architecture}: {name} is {value!r}, expected 0: random layers would look "
-                "like a dependence on other images of the batch"
+                f"{name} is {value!r}, expected 0: random layers would look like a dependence on other "
+                "images of the batch"
             )
 
 
@@ -255,10 +254,7 @@ def _layout(
     found: dict[str, Any] = {}
     for key, value in asked.items():
         if (key, value) not in known:
-            raise UserError(
-                f"backbone {architecture}: {key} {value} is not defined for timm's {kind} "
-                f"({_defined(known)})"
-            )
+            raise UserError(f"{key} {value} is not defined for timm's {kind} ({_defined(known)})")
         found |= known[key, value]
     return found
 

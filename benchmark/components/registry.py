@@ -103,6 +103,11 @@ def essential(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any
     return without_defaults(options, facts(kind, name).get("defaults", {}))
 
 
+def norm_options(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the norm in a scheme's entry, without the keys that are not the norm's."""
+    return {key: value for key, value in spec.items() if key not in ("norm", "parts", "sites")}
+
+
 def recorded(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a data source in a manifest: those that decide the images."""
     unrecorded = facts("source", source).get("unrecorded", ())

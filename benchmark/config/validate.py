@@ -167,7 +167,7 @@ def _scheme(name: str, scheme: dict[str, Any], params: Params) -> dict[str, Any]
 
 def _norm(where: str, spec: dict[str, Any]) -> dict[str, Any]:
     """A norm with all its options."""
-    given = {key: value for key, value in spec.items() if key not in ("norm", "parts", "sites")}
+    given = registry.norm_options(spec)
     checked = registry.check("norm", spec["norm"], f"{where}: {spec['norm']}", given)
     return {"norm": spec["norm"], **checked}
 

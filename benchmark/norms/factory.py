@@ -65,8 +65,7 @@ class SectionNorms:
         self.section = section
         self.name = str(spec["norm"])
         self.facts = registry.facts("norm", self.name)
-        given = {key: value for key, value in spec.items() if key not in ("norm", "parts", "sites")}
-        self.options = {**self.facts.get("defaults", {}), **given}
+        self.options = registry.complete("norm", self.name, registry.norm_options(spec))
         self._module = registry.load("norm", self.name)
         self.parts = [
             (part["sites"], SectionNorms(section, part)) for part in spec.get("parts", ())

@@ -319,8 +319,8 @@ def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _norm(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The norm of a section, and of its parts."""
-    own = {key: value for key, value in spec.items() if key not in ("parts", "sites")}
-    found = _essential("norm", own, "norm")
+    name, given = spec["norm"], registry.norm_options(spec)
+    found = {"norm": name, **registry.essential("norm", name, given)}
     if "sites" in spec:
         found["sites"] = spec["sites"]
     if "parts" in spec:

@@ -49,7 +49,7 @@ def imbalance(root: Path, params: Params, dataset: str) -> Imbalance | None:
         manifest = manifests.read(folder)
     except UserError:
         return None
-    largest = largest_share(manifest.splits["test"].per_class)
+    largest = largest_share(manifest.of("test"))
     if manifest.sha256 != dataset or largest is None:
         return None
     return Imbalance(manifests.read_labels(folder, "test"), largest)

@@ -136,7 +136,7 @@ def train_missing(
         summary = local.train_missing(
             tasks, store(arguments.root), data_folder(arguments.root, found.track),
             count(arguments.jobs, "--jobs"), arguments.device, arguments.root, arguments.retry,
-            getattr(arguments, "state", False),
+            getattr(arguments, "state", False), found.storage,
         )  # fmt: skip
     except local.Stopped as stopped:
         for line in stopped.lines:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from benchmark.cli.common import add_set, read_params
 from benchmark.data.class_folders import listed
-from benchmark.data.manifest import NAMES, Manifest
+from benchmark.data.manifest import NAMES, UNLABELLED, Manifest
 from benchmark.planning.images import data_folder, remember
 
 HELP = "fetch, verify and build a track's images"
@@ -18,12 +18,21 @@ COLOURS = ("red", "green", "blue")
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     verb.add_argument("track", nargs="?", default="mini")
+    verb.add_argument(
+        "--check", action="store_true", help="read the built images and compare their checksums"
+    )
     add_set(verb)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Fetches, verifies and builds a track's images, and prints what they are."""
     found = read_params(arguments)
+    if arguments.check:
+        from benchmark.data.load import check
+
+        manifest = check(data_folder(arguments.root, found.track))
+        print(f"{manifest.track}: all images are as they were built; sha256 {manifest.sha256}")
+        return
     from benchmark.data.build import build
 
     manifest = build(
@@ -38,15 +47,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 def described(manifest: Manifest) -> Iterator[str]:
     """Lines for a person: images by split and class, and what in them is unusual."""
-    splits = {name: manifest.splits[name] for name in NAMES}
-    counts = ", ".join(f"{name} {part.count}" for name, part in splits.items())
+    known = {
+        name: manifest.splits[name] for name in (*NAMES, UNLABELLED) if name in manifest.splits
+    }
+    counts = ", ".join(f"{name} {part.count}" for name, part in known.items())
+    splits = {name: manifest.of(name) for name in NAMES}
     yield f"{manifest.track}: {counts}; sha256 {manifest.sha256}"
     # The accuracy of always answering with the largest class.
-    shares = [max(part.per_class.values()) / part.count for part in splits.values()]
+    shares = [max(part.values()) / sum(part.values()) for part in splits.values()]
     yield from _aligned(
         [
             ["class", *splits],
-            *([c, *(str(p.per_class[c]) for p in splits.values())] for c in manifest.classes),
+            *([c, *(str(part[c]) for part in splits.values())] for c in manifest.classes),
             ["share of the largest class", *(f"{share:.1%}" for share in shares)],
         ]
     )
@@ -57,6 +69,11 @@ def described(manifest: Manifest) -> Iterator[str]:
                 f"channel {channel}{name} is constant in the training split: it is divided by 1 "
                 "instead of its standard deviation of 0"
             )
+    if manifest.enlarged:
+        _, height, width = manifest.shape
+        yield f"images enlarged to {height}×{width} pixels: {manifest.enlarged}"
+    if manifest.unreadable:
+        yield f"unreadable files left out: {manifest.unreadable}"
     if manifest.ignored:
         yield f"ignored files: {listed(manifest.ignored)}"
     if found := manifest.copies:

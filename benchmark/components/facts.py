@@ -124,6 +124,7 @@ class MethodFacts(Facts):
     largest_share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     multiple_of_batch: dict[str, list[str]] = Field(default_factory=dict)
     per_sample_loss: bool = False
+    labels: bool = False
     whole_batch_loss: dict[str, list[Any]] = Field(default_factory=dict)
     repeats: list[str] = Field(default_factory=list)
     weights: Literal["required", "refused"] | None = None

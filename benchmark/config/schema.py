@@ -46,10 +46,17 @@ class Splits(Model):
     train: int | float = Field(gt=0)
     validation: int | float = Field(gt=0)
     test: int | float = Field(gt=0)
+    unlabelled: int | float | None = Field(default=None, gt=0)
+    """A number or share of the images without labels, if the source has any."""
 
     @model_validator(mode="after")
     def _all_counts_or_all_shares(self) -> Splits:
-        shares = [part for _, part in self if isinstance(part, float)]
+        if isinstance(self.unlabelled, float) and self.unlabelled > 1:
+            raise ValueError(
+                "expected a number of images without labels, or a share of at most 1.0"
+            )
+        labelled = self.train, self.validation, self.test
+        shares = [part for part in labelled if isinstance(part, float)]
         if shares and (len(shares) < 3 or max(shares) >= 1):
             raise ValueError("expected numbers of images, or fractions below 1")
         if sum(Fraction(str(share)) for share in shares) > 1:
@@ -263,6 +270,11 @@ class Params(Model):
     track: Name
     title: str
     data: Data
+    storage: Literal["auto", "device", "host", "disk"] = "auto"
+    """Where the images are during a training run, which changes no result; see `data.storage`."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Side in pixels of what networks see: random crops in training, the centre in evaluations. If not
+    given, the images' own size."""
     backbones: dict[Name, BackboneParams]
     """By name."""
     schemes: dict[Name, dict[str, Any]]

@@ -1,36 +1,38 @@
-"""Builds a track's data set, the same bytes on every machine, and reads it with its checks."""
+"""Builds a track's data set, the same bytes on every machine."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import fcntl
 import json
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from benchmark.components import registry
-from benchmark.core.errors import UserError, check_known
+from benchmark.core import canonical_json
+from benchmark.core.errors import UserError, refused
 from benchmark.data import copies
+from benchmark.data.collect import collect
+from benchmark.data.contents import contents, in_parts, per_class, statistics
 from benchmark.data.fetch import DEFAULT_CACHE
 from benchmark.data.manifest import (
     FORMAT,
     MANIFEST,
-    NAMES,
     TENSORS,
+    UNLABELLED,
     Manifest,
     Source,
     Split,
     dataset_checksum,
 )
-from benchmark.data.manifest import again as how_again
-from benchmark.data.manifest import read as read_manifest
-from benchmark.data.pool import Splits
+from benchmark.data.shards import Shards
 from benchmark.data.split import split
 
 
@@ -43,140 +45,106 @@ def build(
     out: Path,
     cache: Path = DEFAULT_CACHE,
 ) -> Manifest:
-    """Reads a source, splits it and writes `splits.safetensors` and `manifest.json` into `out`.
+    """Reads a source, splits it and writes the data set into the folder `out`.
 
-    The tensors are `<split>.images`, uint8 (N, C, H, W), and `<split>.labels`, int64 (N,). `splits` is
-    described at `benchmark.data.split.split`. Downloads are stored in `cache`. Raises UserError for a
-    wrong option or count, and if the source cannot be read.
+    `images-00000.npy` and so on are uint8 (n, C, H, W), in the order of the source. `splits.safetensors`
+    has `<split>.index`, int64 (N,), the numbers of a split's images among them, and `<split>.labels`,
+    int64 (N,). `manifest.json` describes them. `splits` is described at `benchmark.data.split.split`.
+    Downloads are stored in `cache`. Raises UserError for a wrong option or count, if the source cannot
+    be read, and if the disk is full. `out` is then as it was, and what has been decoded stays beside it
+    for the next run.
     """
     facts = registry.facts("source", source)
     settings = registry.check("source", source, f"source {source}", options)
     pool = registry.load("source", source).read(settings, cache)
-    chosen = split(pool, splits, seed)
-    tensors: dict[str, Tensor] = {}
-    described: dict[str, Split] = {}
-    for name in NAMES:
-        images, labels = pool.images[chosen[name]], pool.labels[chosen[name]]
-        tensors |= {f"{name}.images": images, f"{name}.labels": labels}
-        described[name] = Split(
-            count=len(labels),
-            per_class=_per_class(labels, pool.classes),
-            sha256=checksum(images, labels),
-        )
-    mean, std = _statistics(tensors["train.images"])
-    manifest = Manifest(
-        format=FORMAT,
-        track=track,
-        source=Source(
-            name=source,
-            version=facts["version"],
-            options=registry.recorded(source, settings),
-            sha256=facts.get("sha256"),
-        ),
-        shape=tuple(pool.images.shape[1:]),
-        classes=pool.classes,
-        seed=seed,
-        asked=dict(splits),
-        splits=described,
-        mean=mean,
-        std=std,
-        sha256=dataset_checksum(described),
-        copies=copies.count(pool, chosen),
-        ignored=dict(pool.ignored) or None,
+    origin = Source(
+        name=source,
+        version=facts["version"],
+        options=registry.recorded(source, settings),
+        sha256=facts.get("sha256"),
     )
-    _write(out, tensors, manifest)
+    with _workshop(out) as (notes, folder):
+        found = collect(pool.pieces, folder, notes, origin.as_json(), out)
+        dropped = torch.tensor(sorted(found.unreadable), dtype=torch.int64)
+        parts = {name: part[~torch.isin(part, dropped)] for name, part in pool.parts.items()}
+        pool = replace(pool, parts=parts, digests=found.digests)
+        chosen = split(pool, splits, seed)
+        labels = {name: pool.labels[index] for name, index in chosen.items()}
+        shards = Shards(folder, found.shards, pool.shape)
+        read = {
+            name: contents(in_parts(shards, index), labels[name]) for name, index in chosen.items()
+        }
+        described = {
+            name: Split(
+                count=len(index),
+                per_class=per_class(labels[name], pool.classes) if name != UNLABELLED else None,
+                sha256=read[name].sha256,
+            )
+            for name, index in chosen.items()
+        }
+        trained = [read[name].histogram for name in ("train", UNLABELLED) if name in read]
+        mean, std = statistics(torch.stack(trained).sum(0))
+        manifest = Manifest(
+            format=FORMAT,
+            track=track,
+            source=origin,
+            shape=pool.shape,
+            classes=pool.classes,
+            seed=seed,
+            asked={name: count for name, count in splits.items() if count is not None},
+            splits=described,
+            shards=found.shards,
+            mean=mean,
+            std=std,
+            sha256=dataset_checksum(described),
+            copies=copies.count(pool, chosen),
+            ignored=dict(pool.ignored) or None,
+            unreadable=len(found.unreadable) or None,
+            enlarged=found.enlarged or None,
+        )
+        tensors = {f"{name}.index": index for name, index in chosen.items()}
+        tensors |= {f"{name}.labels": found for name, found in labels.items()}
+        save_file(tensors, folder / TENSORS)
+        content = manifest.model_dump(mode="json", exclude_none=True)
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        canonical_json.write(folder / MANIFEST, text)
+        # Safetensors writes files that only their owner can read.
+        (folder / TENSORS).chmod((folder / MANIFEST).stat().st_mode)
+        _replace(out, folder)
     return manifest
 
 
-def load(folder: Path, names: Collection[str]) -> Splits:
-    """The manifest of a built data set and the named splits, each checked.
+@contextlib.contextmanager
+def _workshop(out: Path) -> Iterator[tuple[Path, Path]]:
+    """Two folders beside `out`: for notes on its images, which stay, and for the data set in the making.
 
-    Other splits are not read, so no code sees the test images before it asks for them. Raises UserError,
-    with the command that builds the data set again, if a file is missing or damaged.
+    Beside it, since `out` is a DVC output, and on the same disk, also if `out` is a link. Raises
+    UserError if another process builds the same data set, or if one of the folders cannot be written.
     """
-    check_known("split", names, NAMES)
-    manifest = read_manifest(folder)
-    again = how_again(manifest.track)
-    path = folder / TENSORS
-    images: dict[str, Tensor] = {}
-    labels: dict[str, Tensor] = {}
-    if not path.is_file():
-        raise UserError(f"{path}: expected a data set, found no such file; {again}")
+    place = out.resolve()
+    notes = place.parent / f".{place.name}-build"
     try:
-        with safe_open(path, framework="pt") as file:
-            for name in names:
-                images[name] = file.get_tensor(f"{name}.images")
-                labels[name] = file.get_tensor(f"{name}.labels")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: expected a data set, found {error}; {again}") from error
-    for name in images:
-        for key, found, described in _compared(images[name], labels[name], manifest, name):
-            if found != described:
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{out}: expected a folder to write to, found a file")
+        notes.mkdir(parents=True, exist_ok=True)
+        with (notes / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 raise UserError(
-                    f"{folder}: {key} of the split {name!r} is {found} in {TENSORS} and "
-                    f"{described} in {MANIFEST}; {again}"
-                )
-    return Splits(manifest, images, labels)
-
-
-def _compared(
-    images: Tensor, labels: Tensor, manifest: Manifest, name: str
-) -> Iterator[tuple[str, Any, Any]]:
-    """Properties of a split, each with its value in the tensors and in the manifest.
-
-    Each can be computed only if those before it agree.
-    """
-    part = manifest.splits[name]
-    yield "dtype", (images.dtype, labels.dtype), (torch.uint8, torch.int64)
-    yield "shape", tuple(images.shape), (part.count, *manifest.shape)
-    yield "sha256", checksum(images, labels), part.sha256
-    # No checksum covers the rest of the manifest.
-    yield "per_class", _per_class(labels, manifest.classes), part.per_class
-    if name == "train":
-        mean, std = _statistics(images)
-        yield "mean", mean, manifest.mean
-        yield "std", std, manifest.std
-
-
-def _per_class(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    return dict(zip(classes, counts, strict=False))
-
-
-def checksum(images: Tensor, labels: Tensor) -> str:
-    """sha256 over the bytes of the images, then of the labels as little-endian 64-bit integers."""
-    digest = hashlib.sha256(images.contiguous().reshape(-1).numpy().data)
-    digest.update(labels.numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel's pixels in 0..1, rounded to 6 decimals."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        # From a histogram: its counts are exact, so the order of the sum does not change the result.
-        weights = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
-        mean = (weights * values).sum()
-        means.append(round(float(mean), 6))
-        stds.append(round(float((weights * (values - mean) ** 2).sum().sqrt()), 6))
-    return tuple(means), tuple(stds)
-
-
-def _write(out: Path, tensors: dict[str, Tensor], manifest: Manifest) -> None:
-    content = manifest.model_dump(mode="json", exclude_none=True)
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, which is a DVC output: files that a killed build leaves are not in it.
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-build-") as name:
-            folder = Path(name)
-            (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
-            save_file(tensors, folder / TENSORS)
-            # Safetensors writes files that only their owner can read.
-            (folder / TENSORS).chmod((folder / MANIFEST).stat().st_mode)
-            # The manifest last: the old one has other checksums, so the new tensors are not used before.
-            for file in (TENSORS, MANIFEST):
-                (folder / file).replace(out / file)
+                    f"{out}: another process builds this data set; wait until it has ended"
+                ) from None
+            yield notes, notes / "set"
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{out}: expected a folder to write to, found {error}") from error
+        said = refused(error) if isinstance(error, OSError) else str(error)
+        raise UserError(f"{out}: the data set cannot be written: {said}") from error
+
+
+def _replace(out: Path, folder: Path) -> None:
+    """Puts a finished data set in the place of an earlier one, which is whole until then."""
+    place, old = out.resolve(), folder.with_name("old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    folder.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

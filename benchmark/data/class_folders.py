@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,23 +35,42 @@ NAMED = 3
 class Found:
     """The images of a user's folder.
 
-    parts: by part (`all`, or the official splits) and class, sorted by name; the images of a class are
-    sorted by path. ignored: numbers of other files, by suffix.
+    parts: by part (`all`, or the official splits) and class, sorted by name, the paths of the images
+    relative to `root`, sorted. Strings, since a million `Path` objects take half a gigabyte. ignored:
+    numbers of other files, by suffix.
     """
 
-    parts: dict[str, dict[str, list[Path]]]
+    root: Path
+    parts: dict[str, dict[str, list[str]]]
     ignored: dict[str, int]
 
+    @property
+    def names(self) -> list[str]:
+        """The paths of all images, in their order."""
+        return [
+            name for part in self.parts.values() for members in part.values() for name in members
+        ]
 
-def find(root: Path) -> Found:
+
+def find(root: Path, official: Mapping[str, str] | None = None) -> Found:
     """The images in `root`. Links are followed; hidden files and folders are skipped.
 
-    Raises UserError for an entry that cannot be read, for split folders that are not a whole official
-    split, for fewer than two classes and for a class with too few images.
+    `official` has the names of the split folders by split, if these are fixed. Raises UserError for an
+    entry that cannot be read, for split folders that are not a whole official split, for fewer than two
+    classes, classes whose names differ only in case, and a class with too few images.
     """
-    listing = _Listing()
+    listing = _Listing(root)
     folders = listing.loose(root)
-    splits = _splits(root, folders, listing) or {"all": root}
+    if official:
+        names = {folder.name for folder in folders}
+        if missing := [name for name in official.values() if name not in names]:
+            raise ParamsError(
+                f"data.options.path: expected the folders {' and '.join(official.values())} in {root}, "
+                f"found no {missing[0]}"
+            )
+        splits = {split: root / name for split, name in official.items()}
+    else:
+        splits = _splits(root, folders, listing) or {"all": root}
     parts = {}
     for part, folder in splits.items():
         classes = folders if folder == root else listing.loose(folder)
@@ -59,28 +78,42 @@ def find(root: Path) -> Found:
     listing.check()
     ignored = dict(sorted(listing.ignored.items()))
     _check(parts, splits, ignored)
-    return Found(parts, ignored)
+    return Found(root, parts, ignored)
+
+
+def find_unlabelled(root: Path) -> tuple[list[str], dict[str, int]]:
+    """The images in a folder and its subfolders, and the numbers of other files, as in `Found`."""
+    listing = _Listing(root)
+    names = listing.images(root)
+    listing.check()
+    ignored = dict(sorted(listing.ignored.items()))
+    if not names:
+        left = f"; ignored files: {listed(ignored)}" if ignored else ""
+        raise ParamsError(f"data.options.train: expected images in {root}, found none{left}")
+    return names, ignored
 
 
 @dataclass
 class _Listing:
     """Lists folders, and collects unreadable entries and the counts of other files."""
 
+    root: Path
     problems: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
     def loose(self, folder: Path) -> list[Path]:
         """The folders in a folder. Files in it are ignored."""
-        folders, files = self.entries(folder)
+        folders, files = self.entries(str(folder))
         self.ignored.update(f"{_suffix(file)} outside the class folders" for file in files)
-        return folders
+        return [folder / name for name in folders]
 
-    def images(self, folder: Path) -> list[Path]:
+    def images(self, folder: Path) -> list[str]:
         """The images of a class, sorted by path."""
         if folder.name != _printable(folder.name):
             self.problems.append(f"{folder} (its name is not UTF-8)")
             return []
-        return sorted(self._walk(folder, (folder.parent.resolve(),)), key=Path.as_posix)
+        below = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
+        return sorted(self._walk(str(folder), below, (folder.parent.resolve(),)))
 
     def check(self) -> None:
         """Raises UserError if an entry cannot be read."""
@@ -89,26 +122,29 @@ class _Listing:
             said = ", ".join(self.problems[:NAMED]) + (f" and {more} more" if more > 0 else "")
             raise UserError(_printable(f"cannot read {said}: correct, rename or remove them"))
 
-    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """The images in a folder and its subfolders; `above` are the folders it is in, resolved."""
-        resolved = folder.resolve()
+    def _walk(self, folder: str, below: str, above: tuple[Path, ...]) -> Iterator[str]:
+        """The images in a folder, whose path from the root is `below`, and in its subfolders.
+
+        `above` are the folders it is in, resolved.
+        """
+        resolved = Path(folder).resolve()
         if any(other.is_relative_to(resolved) for other in above):
             self.problems.append(f"{folder} (a link to a folder that it is in)")
             return
         folders, files = self.entries(folder)
         for file in files:
-            if file.suffix.lower() in SUFFIXES:
-                yield file
+            if file.lower().endswith(SUFFIXES):
+                yield below + file
             else:
                 self.ignored[_suffix(file)] += 1
         for child in folders:
-            yield from self._walk(child, (*above, resolved))
+            yield from self._walk(f"{folder}/{child}", f"{below}{child}/", (*above, resolved))
 
-    def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """The folders and files in a folder, without hidden ones, sorted by name."""
+    def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """The names of the folders and files in a folder, without hidden ones, sorted."""
         folders, files = [], []
         try:
-            children = sorted(folder.iterdir(), key=lambda child: child.name)
+            children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
             self.problems.append(f"{folder} ({error.strerror})")
             children = []
@@ -116,17 +152,16 @@ class _Listing:
             if child.name.startswith("."):
                 continue
             try:
-                mode = child.stat().st_mode
+                if child.is_dir():
+                    folders.append(child.name)
+                elif child.is_file():
+                    files.append(child.name)
+                else:
+                    child.stat()  # raises for a link to nothing
+                    self.problems.append(f"{child.path} (neither a file nor a folder)")
             except OSError as error:
                 link = "a link to nothing: " if child.is_symlink() else ""
-                self.problems.append(f"{child} ({link}{error.strerror})")
-                continue
-            if stat.S_ISDIR(mode):
-                folders.append(child)
-            elif stat.S_ISREG(mode):
-                files.append(child)
-            else:
-                self.problems.append(f"{child} (neither a file nor a folder)")
+                self.problems.append(f"{child.path} ({link}{error.strerror})")
         return folders, files
 
 
@@ -140,7 +175,7 @@ def _splits(root: Path, folders: Sequence[Path], listing: _Listing) -> dict[str,
     named = [folder for folder, words in found.items() if words]
     if len(named) < 2 or len(set().union(*found.values())) < 2:
         return {}
-    inside = [child for folder in named for child in listing.entries(folder)[0]]
+    inside = [child for folder in named for child in listing.entries(str(folder))[0]]
     listing.check()
     if named != list(folders) and not inside:
         return {}
@@ -160,7 +195,7 @@ def _words(name: str) -> set[str]:
 
 
 def _check(
-    parts: Mapping[str, Mapping[str, Sequence[Path]]],
+    parts: Mapping[str, Mapping[str, Sequence[str]]],
     folders: Mapping[str, Path],
     ignored: Mapping[str, int],
 ) -> None:
@@ -171,6 +206,14 @@ def _check(
             found = f"1 ({next(iter(classes))})" if classes else "none"
             raise ParamsError(
                 f"data.options.path: expected {wanted} in {folders[part]}, found {found}"
+            )
+        if same := [
+            n for n, count in Counter(name.casefold() for name in classes).items() if count > 1
+        ]:
+            alike = [name for name in classes if name.casefold() == same[0]]
+            raise UserError(
+                f"{folders[part]}: the names of the class folders {' and '.join(alike)} differ only in "
+                "case; merge or rename them"
             )
     known = {name: part for part, classes in parts.items() for name in classes}
     for part, classes in parts.items():
@@ -196,8 +239,8 @@ def listed(ignored: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {suffix}" for suffix, number in ignored.items())
 
 
-def _suffix(file: Path) -> str:
-    return _printable(file.suffix.lower()) or "without a suffix"
+def _suffix(file: str) -> str:
+    return _printable(Path(file).suffix.lower()) or "without a suffix"
 
 
 def _printable(name: str) -> str:

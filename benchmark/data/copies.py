@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.manifest import Copies
-from benchmark.data.pool import Pool
+from benchmark.data.pool import UNLABELLED, Pool
 
 
 def count(pool: Pool, chosen: Mapping[str, Tensor]) -> Copies | None:
@@ -21,10 +21,11 @@ def count(pool: Pool, chosen: Mapping[str, Tensor]) -> Copies | None:
     distinct = len(originals.unique())
     if distinct == len(originals):
         return None
+    labelled = pool.labels != UNLABELLED
     held = {name: originals[indices] for name, indices in chosen.items()}
     return Copies(
         in_source=len(originals) - distinct,
-        in_several_classes=len(ambiguous(originals, pool.labels)),
+        in_several_classes=len(ambiguous(originals[labelled], pool.labels[labelled])),
         within={name: len(ids) - len(ids.unique()) for name, ids in held.items()},
         across={
             f"{later}_in_{earlier}": int(torch.isin(held[later], held[earlier]).sum())

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT: Final = 2
-"""Version of the layout of `manifest.json` and `splits.safetensors`."""
+FORMAT: Final = 3
+"""Version of the layout of a built data set."""
+
+Storage = Literal["auto", "device", "host", "disk"]
+"""Where the images of a training run are kept, see `benchmark.data.storage`."""
 
 MANIFEST, TENSORS = "manifest.json", "splits.safetensors"
 
 NAMES = ("train", "validation", "test")
+"""The splits that every data set has."""
+
+UNLABELLED: Final = "unlabelled"
+"""The split of images without labels, which some data sets have."""
 
 
 class _Part(Value):
@@ -45,10 +52,10 @@ class Split(_Part):
 
     count: int
     """Number of images."""
-    per_class: dict[str, int]
-    """Number of images of each class."""
+    per_class: dict[str, int] | None = None
+    """Number of images of each class; missing if they have no labels."""
     sha256: str
-    """Checksum of the images' bytes, then the labels as little-endian 64-bit integers."""
+    """Checksum of the images' bytes, then the labels as little-endian 64-bit integers, -1 for none."""
 
 
 class Copies(_Part):
@@ -67,7 +74,7 @@ class Copies(_Part):
 class Manifest(_Part):
     """A built data set, as `manifest.json` describes it."""
 
-    format: Literal[2]
+    format: Literal[3]
     """Version of the layout."""
     track: str
     source: Source
@@ -80,8 +87,11 @@ class Manifest(_Part):
     asked: dict[str, int | float]
     """`data.splits` of `params.yaml`: the number or share of the images in each split."""
     splits: dict[str, Split]
+    shards: int
+    """Number of files with images."""
     mean: tuple[float, ...]
-    """Mean of each channel in the training split, pixels in 0..1, rounded to 6 decimals."""
+    """Mean of each channel, pixels in 0..1, rounded to 6 decimals: over the training split and the
+    images without labels."""
     std: tuple[float, ...]
     """Standard deviation of the same."""
     sha256: str
@@ -90,10 +100,14 @@ class Manifest(_Part):
     """Missing if the source has no exact copies."""
     ignored: dict[str, int] | None = None
     """Number of files that were not read as images, by suffix; missing if there are none."""
+    unreadable: int | None = None
+    """Number of image files that could not be read and were left out; missing if there are none."""
+    enlarged: int | None = None
+    """Number of images that were smaller than their stored size; missing if there are none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if set(self.splits) != set(NAMES):
+        if set(self.splits) - {UNLABELLED} != set(NAMES):
             raise ValueError(
                 f"expected the splits {', '.join(NAMES)}, found {', '.join(self.splits)}"
             )
@@ -101,6 +115,18 @@ class Manifest(_Part):
         if self.sha256 != found:
             raise ValueError(f"expected sha256 {self.sha256} of the data set, found {found}")
         return self
+
+    def of(self, split: str) -> dict[str, int]:
+        """The number of images of each class of a split with labels."""
+        found = self.splits[split].per_class
+        if found is None:
+            raise ValueError(f"the images of the split {split!r} have no labels")
+        return found
+
+    def trained(self, labels: bool) -> int:
+        """The number of images that a method trains on; `labels`: whether it needs their labels."""
+        names = ["train"] if labels or UNLABELLED not in self.splits else ["train", UNLABELLED]
+        return sum(self.splits[name].count for name in names)
 
 
 def read(folder: Path) -> Manifest:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.copies import ambiguous
-from benchmark.data.manifest import NAMES
+from benchmark.data.manifest import NAMES, UNLABELLED
 from benchmark.data.pool import Pool
 
 
@@ -25,15 +25,46 @@ def split(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str,
     official split, a fraction of every class. An official test part gives the test split, an official
     train part the other two. A preset split is used as it is. If a part is divided, each image is drawn
     once: with fractions its exact copies are in the same split, with numbers they are left out. An image
-    of several classes is in the training split. Raises UserError for a count that the pool cannot give.
+    of several classes is in the training split. Images without labels are drawn from those that are not
+    copies of an image of these splits. Raises UserError for a count that the pool cannot give.
     """
+    chosen = _labelled(pool, splits, seed)
+    if (UNLABELLED in pool.parts) != (splits.get(UNLABELLED) is not None):
+        there = UNLABELLED in pool.parts
+        raise ParamsError(
+            f"data.splits.{UNLABELLED}: expected {'a number or share' if there else 'none'}, as the "
+            f"source has {'such' if there else 'no'} images"
+            + ("" if there else f", found {splits[UNLABELLED]}")
+        )
+    if UNLABELLED in pool.parts:
+        chosen[UNLABELLED] = _unlabelled(pool, splits[UNLABELLED], chosen, seed)
+    return chosen
+
+
+def _unlabelled(pool: Pool, wanted: int | float, chosen: Mapping[str, Tensor], seed: int) -> Tensor:
+    """Images without labels: a number or a share of those that are in no other split, ascending."""
+    indices = pool.parts[UNLABELLED].sort().values
+    # An image of the test split must not be trained on, and one of the training split is already.
+    taken = pool.originals[torch.cat(list(chosen.values()))]
+    indices = indices[~torch.isin(pool.originals[indices], taken)]
+    count = wanted if isinstance(wanted, int) else int(Fraction(str(wanted)) * len(indices))
+    if not 0 < count <= len(indices):
+        raise ParamsError(
+            f"data.splits.{UNLABELLED}: expected at most {len(indices)}, the images without labels "
+            f"that are not copies of an image with one, found {wanted}"
+        )
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))
+    return indices[order[:count]].sort().values
+
+
+def _labelled(pool: Pool, splits: Mapping[str, int | float], seed: int) -> dict[str, Tensor]:
     fractions = _fractions(splits)
     preset = all(name in pool.parts for name in NAMES)
     if fractions and (preset or "all" not in pool.parts):
         raise ParamsError(
             f"data.splits: expected numbers of images, as the source has an official split "
             f"({', '.join(f'{name} {len(part)}' for name, part in pool.parts.items())}), "
-            f"found fractions {dict(splits)}"
+            f"found fractions { {name: splits[name] for name in NAMES} }"
         )
     if preset:
         return _preset(pool, splits)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.components import registry
 from benchmark.core.randomness import keyed
+from benchmark.data.storage import Images, Labelled
 from benchmark.diagnostics import collapse, leakage
 from benchmark.diagnostics.frozen import grouping, training_mode
 from benchmark.diagnostics.held_out import HeldOut, batches, by_image
@@ -52,7 +53,7 @@ Measures = dict[str, Any]
 def diagnose(
     method: Method,
     config: Configuration,
-    splits: Mapping[str, tuple[Tensor, Tensor]],
+    splits: Mapping[str, Labelled],
     standardise: Callable[[Tensor], Tensor],
     initial: Callable[[], Method],
 ) -> dict[str, Measures]:
@@ -89,7 +90,7 @@ def diagnose(
 @torch.no_grad()
 def _sections(
     method: Method,
-    images: Tensor,
+    images: Images | Tensor,
     standardise: Callable[[Tensor], Tensor],
     held_out: HeldOut | None,
 ) -> dict[str, Measures]:

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from benchmark.core.randomness import keyed
-from benchmark.data.augment import view
+from benchmark.data.augment import pixels_for, view
+from benchmark.data.storage import Images
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Images that were not trained on. The same seed gives the same views and batches."""
 
-    images: Tensor
+    images: Images | Tensor
     """(N, C, H, W) uint8."""
     specs: Sequence[Mapping[str, Any]]
     """The cell's views without local ones, at least one."""
@@ -33,7 +34,8 @@ class HeldOut:
         chosen = order[start : start + count].to(self.images.device)
         generator = keyed(self.seed, "diagnostics", "view", start, number)
         spec = dict(self.specs[number % len(self.specs)])
-        return self.standardise(view(self.images[chosen].float() / 255, spec, generator))
+        pixels = pixels_for(self.specs, self.images[chosen])
+        return self.standardise(view(pixels, spec, generator))
 
 
 def batches(redraws: int, count: int, size: int, seed: int) -> Tensor:

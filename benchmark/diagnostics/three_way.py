@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
 from benchmark.core.randomness import keyed
+from benchmark.data.storage import Labelled
 from benchmark.diagnostics.frozen import batch_statistics, population_statistics
 from benchmark.evaluation.features import finite, in_parts
 from benchmark.evaluation.knn import Split, knn_accuracy
@@ -31,8 +32,8 @@ Statistics = Callable[[nn.Module], AbstractContextManager[None]]
 @torch.no_grad()
 def three_way(
     backbone: Backbone,
-    train: Split,
-    held_out: Split,
+    train: Labelled,
+    held_out: Labelled,
     batch: int,
     spec: EvaluationConfig,
     standardise: Callable[[Tensor], Tensor],
@@ -76,7 +77,7 @@ def three_way(
     }
 
 
-def _drawn(split: Split, seed: int, *counts: int) -> list[Split]:
+def _drawn(split: Labelled, seed: int, *counts: int) -> list[Split]:
     """Disjoint random parts of a split."""
     order = torch.randperm(len(split[0]), generator=keyed(seed, "diagnostics", "three way"))
     parts = order[: sum(counts)].to(split[0].device).split(list(counts))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
+from benchmark.data.storage import Labelled
 from benchmark.evaluation.features import embed, finite, reestimate
 from benchmark.evaluation.knn import Split, knn_accuracy, knn_correct
 from benchmark.evaluation.probe import Probe, linear_probe
@@ -36,7 +37,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     backbone: Backbone,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, Labelled],
     spec: EvaluationConfig,
     standardise: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor, int], object] | None = None,

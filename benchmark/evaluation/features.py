@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
+from benchmark.data.storage import Images
 from benchmark.norms.bases import batch_norms
 
 CHUNK = 500
@@ -17,7 +18,7 @@ CHUNK = 500
 
 
 def in_parts(
-    images: Tensor, standardise: Callable[[Tensor], Tensor], size: int = CHUNK
+    images: Images | Tensor, standardise: Callable[[Tensor], Tensor], size: int = CHUNK
 ) -> Iterator[Tensor]:
     """Standardised images of uint8 images (N, C, H, W), `size` at a time."""
     return (standardise(part.float() / 255) for part in images.split(size))
@@ -49,7 +50,7 @@ def preserve_state(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def embed(
-    backbone: Backbone, images: Tensor, standardise: Callable[[Tensor], Tensor]
+    backbone: Backbone, images: Images | Tensor, standardise: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Every readout (N, width), float32, of uint8 images (N, C, H, W), in evaluation mode."""
     backbone.eval()
@@ -60,7 +61,7 @@ def embed(
 @torch.no_grad()
 def reestimate(
     backbone: Backbone,
-    images: Tensor,
+    images: Images | Tensor,
     batch: int,
     standardise: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor, int], object] | None = None,

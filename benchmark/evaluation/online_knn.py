@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
+from benchmark.data.storage import Labelled
 from benchmark.evaluation.features import embed, finite, preserve_state, reestimate
 from benchmark.evaluation.knn import Split, knn_accuracy
 
@@ -41,8 +42,8 @@ def counts(images_seen: int, batch: int, evaluations: int) -> tuple[int, int]:
 
 def make_online_knn(
     backbone: Backbone,
-    train: Split,
-    validation: Split,
+    train: Labelled,
+    validation: Labelled,
     neighbours: int,
     temperature: float,
     batch: int,
@@ -80,7 +81,7 @@ def make_online_knn(
     return online_knn
 
 
-def _spaced(split: Split, count: int) -> Split:
+def _spaced(split: Labelled, count: int) -> Split:
     """At most `count` images and labels, evenly spaced over the split."""
     total = len(split[0])
     count = min(count, total)

@@ -15,9 +15,10 @@ from torch import Tensor
 from benchmark.components import registry
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
-from benchmark.data.build import load
-from benchmark.data.pool import Splits
+from benchmark.data.load import load
+from benchmark.data.manifest import UNLABELLED, Storage
 from benchmark.data.standardise import standardiser
+from benchmark.data.storage import Images, Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
 from benchmark.evaluation.evaluate import evaluate
@@ -44,21 +45,26 @@ def run(
     device: torch.device,
     progress: Progress,
     checkpoint_steps: int = 200,
+    storage: Storage = "auto",
 ) -> Record:
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
 
-    Running out of memory and a loss that is not finite are results; other exceptions propagate. Raises
-    `training.loop.Interrupted` if `progress` says to stop.
+    `storage` is where the images are kept, which changes no result. Running out of memory and a loss
+    that is not finite are results; other exceptions propagate. Raises `training.loop.Interrupted` if
+    `progress` says to stop.
     """
     registry.check_unchanged(task.cell.components)
     judge = task.cell.config.evaluation.judge
-    splits = load(data, tuple(dict.fromkeys(("train", "validation", judge))))
+    labelled = bool(registry.facts("method", task.cell.config.method.name).get("labels"))
+    further = () if labelled or not task.cell.config.training else (UNLABELLED,)
+    names = dict.fromkeys(("train", "validation", judge, *further))
+    splits = load(data, tuple(names), storage, device)
     if splits.manifest.sha256 != task.dataset:
         raise UserError(f"{data}: the images changed since the cell was planned")
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
         status, result, training_log = _result(
-            task, splits, store, device, progress, checkpoint_steps
+            task, splits, splits.trained(labelled), store, device, progress, checkpoint_steps
         )
     except (MemoryError, OSError, RuntimeError) as error:
         if not _out_of_memory(error):
@@ -82,16 +88,16 @@ def run(
 def _result(
     task: Task,
     splits: Splits,
+    trained_on: tuple[Images, Tensor],
     store: Store,
     device: torch.device,
     progress: Progress,
     checkpoint_steps: int,
 ) -> tuple[Status, Result, dict[str, Any]]:
     cell = task.cell
-    standardise = standardiser(splits.manifest, device)
+    standardise = standardiser(splits.manifest, device, cell.config.image_size)
     on_device = {
-        name: (images.to(device), splits.labels[name].to(device))
-        for name, images in splits.images.items()
+        name: (images, splits.labels[name].to(device)) for name, images in splits.images.items()
     }
 
     def initial() -> Method:
@@ -124,7 +130,8 @@ def _result(
             )  # fmt: skip
             final = store.trained(key), key
         trained = train(
-            method, recipe, cell.config.seed, *on_device["train"], standardise, device,
+            method, recipe, cell.config.seed, trained_on[0], trained_on[1].to(device),
+            standardise, device,
             store.checkpoint(task.fingerprint), task.fingerprint, progress, checkpoint_steps,
             online_knn, final, trace,
         )  # fmt: skip

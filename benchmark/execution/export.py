@@ -19,10 +19,10 @@ from benchmark.backbones.timm_backbone import TimmBackbone
 from benchmark.backbones.timm_model import REFUSED
 from benchmark.core import canonical_json, determinism
 from benchmark.core.errors import UserError
-from benchmark.data.build import load
+from benchmark.data.load import load
 from benchmark.data.manifest import Manifest
-from benchmark.data.pool import Splits
 from benchmark.data.standardise import standardiser
+from benchmark.data.storage import Splits
 from benchmark.evaluation.features import in_parts, reestimate
 from benchmark.planning.cell import Task
 from benchmark.report.model_card import card, licence_of
@@ -47,14 +47,14 @@ def export(
     training split the same embeddings. Raises UserError if the final state is damaged.
     """
     device = determinism.start(device_name)
-    splits = load(data, ("train",))
+    splits = load(data, ("train",), "auto", device)
     if splits.manifest.sha256 != task.dataset:
         raise UserError(f"{data}: the images changed since the cell was planned")
-    standardise = standardiser(splits.manifest, device)
+    standardise = standardiser(splits.manifest, device, task.cell.config.image_size)
     backbone = _evaluated(task, splits, store, standardise, device)
     state = {name: value.cpu().contiguous() for name, value in backbone.tensors().items()}
     described = _described(task, splits.manifest)
-    images = next(in_parts(splits.images["train"][:COMPARED].to(device), standardise))
+    images = next(in_parts(splits.images["train"][:COMPARED], standardise))
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by an export that was killed
     try:
@@ -100,8 +100,7 @@ def _evaluated(
             f"{cell.name}: its backbone is not a network of timm, which alone is exported"
         )
     batch = cell.config.evaluation.precise_bn_batch_size
-    images = splits.images["train"].to(device)
-    reestimate(backbone, images, batch, standardise, method.encode)
+    reestimate(backbone, splits.images["train"], batch, standardise, method.encode)
     backbone.eval()
     return backbone
 
@@ -114,7 +113,7 @@ def _described(task: Task, manifest: Manifest) -> dict[str, Any]:
         cell=task.cell.name,
         fingerprint=task.fingerprint,
         dataset=task.dataset,
-        shape=manifest.shape,
+        shape=network.image_shape(task.cell.config, manifest),
         backbone=backbone,
         norms=norms,
         components=components(backbone, norms),

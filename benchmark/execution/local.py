@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
+from benchmark.data.manifest import Storage
 from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
@@ -120,14 +121,16 @@ def train_missing(
     root: Path | None = None,
     retry: bool = False,
     states: bool = False,
+    storage: Storage = "auto",
 ) -> Summary:
     """Trains every task that the store has no finished record of, `jobs` at a time.
 
     The default of `jobs` is the number of CPU cores, or 1 on a GPU. `data` is the folder of the built
     dataset. With the `root` of a project, its published records are adopted if the environment that made
-    them is the one of this machine. With `retry`, cells that ran out of memory are trained again, and
-    with `states` those whose final state is not stored. Raises UserError before any training if a cell
-    cannot be built, and Stopped on a signal, after the workers have saved their state.
+    them is the one of this machine. `storage` is where the images are kept. With `retry`, cells that ran
+    out of memory are trained again, and with `states` those whose final state is not stored. Raises
+    UserError before any training if a cell cannot be built, and Stopped on a signal, after the workers
+    have saved their state.
     """
     wanted = {task.fingerprint: task for task in tasks}
     summary = Summary(records=store.read(tasks))
@@ -161,7 +164,7 @@ def train_missing(
         if not missing:
             return summary
         jobs = jobs or (cores() if environment["device"] == "cpu" else 1)
-        pool = _Pool(context, signals, store, data, min(jobs, len(missing)), device)
+        pool = _Pool(context, signals, store, data, min(jobs, len(missing)), device, storage)
         with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
             pool.run(missing, bars, summary)
     summary.records |= store.read(missing)
@@ -222,9 +225,9 @@ def _check(
     for task in tasks:
         config = task.cell.config
         training = config.training
-        shape: tuple[Any, ...] = ()
+        shape: tuple[Any, ...] = (config.image_size,)
         if training:
-            shape = (
+            shape += (
                 training.batch_size, training.view_batching, training.teacher, training.sizes,
             )  # fmt: skip
         key = shape, config.method, config.backbone, config.norms, task.cell.weights
@@ -258,14 +261,15 @@ class _Pool:
         data: Path,
         jobs: int,
         device: str,
+        storage: Storage,
     ) -> None:
         self.context, self.signals, self.store, self.data = context, signals, store, data
-        self.device = device
+        self.device, self.storage = device, storage
         self.stopping = False
         self.slots = [self._start() for _ in range(max(1, jobs))]
 
     def _start(self) -> _Slot:
-        given = (self.store.folder, self.data, self.device)
+        given = (self.store.folder, self.data, self.device, self.storage)
         return _Slot(*_started(self.context, self.signals, worker.main, *given))
 
     def run(self, queue: Sequence[Task], bars: Bars, summary: Summary) -> None:

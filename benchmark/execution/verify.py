@@ -81,7 +81,10 @@ def verify(
         scratch = Store(Path(name))
         try:
             wanted = tasks(cells, dataset)
-            train_missing(wanted, scratch, data_folder(root, params.track), jobs, device)
+            train_missing(
+                wanted, scratch, data_folder(root, params.track), jobs, device,
+                storage=params.storage,
+            )  # fmt: skip
         except Stopped:
             raise KeyboardInterrupt from None
         for task in wanted:

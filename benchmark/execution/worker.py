@@ -25,7 +25,7 @@ from benchmark.planning.cell import Cell, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.data.manifest import Manifest
+    from benchmark.data.manifest import Manifest, Storage
     from benchmark.methods.base import Method
 
 REPORT_SECONDS = 1.0
@@ -60,7 +60,9 @@ def begin(environment: Mapping[str, str], target: Callable[..., None], *argument
     target(*arguments)
 
 
-def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
+def main(
+    pipe: Connection, home: Path, data: Path, device_name: str, storage: Storage = "auto"
+) -> None:
     """Trains the tasks that arrive until None arrives, a signal comes, or the parent is gone."""
     stop = _Stop()
     device = determinism.start(device_name)
@@ -94,7 +96,7 @@ def main(pipe: Connection, home: Path, data: Path, device_name: str) -> None:
             return not stop
 
         try:
-            entry = run(task, data, store, device, progress)
+            entry = run(task, data, store, device, progress, storage=storage)
             report("done", entry.status)
         except Interrupted:
             report("stopped")
@@ -118,14 +120,14 @@ def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> 
     of initial weights and each way in which a scheme's norms take them.
     """
     determinism.prepare()
-    from benchmark.data.build import load
+    from benchmark.data.load import load
 
     environment: dict[str, Any] = {}
     loaded: dict[str, None] = {}
     try:
         environment = determinism.environment(determinism.start(device_name))
         # Not the test split: only the final stage of a cell reads that.
-        manifest = load(data, ("train", "validation")).manifest
+        manifest = load(data, ("train", "validation"), "disk").manifest
         for cell in cells:
             if found := _build(cell, manifest).backbone.loaded:
                 loaded[f"weights of {cell.backbone} under {cell.scheme}: {found}"] = None

@@ -17,6 +17,7 @@ COMPONENT = {
     "teacher": False,
     "options": {},
     "per_sample_loss": True,
+    "labels": True,
 }
 
 

@@ -147,6 +147,8 @@ class Configuration(Value):
     """None for a control that is not trained."""
     evaluation: EvaluationConfig
     seed: int
+    image_size: int | None = None
+    """Side in pixels of what the network sees; None for the images' own size."""
 
     def each_norm(self) -> Iterator[tuple[str, NormConfig | PartConfig]]:
         """Every norm with its section, those of parts too."""

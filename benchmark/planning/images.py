@@ -75,7 +75,7 @@ def built(root: Path, params: Params) -> Manifest:
         "sha256 of the plug-in": (source.sha256, facts.get("sha256")),
         "options": recorded,
         "seed": (manifest.seed, data.seed),
-        "splits": (manifest.asked, data.splits.model_dump()),
+        "splits": (manifest.asked, data.splits.model_dump(exclude_none=True)),
     }
     for key, (found, asked) in compared.items():
         if found != asked:

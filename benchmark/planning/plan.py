@@ -32,6 +32,9 @@ PARTS = {
 }
 """Parts of the benchmark with a version that are not components."""
 
+PIXELS_SIDE = 32
+"""Where networks see an `image_size`, the control of raw pixels sees images of at most this side."""
+
 
 def rows(params: Params, experiment: str) -> list[Row]:
     """The rows of an experiment in the order of its lists.
@@ -253,7 +256,7 @@ def resolve(
             "learning_rate": setting[0],
             "weight_decay": setting[1],
             "optimizer": _essential("optimizer", optimizer, "name"),
-            "views": [essential(params.views[view], view_defaults()) for view in recipe.views],
+            "views": [_view(params, view) for view in recipe.views],
         }
         # A setting that is off has no key, so that a new setting changes no fingerprint.
         training |= recipe.model_dump(include={"schedule", "vector_rate"}, exclude_defaults=True)
@@ -267,6 +270,8 @@ def resolve(
             training["teacher"] = {**params.training.teacher, **scheme.get("teacher", {})}
     given = params.backbones.get(row.backbone)
     arguments = given.arguments if given else {}
+    if built == PIXELS and params.image_size is not None:
+        arguments = {"side": min(PIXELS_SIDE, params.image_size)}
     arguments = arguments | scheme.get("layout", {})
     weights = given.weights if given else None
     _check_weights(row, weights, declared.get("weights"), arguments)
@@ -287,6 +292,8 @@ def resolve(
         },
         "seed": seed,
     }
+    if params.image_size is not None:
+        resolved["image_size"] = params.image_size
     # Through JSON, so that a cell is the same before and after storing.
     config = Configuration.model_validate_json(canonical_json.compact(resolved))
     return Cell(
@@ -309,6 +316,14 @@ def _check_weights(
         raise ParamsError(f"{row}: {where} has weights, so that its control is `pretrained`")
     if arguments.get("branch_gain") == 0:
         raise ParamsError(f"{row}: {where} has weights, so that branch_gain 0 would change nothing")
+
+
+def _view(params: Params, name: str) -> dict[str, Any]:
+    """The settings of a view that are not at their defaults; its size is what the network sees."""
+    found = essential(params.views[name], view_defaults())
+    if params.image_size is not None:
+        found.setdefault("size", params.image_size)
+    return found
 
 
 def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:

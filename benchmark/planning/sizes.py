@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark.components import registry
 from benchmark.config.schema import Params
 from benchmark.core.errors import ParamsError, UserError
-from benchmark.data.manifest import Manifest
+from benchmark.data.manifest import UNLABELLED, Manifest
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration
 from benchmark.planning.images import built
@@ -24,22 +24,34 @@ def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
     Nothing is compared with the number of training images while it is not known, see
     `training_images`, nor with the size of the images before they are built.
     """
-    images, manifest = training_images(root, params), _manifest(root, params)
+    manifest = _manifest(root, params)
     side = min(manifest.shape[1:]) if manifest else None
+    images, unlabelled = (_count(params, manifest, name) for name in ("train", UNLABELLED))
     for cell in cells:
-        check(cell.config, images, side)
+        check(cell.config, images, side, unlabelled)
 
 
 def training_images(root: Path, params: Params) -> int | None:
-    """The number of training images: of the params or, where these give a share, of the built images.
+    """The number of images that are trained on without labels.
 
-    None where the params give a share and the images have not been built.
+    Of the params or, where these give a share, of the built images. None where the params give a share
+    and the images have not been built.
     """
-    images = params.data.splits.train
-    if isinstance(images, int):
-        return images
-    manifest = _manifest(root, params)
-    return manifest.splits["train"].count if manifest else None
+    asked = params.data.splits
+    counted = isinstance(asked.train, int) and not isinstance(asked.unlabelled, float)
+    manifest = None if counted else _manifest(root, params)
+    counts = [_count(params, manifest, name) for name in ("train", UNLABELLED)]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _count(params: Params, manifest: Manifest | None, split: str) -> int | None:
+    """The number of images in a split; None if the params give a share and nothing is built."""
+    asked = getattr(params.data.splits, split)
+    if asked is None:
+        return 0
+    if isinstance(asked, int):
+        return int(asked)
+    return manifest.splits[split].count if manifest else None
 
 
 def _manifest(root: Path, params: Params) -> Manifest | None:
@@ -50,15 +62,25 @@ def _manifest(root: Path, params: Params) -> Manifest | None:
         return None
 
 
-def check(config: Configuration, images: int | None, side: int | None = None) -> None:
+def check(
+    config: Configuration,
+    images: int | None,
+    side: int | None = None,
+    unlabelled: int | None = 0,
+) -> None:
     """Raises ParamsError if a size or an option does not fit the others or the training images.
 
-    `images` is the number of training images and `side` their shorter side in pixels; None if not known.
+    `images` and `unlabelled` are the numbers of training images with and without labels, `side` their
+    shorter side in pixels; None if not known.
     """
+    facts = registry.facts("method", config.method.name)
+    trained = images if facts.get("labels") else None
+    if not facts.get("labels") and images is not None and unlabelled is not None:
+        trained = images + unlabelled
     batch = config.training.batch_size if config.training else 0
-    if images is not None and batch > images:
+    if trained is not None and batch > trained:
         raise ParamsError(
-            f"training: batch_size {batch} is larger than the training split of {images} images"
+            f"training: batch_size {batch} is larger than the training split of {trained} images"
         )
     calibration = config.evaluation.precise_bn_batch_size
     if images is not None and calibration > images:
@@ -67,17 +89,21 @@ def check(config: Configuration, images: int | None, side: int | None = None) ->
             f"{images} images"
         )
     name = config.method.name
-    facts = registry.facts("method", name)
     options = registry.complete("method", name, config.method.options)
     for option, share in facts.get("largest_share", {}).items():
-        if images is not None and options[option] > int(share * images):
+        if trained is not None and options[option] > int(share * trained):
             raise ParamsError(
                 f"method {name}: {option} is {options[option]}, expected at most "
-                f"{int(share * images)}: {share:g} of the {images} training images"
+                f"{int(share * trained)}: {share:g} of the {trained} training images"
             )
+    seen = config.image_size
+    if seen is not None and side is not None and seen > side:
+        raise ParamsError(f"image_size is {seen}, expected at most the images' {side} pixels")
     if config.training is None:
         return
     for size in config.training.sizes:
+        if seen is not None and size > seen:
+            raise ParamsError(f"views: size is {size}, expected at most the image_size {seen}")
         if side is not None and size > side:
             raise ParamsError(f"views: size is {size}, expected at most the images' {side} pixels")
     for option, doubling in facts.get("multiple_of_batch", {}).items():

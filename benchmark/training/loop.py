@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.components import registry
 from benchmark.components.facts import SECTIONS
 from benchmark.core.randomness import Draw, keyed
-from benchmark.data.augment import views
+from benchmark.data.augment import pixels_for, views
+from benchmark.data.storage import Images, ahead
 from benchmark.methods.base import Batch, Method
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
@@ -94,15 +95,20 @@ def rate_at(
 def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
     """The images of one step. Each epoch is a permutation without its incomplete last batch."""
     epoch, place = divmod(step, count // batch)
-    order = torch.randperm(count, generator=keyed(seed, "order", epoch))
-    return order[place * batch : (place + 1) * batch]
+    return _order(seed, epoch, count)[place * batch : (place + 1) * batch]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    """The images of an epoch; drawing a million of them takes as long as a step."""
+    return torch.randperm(count, generator=keyed(seed, "order", epoch))
 
 
 def train(
     method: Method,
     recipe: TrainingConfig,
     seed: int,
-    images: Tensor,
+    images: Images | Tensor,
     labels: Tensor,
     standardise: Callable[[Tensor], Tensor],
     device: torch.device,
@@ -190,11 +196,11 @@ def train(
     parts = recipe.micro_batches
     micro_batches = division(method.context, parts) if parts > 1 else None
     counter = FlopCounterMode(display=False)
-    for step in range(start, steps):
+    order = (batch_indices(seed, step, batch, len(images)) for step in range(start, steps))
+    for step, pixels in enumerate(ahead(images, order), start):
         index = batch_indices(seed, step, batch, len(images)).to(device)
-        pixels = images[index].float() / 255
         generators = [keyed(seed, "view", number, step) for number in range(len(recipe.views))]
-        made = views(pixels, recipe.views, generators)
+        made = views(pixels_for(recipe.views, pixels), recipe.views, generators)
         inputs = [standardise(one) for one in made]
         if trace and step == 0:
             trace("views", ((str(number), one) for number, one in enumerate(inputs)))

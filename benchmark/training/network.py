@@ -28,8 +28,10 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     So does a file with the backbone's initial weights, if the cell has one.
     """
     config = cell.config
-    shape, count = ImageShape(*manifest.shape), manifest.splits["train"].count
-    check_sizes(config, count, min(shape.height, shape.width))
+    shape = image_shape(config, manifest)
+    unlabelled = manifest.trained(labels=False) - manifest.trained(labels=True)
+    check_sizes(config, manifest.trained(labels=True), min(manifest.shape[1:]), unlabelled)
+    labelled = registry.facts("method", config.method.name).get("labels", False)
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
     training = config.training
     batch = training.batch_size if training else 0
@@ -50,7 +52,7 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     context = Context(
         shape=shape,
         classes=len(manifest.classes),
-        training_images=count,
+        training_images=manifest.trained(labelled),
         batch=batch,
         norms=norms,
         view_batching=training.view_batching if training else "separate",
@@ -64,12 +66,21 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     return method
 
 
+def image_shape(config: Configuration, manifest: Manifest) -> ImageShape:
+    """The shape of the images that the network sees."""
+    channels, height, width = manifest.shape
+    size = config.image_size
+    return ImageShape(channels, size or height, size or width)
+
+
 def _check_views(config: Configuration, shape: ImageShape, norms: SectionNorms) -> None:
     """Raises UserError if a backbone for images of the size of a smaller view cannot be built.
 
     Its patches may not divide the view, or a norm may not be defined on the smaller maps.
     """
     for size in config.recipe.sizes:
+        if (size, size) == (shape.height, shape.width):
+            continue
         small = ImageShape(shape.channels, size, size)
         try:
             with torch.device("meta"):

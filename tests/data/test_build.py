@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from benchmark.core.errors import UserError
 from benchmark.data import copies
-from benchmark.data.build import build, load
+from benchmark.data.build import build
+from benchmark.data.load import load
 from benchmark.data.manifest import Copies, Manifest
 from benchmark.data.pool import Pool
 from benchmark.data.sources import fashion_mnist
@@ -273,15 +274,19 @@ def test_files_say_what_the_pool_holds(pool: Pool, tmp_path: Path) -> None:
     assert Manifest.model_validate(manifest) == made
     assert text == (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "images-00000.npy",
         "manifest.json",
         "splits.safetensors",
     ]
     assert len({entry.stat().st_mode for entry in tmp_path.iterdir()}) == 1
     tensors = load_file(tmp_path / "splits.safetensors")
+    stored = np.load(tmp_path / "images-00000.npy")
+    assert (stored == pool.images.numpy()).all()
+    assert manifest["shards"] == 1
     chosen = split(pool, COUNTS, seed=1)
     sums = {}
     for name, count in COUNTS.items():
-        images, labels = tensors[f"{name}.images"], tensors[f"{name}.labels"]
+        images, labels = stored[tensors[f"{name}.index"]], tensors[f"{name}.labels"]
         assert images.dtype == np.uint8
         assert labels.dtype == np.int64
         assert (images == pool.images.numpy()[chosen[name].numpy()]).all()
@@ -299,7 +304,7 @@ def test_files_say_what_the_pool_holds(pool: Pool, tmp_path: Path) -> None:
     assert manifest["sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
     assert manifest["shape"] == [2, 4, 5]
     assert manifest["source"] == {"name": "fashion-mnist", "version": 1, "options": {}}
-    train = tensors["train.images"].astype(np.float64) / 255
+    train = stored[tensors["train.index"]].astype(np.float64) / 255
     assert manifest["mean"] == pytest.approx(train.mean((0, 2, 3)).tolist(), abs=5.1e-7)
     assert manifest["std"] == pytest.approx(train.std((0, 2, 3)).tolist(), abs=5.1e-7)
     assert all(value == round(value, 6) for value in manifest["mean"] + manifest["std"])
@@ -335,7 +340,7 @@ def test_folder_in_another_place_and_order_gives_the_same_bytes(tmp_path: Path) 
         out = tmp_path / "out" / order[0].replace("/", "-")
         options = {"path": str(path), "size": 4, "channels": 3}
         build("own", "folder", options, FRACTIONS, 3, out, tmp_path)
-    first, second = (content(out) for out in (tmp_path / "out").iterdir())
+    first, second = (content(out) for out in (tmp_path / "out").glob("[!.]*"))
     assert first == second
     manifest = json.loads(first["manifest.json"])
     assert manifest["source"]["options"] == {"size": 4, "channels": 3}
@@ -373,7 +378,7 @@ def test_load_gives_back_the_splits(pool: Pool, tmp_path: Path) -> None:
     chosen = split(pool, COUNTS, seed=1)
     assert splits.manifest == manifest
     assert set(splits.images) == set(splits.labels) == {"train", "test"}
-    assert torch.equal(splits.images["test"], pool.images[chosen["test"]])
+    assert torch.equal(splits.images["test"][:], pool.images[chosen["test"]])
     assert torch.equal(splits.labels["train"], pool.labels[chosen["train"]])
     assert load(tmp_path, ()).images == {}
     with pytest.raises(UserError, match="unknown split 'tests'"):
@@ -382,16 +387,14 @@ def test_load_gives_back_the_splits(pool: Pool, tmp_path: Path) -> None:
 
 def test_changed_pixel_is_found_in_its_split_only(pool: Pool, tmp_path: Path) -> None:
     manifest = make(tmp_path)
-    path = tmp_path / "splits.safetensors"
-    raw = bytearray(path.read_bytes())
-    length = int.from_bytes(raw[:8], "little")
-    start = json.loads(raw[8 : 8 + length])["test.images"]["data_offsets"][0]
-    raw[8 + length + start] ^= 1
-    path.write_bytes(raw)
+    path = tmp_path / "images-00000.npy"
+    stored = np.load(path)
+    stored[load_file(tmp_path / "splits.safetensors")["test.index"][0]] ^= 1
+    np.save(path, stored)
     # The test split is not read where nobody asks for it, so that it does not stop anyone.
     load(tmp_path, ("train", "validation"))
     message = (
-        "sha256 of the split 'test' is [0-9a-f]{64} in splits.safetensors and "
+        "sha256 of the split 'test' is [0-9a-f]{64} in its files and "
         f"{manifest.splits['test'].sha256} in manifest.json; run `uv run benchmark data tr"
     )
     with pytest.raises(UserError, match=message):

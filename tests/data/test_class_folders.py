@@ -18,6 +18,7 @@ from benchmark.data.build import build
 from benchmark.data.class_folders import find
 from benchmark.data.pool import Pool
 from benchmark.data.sources import folder
+from tests.helpers.decoded import decoded, load_image
 
 
 def save(path: Path, suffix: str = ".png") -> Path:
@@ -37,8 +38,11 @@ def fill(root: Path, *folders: str, count: int = 4) -> Path:
 
 
 def read(root: Path) -> Pool:
-    return folder.read(
-        registry.complete("source", "folder", {"path": str(root), "size": 8, "channels": 3}), root
+    return decoded(
+        folder.read(
+            registry.complete("source", "folder", {"path": str(root), "size": 8, "channels": 3}),
+            root,
+        )
     )
 
 
@@ -73,7 +77,7 @@ def test_split_folders_are_the_official_splits(
     for split in parts:
         (name,) = (name for name in names if split[:3] in name.lower())
         first = pool.images[pool.parts[split]][0]
-        assert torch.equal(first, folder.load_image(root / name / "a/0.png", 8, 3))
+        assert torch.equal(first, load_image(root / name / "a/0.png", 8, 3))
         assert pool.labels[pool.parts[split]].tolist() == [0, 0, 0, 1, 1, 1]
 
 
@@ -130,7 +134,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (root / "a/5.png").symlink_to(save(tmp_path / "elsewhere"))
     pool = read(root)
     assert pool.labels.tolist() == [0] * 9 + [1] * 4
-    expected = folder.load_image(other / "more/deep/3.png", 8, 3)
+    expected = load_image(other / "more/deep/3.png", 8, 3)
     assert torch.equal(pool.images[8], expected)
 
 
@@ -162,14 +166,14 @@ def test_unreadable_folders_are_named(
 ) -> None:
     """A mode would not stop a user who runs tests as root."""
     root = fill(tmp_path, *(["train/a", "test/a"] if name == "test" else ["a", "a/deep", "b"]))
-    listed = Path.iterdir
+    listed = os.scandir
 
-    def iterdir(path: Path) -> Any:
-        if path == root / name:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def scandir(path: str) -> Any:
+        if Path(path) == root / name:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
         return listed(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     assert refusal(root).startswith(f"cannot read {root / name} (Permission denied): ")
 
 

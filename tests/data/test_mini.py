@@ -78,4 +78,4 @@ def test_the_manifest_has_the_published_bytes(tmp_path):
     splits = {"train": 4000, "validation": 1000, "test": 2000}
     build("mini", "mini", {}, splits, 0, tmp_path)
     found = hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest()
-    assert found == "70f77996446eec0b1f7b5541e39ff8246e8bbc151ae488dde9dcd20ead19b4cc"
+    assert found == "73df9b8a4a60223c82618282a929b1e084d90813b6f9b4d648677a3fed8b20e9"

@@ -19,6 +19,7 @@ from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.fetch import RemoteFile
 from benchmark.data.pool import Pool
 from benchmark.data.sources import cifar10, fashion_mnist, folder
+from tests.helpers.decoded import decoded, load_image
 
 OFFICIAL = os.environ.get("BENCHMARK_DATA")
 official = pytest.mark.skipif(not OFFICIAL, reason="BENCHMARK_DATA names no official files")
@@ -167,7 +168,7 @@ def histogram(pool: Pool, part: str) -> list[int]:
 
 def read(path: str | Path, size: int = 8, channels: int = 3) -> Pool:
     options = {"path": str(path), "size": size, "channels": channels}
-    return folder.read(registry.complete("source", "folder", options), Path("unused"))
+    return decoded(folder.read(registry.complete("source", "folder", options), Path("unused")))
 
 
 def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (12, 8)) -> None:
@@ -214,16 +215,16 @@ def test_centre_is_cut_from_the_longer_side(tmp_path: Path) -> None:
     pixels = np.zeros((10, 30, 3), dtype=np.uint8)
     pixels[:, 10:20] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (folder.load_image(tmp_path / "wide.png", 10, 3) == 255).all()
+    assert (load_image(tmp_path / "wide.png", 10, 3) == 255).all()
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "tall.png")
-    assert (folder.load_image(tmp_path / "tall.png", 10, 3) == 255).all()
+    assert (load_image(tmp_path / "tall.png", 10, 3) == 255).all()
 
 
 def test_shrinking_is_antialiased(tmp_path: Path) -> None:
     # Picking pixels from a fine chessboard would leave black or white; averaging leaves grey.
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     Image.fromarray(board).save(tmp_path / "board.png")
-    small = folder.load_image(tmp_path / "board.png", 8, 1)[:, 1:-1, 1:-1]
+    small = load_image(tmp_path / "board.png", 8, 1)[:, 1:-1, 1:-1]
     assert 120 <= int(small.min()) <= int(small.max()) <= 135
 
 
@@ -245,20 +246,20 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "o.png", exif=exif)
-    assert (folder.load_image(tmp_path / "o.png", 8, 1)[0].numpy() == upright).all()
+    assert (load_image(tmp_path / "o.png", 8, 1)[0].numpy() == upright).all()
 
 
 def test_sixteen_bits_keep_their_tones(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(0, 65536, 257, dtype=np.uint16), (256, 1))
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    assert folder.load_image(tmp_path / "ramp.png", 256, 1)[0, 0].tolist() == list(range(256))
+    assert load_image(tmp_path / "ramp.png", 256, 1)[0, 0].tolist() == list(range(256))
 
 
 @pytest.mark.parametrize(("dtype", "value"), [(np.float32, 0.5), (np.int32, 2**16), (np.int32, -1)])
 def test_pixels_of_an_unknown_range_are_refused(tmp_path: Path, dtype: type, value: float) -> None:
     Image.fromarray(np.full((8, 8), value, dtype)).save(tmp_path / "x.tif")
     with pytest.raises(UserError, match=r"x\.tif: expected an image, found ValueError: "):
-        folder.load_image(tmp_path / "x.tif", 8, 1)
+        load_image(tmp_path / "x.tif", 8, 1)
 
 
 HIDDEN = (10, 200, 30)
@@ -290,10 +291,10 @@ def test_transparent_pixels_show_the_ground(
     path = tmp_path / "x.png"
     transparent(mode).save(path, transparency=transparent(mode).info.get("transparency"))
     seen = [76] * 3 if mode.startswith("L") else [255, 0, 0]
-    colour = folder.load_image(path, 4, 3, ground)
+    colour = load_image(path, 4, 3, ground)
     assert colour[:, 0, 0].tolist() == colour[:, 3, 1].tolist() == seen
     assert (colour[:, :, 2:] == value).all()
-    grey = folder.load_image(path, 4, 1, ground)[0]
+    grey = load_image(path, 4, 1, ground)[0]
     assert grey[0].tolist() == [76, 76, value, value]
 
 
@@ -304,7 +305,7 @@ def test_half_transparent_pixels_are_mixed_with_the_ground(tmp_path: Path) -> No
     Image.fromarray(pixels).save(path)
     alpha = pixels[:, :, 3:] / 255
     for ground, value in (("white", 255), ("black", 0)):
-        found = folder.load_image(path, 16, 3, ground).permute(1, 2, 0).numpy()
+        found = load_image(path, 16, 3, ground).permute(1, 2, 0).numpy()
         expected = alpha * pixels[:, :, :3] + (1 - alpha) * value
         assert np.abs(found - expected).max() <= 1
         assert (found[:8] == pixels[:8, :, :3]).all()
@@ -314,19 +315,19 @@ def test_too_many_pixels_are_refused_with_a_way_on(tmp_path: Path) -> None:
     path, limit = tmp_path / "large.png", Image.MAX_IMAGE_PIXELS
     Image.new("1", (20_000, 10_000)).save(path)
     with pytest.raises(UserError) as error:
-        folder.load_image(path, 4, 1)
+        load_image(path, 4, 1)
     assert str(error.value) == (
         f"{path}: expected at most 180 megapixels, found 20000 × 10000 pixels; make the image "
         "smaller or raise data.options.max_megapixels"
     )
-    assert (folder.load_image(path, 4, 1, max_megapixels=200) == 0).all()
+    assert (load_image(path, 4, 1, max_megapixels=200) == 0).all()
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert folder.load_image(tmp_path / "a.gif", 8, 3)[:, 0, 0].tolist() == [255, 0, 0]
+    assert load_image(tmp_path / "a.gif", 8, 3)[:, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_unreadable_image_is_named(photos: Path, tmp_path: Path) -> None:
@@ -344,7 +345,7 @@ def test_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match=f"cut.{suffix}: expected an image"):
-        folder.load_image(path, 32, 3)
+        load_image(path, 32, 3)
 
 
 def test_too_few_images_of_a_class(photos: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 
-from benchmark.data.build import load
+from benchmark.data.load import load
 from benchmark.data.standardise import standardiser
 from benchmark.evaluation.knn import knn_accuracy
 from benchmark.results import published

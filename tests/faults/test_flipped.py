@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.data import fetch
-from benchmark.data.build import load
+from benchmark.data.load import load
 from benchmark.data.fetch import DATA_VARIABLE, RemoteFile, locate
 from benchmark.data.sources import mini
 from benchmark.execution.cell import run

@@ -34,7 +34,7 @@ NORMS = sorted(set(registry.catalogue("norm")) - {"own"})
 """Those that a site can have by itself; `own` is what a network has there."""
 BACKBONES = sorted(
     name for name, facts in registry.catalogue("backbone").items()
-    if facts["options"] and name != "timm"
+    if name not in ("pixels", "timm")
 )  # fmt: skip
 """Those of the benchmark and plug-ins; tests/backbones/test_timm_models.py is about timm's models."""
 SITES: dict[str, Shape] = {"resnet": "map", "vit": "tokens"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmark.core import canonical_json, determinism
-from benchmark.data.build import load
+from benchmark.data.load import load
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.evaluation.knn import knn_accuracy
 from benchmark.evaluation.online_knn import make_online_knn

@@ -56,7 +56,7 @@ def build(
     tensors: dict[str, Tensor] = {}
     described: dict[str, Split] = {}
     for name in NAMES:
-        images, labels = pool.images[chosen[name]], pool.labels[chosen[name]]
+        images, labels = pool.take(chosen[name]), pool.labels[chosen[name]]
         tensors |= {f"{name}.images": images, f"{name}.labels": labels}
         described[name] = Split(
             count=len(labels),
@@ -73,7 +73,7 @@ def build(
             options=registry.recorded(source, settings),
             sha256=facts.get("sha256"),
         ),
-        shape=tuple(pool.images.shape[1:]),
+        shape=tuple(pool.shape),
         classes=pool.classes,
         seed=seed,
         asked=dict(splits),

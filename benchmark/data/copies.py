@@ -21,10 +21,11 @@ def count(pool: Pool, chosen: Mapping[str, Tensor]) -> Copies | None:
     distinct = len(originals.unique())
     if distinct == len(originals):
         return None
+    labelled = pool.labels >= 0
     held = {name: originals[indices] for name, indices in chosen.items()}
     return Copies(
         in_source=len(originals) - distinct,
-        in_several_classes=len(ambiguous(originals, pool.labels)),
+        in_several_classes=len(ambiguous(originals[labelled], pool.labels[labelled])),
         within={name: len(ids) - len(ids.unique()) for name, ids in held.items()},
         across={
             f"{later}_in_{earlier}": int(torch.isin(held[later], held[earlier]).sum())

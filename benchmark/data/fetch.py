@@ -43,7 +43,7 @@ def locate(folder: str, file: RemoteFile, cache: Path = DEFAULT_CACHE) -> Path:
         if (actual := md5_of(target)) != file.md5:
             target.unlink()
             raise UserError(
-                f"{_wrong(target, file.md5, actual)}; it was removed: run again to download it"
+                f"{wrong_checksum(target, file.md5, actual)}; it was removed: run again to download it"
             )
         return target
     mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
@@ -67,6 +67,22 @@ def local(folder: str, file: RemoteFile) -> Path | None:
 
     Raises UserError if the variable does not name a folder, or the checksum is wrong.
     """
+    root = user_folder()
+    if not root:
+        return None
+    for path in (root / folder / file.path, root / file.path):
+        if path.is_file():
+            if (actual := md5_of(path)) != file.md5:
+                raise UserError(wrong_checksum(path, file.md5, actual))
+            return path
+    return None
+
+
+def user_folder() -> Path | None:
+    """The folder that `$BENCHMARK_DATA` names, None if the variable is not set.
+
+    Raises UserError if it names something else.
+    """
     value = os.environ.get(DATA_VARIABLE)
     if not value:
         return None
@@ -74,13 +90,9 @@ def local(folder: str, file: RemoteFile) -> Path | None:
     if not root.is_dir():
         # A download would hide a mistyped path behind a network error.
         raise UserError(f"{DATA_VARIABLE}: expected a folder, found {value!r}, which is not one")
-    for path in (root / folder / file.path, root / file.path):
-        if path.is_file():
-            if (actual := md5_of(path)) != file.md5:
-                raise UserError(_wrong(path, file.md5, actual))
-            return path
-    return None
+    return root
 
 
-def _wrong(path: Path, expected: str, actual: str) -> str:
+def wrong_checksum(path: Path, expected: str, actual: str) -> str:
+    """The message for a file with another checksum."""
     return f"{path}: expected md5 {expected}, found {actual}"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from benchmark.core.errors import UserError
 from benchmark.data import download
 from benchmark.data.fetch import RemoteFile, local, locate
+from tests.helpers.file_server import Handler, Server, serving
 
 CONTENT = bytes(range(256)) * 800
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -21,72 +19,11 @@ NOWHERE = "http://127.0.0.1:9"
 """The discard port, on which nothing answers."""
 
 
-class Server(ThreadingHTTPServer):
-    """Serves `content` at every path that ends in /file.bin, as ill as it is told to."""
-
-    content = CONTENT
-    breaks = 0
-    """How many answers stop in the middle."""
-    ranges = True
-    """Whether a Range request gets 206, and not 200 and everything."""
-    shift = 0
-    """How many bytes the answer to a Range request is off."""
-    failures: tuple[int, ...] = ()
-    """Status codes of the first answers."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[tuple[str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, Server)
-        asked = self.headers.get("Range")
-        server.seen.append((self.path, asked))
-        start, status = 0, 200
-        if server.failures:
-            status, *rest = server.failures
-            server.failures = tuple(rest)
-        elif not self.path.endswith("/file.bin"):
-            status = 404
-        elif asked and server.ranges:
-            match = re.fullmatch(r"bytes=(\d+)-", asked)
-            assert match
-            start = int(match[1]) + server.shift
-            status = 206 if start < len(server.content) else 416
-        body = server.content[start:] if status in (200, 206) else b""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 206:
-            last = len(server.content) - 1
-            self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
-        if server.breaks and body:
-            server.breaks -= 1
-            body = body[: len(body) // 2]
-            self.close_connection = True
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with serving() as running:
+        running.files["file.bin"] = CONTENT
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -162,12 +99,12 @@ def test_missing_on_one_server_is_had_from_the_next(server: Server, tmp_path: Pa
 
 
 def test_damaged_download_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
-    server.content = CONTENT[:-1] + b"?"
-    found = hashlib.md5(server.content).hexdigest()
+    server.files["file.bin"] = CONTENT[:-1] + b"?"
+    found = hashlib.md5(server.files["file.bin"]).hexdigest()
     with pytest.raises(UserError, match=f"file.bin.*expected md5 {MD5}, found {found}"):
         locate("set", remote(server.url), tmp_path)
     assert not list((tmp_path / "set").iterdir())
-    server.content = CONTENT
+    server.files["file.bin"] = CONTENT
     assert locate("set", remote(server.url), tmp_path).read_bytes() == CONTENT
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +26,29 @@ from benchmark.planning.cell import Cell
 from benchmark.training import network
 from tests.helpers import tiny
 
-TRACKS = {"cifar10-full": ("published", "adapted"), "imagenet-1k": ("published",)}
-"""The experiments of each track that have the sources' own norms and rates."""
+
+@dataclass(frozen=True)
+class Track:
+    """A track of published recipes: its part of the page, its images, and the experiments with the
+    sources' own norms and rates."""
+
+    heading: str
+    side: int
+    classes: int
+    experiments: tuple[str, ...] = ("published",)
+
+
+TRACKS = {
+    "cifar10-full": Track("CIFAR-10", 32, 10, ("published", "adapted")),
+    "cifar100": Track("CIFAR-100", 32, 100),
+    "imagenet-1k": Track("ImageNet", 224, 1000),
+}
+# To come, with `image_size`, `data.splits.unlabelled` and the sources `imagenette` and `imagefolder`:
+# TRACKS |= {
+#     "stl10": Track("STL-10", 96, 10),
+#     "imagenette": Track("Imagenette", 128, 10),
+#     "imagenet100": Track("ImageNet-100", 224, 100),
+# }
 
 PAGE = (tiny.PROJECT / "docs" / "recipes.md").read_text(encoding="utf-8")
 REPOSITORIES = set(re.findall(r"\| [A-Z]\d* \| [\w-]+/([\w.-]+)", PAGE))
@@ -36,11 +61,18 @@ def params(track: str) -> Params:
     return read(tiny.PROJECT / "tracks" / track / "params.yaml")
 
 
+def images(track: str, recipe: str) -> int:
+    """The images of an epoch."""
+    splits = params(track).data.splits
+    unlabelled = 0 if recipe == "supervised" else getattr(splits, "unlabelled", None) or 0
+    return int(splits.train + unlabelled)
+
+
 @cache
 def first_cells(track: str) -> list[Cell]:
     """A cell of each row of the published recipes."""
     found = params(track)
-    cells = [cell for name in TRACKS[track] for cell in plan.cells(found, name, None)]
+    cells = [cell for name in TRACKS[track].experiments for cell in plan.cells(found, name, None)]
     return list({cell.row: cell for cell in cells}.values())
 
 
@@ -64,10 +96,9 @@ class Line:
 
 @cache
 def lines() -> list[Line]:
-    headings = {"cifar10-full": "CIFAR-10", "imagenet-1k": "ImageNet"}
     found = []
-    for track, heading in headings.items():
-        (text,) = re.findall(rf"^## {heading}\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
+    for track, about in TRACKS.items():
+        (text,) = re.findall(rf"^## {about.heading}\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
         for line in re.findall(r"^\| `.*\|$", text, re.MULTILINE):
             cells = [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
             match = re.fullmatch(rf"{NUMBER} \((.*)\)", cells[6])
@@ -108,7 +139,7 @@ def test_the_page_has_every_trained_row_of_the_published_recipes() -> None:
         if cell.config.training
     }
     shown = [(line.track, line.recipe, line.backbone, line.scheme) for line in lines()]
-    assert len(shown) == len(set(shown)) > 70
+    assert len(shown) == len(set(shown)) > 80
     assert set(shown) == trained
     recipes = {
         (track, name)
@@ -132,7 +163,7 @@ def test_the_page_says_what_is_trained(line: Line) -> None:
     assert isinstance(recipe, MethodParams)
     chosen = recipe.optimizer.get(line.backbone, found.backbones[line.backbone].optimizer)
     assert line.optimizer == chosen
-    assert training.images_seen == line.epochs * found.data.splits.train
+    assert training.images_seen == line.epochs * images(line.track, line.recipe)
     assert training.batch_size == line.batch
     assert math.isclose(training.learning_rate, line.rate)
     match = re.fullmatch(rf"{NUMBER}(?: to {NUMBER})?( \(all\))?", line.decay)
@@ -159,11 +190,8 @@ def test_rates_are_scaled_as_the_source_says(line: Line) -> None:
 
 @pytest.mark.parametrize("track", TRACKS)
 def test_numbers_of_the_published_recipes_fit_the_images(track: str) -> None:
-    found = params(track)
     for cell in first_cells(track):
-        sizes.check(
-            cell.config, int(found.data.splits.train), 32 if track == "cifar10-full" else 224
-        )
+        sizes.check(cell.config, images(track, cell.method), TRACKS[track].side)
 
 
 def timms(arguments: Mapping[str, Any], side: int) -> int:
@@ -202,10 +230,10 @@ def widths(head: nn.Module) -> list[int]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_of_published_recipes_have_the_layers_of_the_page(name: str) -> None:
     cell = NETWORKS[name]
-    side, classes = (32, 10) if cell.track == "cifar10-full" else (224, 1000)
-    images = params(cell.track).data.splits.train
+    side, classes = TRACKS[cell.track].side, TRACKS[cell.track].classes
+    manifest = tiny.manifest((3, side, side), "x" * classes, images(cell.track, cell.method))
     with torch.device("meta"):
-        method = network.build(cell, tiny.manifest((3, side, side), "x" * classes, int(images)))
+        method = network.build(cell, manifest)
     sections = dict(method.named_children())
     backbone = sections["backbone"]
     arguments = params(cell.track).backbones[cell.backbone].arguments
@@ -231,3 +259,24 @@ def test_networks_of_published_recipes_have_the_layers_of_the_page(name: str) ->
         if "prototypes" in sections:
             shown += f", {widths(sections['prototypes'])[0]}"
         assert text == shown
+
+
+def test_the_classes_of_imagenet_100_are_linked_as_the_docs_say(tmp_path: Path) -> None:
+    file = tiny.PROJECT / "tracks" / "imagenet100" / "classes.txt"
+    names = file.read_text(encoding="ascii").split()
+    # Of the sorted lines of imagenet100.txt in HobbitLong/CMC.
+    assert hashlib.md5(file.read_bytes()).hexdigest() == "9d992254a6595741282afce949eed519"
+    assert len(set(names)) == 100
+    whole = [*names, "n00000000"]
+    for split in ("train", "val"):
+        for name in whole:
+            (tmp_path / "whole" / split / name).mkdir(parents=True)
+            (tmp_path / "whole" / split / name / "image.jpeg").touch()
+    (tmp_path / "tracks").symlink_to(tiny.PROJECT / "tracks")
+    page = (tiny.PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(for split in .*?)```", page, re.DOTALL)
+    environment = os.environ | {"IMAGENET": "whole"}
+    subprocess.run(["bash", "-ec", block], cwd=tmp_path, env=environment, check=True)
+    for split in ("train", "val"):
+        linked = sorted(path.parent.name for path in tmp_path.glob(f"imagenet100/{split}/*/*"))
+        assert linked == sorted(names)

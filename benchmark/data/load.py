@@ -121,7 +121,8 @@ def _described(
         yield "index", "inside" if inside else f"beyond its {stored} images", "inside"
     # No checksum covers this part of the manifest.
     if part.per_class is not None:
-        yield "smallest label", min(0, int(labels.min())), 0
+        known = 0 <= int(labels.min()) <= int(labels.max()) < len(manifest.classes)
+        yield "labels", "classes" if known else "other numbers", "classes"
         yield "per_class", per_class(labels, manifest.classes), part.per_class
 
 

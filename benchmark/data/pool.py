@@ -72,6 +72,12 @@ class Pool:
         return list(self.images) if isinstance(self.images, Sequence) else [self.images]
 
     @property
+    def tensor(self) -> Tensor:
+        """All images, of a pool without files; a copy if there are several tensors."""
+        tensors = [piece for piece in self.pieces if isinstance(piece, Tensor)]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of each image."""
         channels, height, width = tuple(self.pieces[0].shape)[-3:]
@@ -82,8 +88,7 @@ class Pool:
         """The index of the first image with the same pixels as each image, int64 (N,)."""
         digests = self.digests
         if digests is None:
-            tensors = [piece for piece in self.pieces if isinstance(piece, Tensor)]
-            digests = b"".join(decode.digests(tensor.numpy()) for tensor in tensors)
+            digests = decode.digests(self.tensor.numpy())
         # As numbers, which sort much faster than bytes. The sort is stable: the first of each run of
         # equal digests is the first image.
         halves = np.frombuffer(digests, np.uint64).reshape(-1, decode.DIGEST // 8)

@@ -216,7 +216,7 @@ def test_images_of_another_folder_are_refused_by_every_verb(
     tiny.write_params(root, tree)
     assert parser.main(["data"]) == 0
     built = {path.name for path in (root / "data" / "mini").iterdir()}
-    assert built == {"manifest.json", "splits.safetensors"}
+    assert built == {"images-00000.npy", "manifest.json", "splits.safetensors"}
     assert not any(b"images" in path.read_bytes() for path in (root / "data").glob("*.options"))
     asked = {
         "sweep": ["--experiment", "long"],

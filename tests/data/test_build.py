@@ -82,7 +82,7 @@ def test_seed_decides_and_order_of_parts_does_not() -> None:
     one, same, other = (split(pool, COUNTS, seed)["train"].tolist() for seed in (1, 1, 2))
     assert one == same != other
     reverse = {name: part.flip(0) for name, part in reversed(pool.parts.items())}
-    turned = Pool(pool.images, pool.labels, reverse, pool.classes)
+    turned = Pool(pool.tensor, pool.labels, reverse, pool.classes)
     assert split(turned, COUNTS, 1)["train"].tolist() == one
 
 
@@ -157,8 +157,8 @@ def test_wrong_splits_of_a_folder() -> None:
 
 def copied(pool: Pool, sources: dict[int, int]) -> Pool:
     """The pool with the pixels of some images (keys) replaced by those of others."""
-    images = pool.images.clone()
-    images[list(sources)] = pool.images[list(sources.values())]
+    images = pool.tensor.clone()
+    images[list(sources)] = pool.tensor[list(sources.values())]
     return Pool(images, pool.labels, pool.parts, pool.classes)
 
 
@@ -239,7 +239,7 @@ def test_copies_across_an_official_split_are_counted() -> None:
     assert found.within["test"] == 1
     assert found.across["validation_in_train"] == 0
     assert found.across["test_in_train"] + found.across["test_in_validation"] == 4
-    preset = Pool(pool.images, pool.labels, chosen, pool.classes)
+    preset = Pool(pool.tensor, pool.labels, chosen, pool.classes)
     assert copies.count(preset, split(preset, splits, seed=0)) == found
 
 
@@ -281,7 +281,7 @@ def test_files_say_what_the_pool_holds(pool: Pool, tmp_path: Path) -> None:
     assert len({entry.stat().st_mode for entry in tmp_path.iterdir()}) == 1
     tensors = load_file(tmp_path / "splits.safetensors")
     stored = np.load(tmp_path / "images-00000.npy")
-    assert (stored == pool.images.numpy()).all()
+    assert (stored == pool.tensor.numpy()).all()
     assert manifest["shards"] == 1
     chosen = split(pool, COUNTS, seed=1)
     sums = {}
@@ -289,7 +289,7 @@ def test_files_say_what_the_pool_holds(pool: Pool, tmp_path: Path) -> None:
         images, labels = stored[tensors[f"{name}.index"]], tensors[f"{name}.labels"]
         assert images.dtype == np.uint8
         assert labels.dtype == np.int64
-        assert (images == pool.images.numpy()[chosen[name].numpy()]).all()
+        assert (images == pool.tensor.numpy()[chosen[name].numpy()]).all()
         assert (labels == pool.labels.numpy()[chosen[name].numpy()]).all()
         content = images.tobytes() + b"".join(struct.pack("<q", label) for label in labels)
         sums[name] = hashlib.sha256(content).hexdigest()
@@ -378,7 +378,7 @@ def test_load_gives_back_the_splits(pool: Pool, tmp_path: Path) -> None:
     chosen = split(pool, COUNTS, seed=1)
     assert splits.manifest == manifest
     assert set(splits.images) == set(splits.labels) == {"train", "test"}
-    assert torch.equal(splits.images["test"][:], pool.images[chosen["test"]])
+    assert torch.equal(splits.images["test"][:], pool.tensor[chosen["test"]])
     assert torch.equal(splits.labels["train"], pool.labels[chosen["train"]])
     assert load(tmp_path, ()).images == {}
     with pytest.raises(UserError, match="unknown split 'tests'"):

@@ -76,7 +76,7 @@ def test_split_folders_are_the_official_splits(
     assert {name: len(indices) for name, indices in pool.parts.items()} == parts
     for split in parts:
         (name,) = (name for name in names if split[:3] in name.lower())
-        first = pool.images[pool.parts[split]][0]
+        first = pool.tensor[pool.parts[split]][0]
         assert torch.equal(first, load_image(root / name / "a/0.png", 8, 3))
         assert pool.labels[pool.parts[split]].tolist() == [0, 0, 0, 1, 1, 1]
 
@@ -116,7 +116,7 @@ def test_too_few_images_for_an_official_split(tmp_path: Path) -> None:
     root = fill(tmp_path, "train/a", "train/b", "test/a", "test/b", count=1)
     assert "class 'a': expected at least 2 images in" in refusal(root)
     fill(root, "train/a", "train/b", count=2)
-    assert len(read(root).images) == 6
+    assert len(read(root).tensor) == 6
 
 
 @pytest.mark.parametrize("names", [["train", "car", "ship"], ["bullet train", "test tube", "hat"]])
@@ -135,7 +135,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     pool = read(root)
     assert pool.labels.tolist() == [0] * 9 + [1] * 4
     expected = load_image(other / "more/deep/3.png", 8, 3)
-    assert torch.equal(pool.images[8], expected)
+    assert torch.equal(pool.tensor[8], expected)
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../b"])
@@ -215,7 +215,7 @@ def test_every_image_of_these_suffixes_is_read(tmp_path: Path, suffix: str) -> N
             form = {".tif": "TIFF", ".tiff": "TIFF", ".jfif": "JPEG"}.get(suffix.lower(), "PNG")
             image = Image.open(path).copy()
             image.save(path, form)
-    assert len(read(tmp_path).images) == 6
+    assert len(read(tmp_path).tensor) == 6
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"train/caf\xe9"])

@@ -24,13 +24,13 @@ def test_splits_are_stratified_and_apart(pool):
     }  # fmt: skip
     for name, part in pool.parts.items():
         assert pool.labels[part].bincount().tolist() == [make.COUNTS[name]] * 10
-    assert len(pool.images.flatten(1).unique(dim=0)) == len(pool.images)
+    assert len(pool.tensor.flatten(1).unique(dim=0)) == len(pool.tensor)
 
 
 def test_raw_pixels_leave_headroom(pool):
     """Plain cosine on the pixels stays under 30 %: the difficulty that the nuisances are there for."""
     bank, query = (
-        F.normalize(pool.images[pool.parts[name]].flatten(1).double(), dim=1)
+        F.normalize(pool.tensor[pool.parts[name]].flatten(1).double(), dim=1)
         for name in ("train", "validation")
     )
     nearest = (query @ bank.T).topk(20, dim=1).indices
@@ -67,7 +67,7 @@ def test_the_program_makes_the_shipped_images(pool):
     made = make.make(Path(os.environ["BENCHMARK_DATA"]) / "fashion-mnist")
     for name, part in pool.parts.items():
         assert torch.equal(made[f"{name}.labels"].long(), pool.labels[part])
-        gap = (made[f"{name}.images"].int() - pool.images[part].int()).abs()
+        gap = (made[f"{name}.images"].int() - pool.tensor[part].int()).abs()
         # Another CPU may round a pixel to the neighbouring grey level.
         assert gap.max() <= 1
         assert (gap > 0).double().mean() < 1e-3

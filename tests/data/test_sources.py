@@ -64,23 +64,23 @@ def test_fashion_mnist_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fashion_mnist, "CHECKSUMS", sums)
     pool = fashion_mnist.read({}, tmp_path / "cache")
     assert pool.labels[pool.parts["train"]].tolist() == [0, 1, 2, 3, 4, 5]
-    test = pool.images[pool.parts["test"]]
+    test = pool.tensor[pool.parts["test"]]
     assert (test[:, 0].numpy() == arrays["t10k-images-idx3-ubyte.gz"]).all()
 
 
 @official
 def test_official_fashion_mnist(tmp_path: Path) -> None:
     pool = fashion_mnist.read({}, tmp_path)
-    assert pool.images.shape == (70000, 1, 28, 28)
+    assert pool.tensor.shape == (70000, 1, 28, 28)
     assert histogram(pool, "train") == [6000] * 10
     assert histogram(pool, "test") == [1000] * 10
     # The published mean and standard deviation of the training pixels.
-    train = pool.images[pool.parts["train"]].double() / 255
+    train = pool.tensor[pool.parts["train"]].double() / 255
     assert float(train.mean()) == pytest.approx(0.2860, abs=5e-5)
     assert float(train.std(correction=0)) == pytest.approx(0.3530, abs=5e-5)
     # An ankle boot comes first; trousers are tall, so that their outer columns are empty.
     assert pool.classes[int(pool.labels[0])] == "Ankle boot"
-    trousers = pool.images[pool.labels == pool.classes.index("Trouser")].double().mean((0, 1))
+    trousers = pool.tensor[pool.labels == pool.classes.index("Trouser")].double().mean((0, 1))
     assert trousers[:, 0].mean() < 1 < 50 < trousers[:, 14].mean()
 
 
@@ -108,7 +108,7 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_cifar_from_unpacked_files(cifar: Path, tmp_path: Path) -> None:
     pool = cifar10.read({}, tmp_path / "cache")
     assert pool.labels.tolist() == [0, 1, 2, 3, 4, 5]
-    assert (pool.images.numpy() == PIXELS.transpose(0, 3, 1, 2)).all()
+    assert (pool.tensor.numpy() == PIXELS.transpose(0, 3, 1, 2)).all()
     assert {name: part.tolist() for name, part in pool.parts.items()} == {
         "train": [0, 1, 2, 3, 4],
         "test": [5],
@@ -127,7 +127,7 @@ def test_cifar_from_the_archive(
     monkeypatch.setattr(cifar10, "ARCHIVE", RemoteFile(archive.name, checksum))
     monkeypatch.setenv("BENCHMARK_DATA", str(archive.parent))
     pool = cifar10.read({}, tmp_path / "cache")
-    assert torch.equal(pool.images, expected.images)
+    assert torch.equal(pool.tensor, expected.tensor)
     assert torch.equal(pool.labels, expected.labels)
 
 
@@ -147,11 +147,11 @@ def test_cifar_batch_damaged(cifar: Path, tmp_path: Path) -> None:
 @official
 def test_official_cifar10(tmp_path: Path) -> None:
     pool = cifar10.read({}, tmp_path)
-    assert pool.images.shape == (60000, 3, 32, 32)
+    assert pool.tensor.shape == (60000, 3, 32, 32)
     assert histogram(pool, "train") == [5000] * 10
     assert histogram(pool, "test") == [1000] * 10
     # The published training statistics; planes in another order would swap them.
-    std, mean = torch.std_mean(pool.images[pool.parts["train"]].float() / 255, (0, 2, 3))
+    std, mean = torch.std_mean(pool.tensor[pool.parts["train"]].float() / 255, (0, 2, 3))
     assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
     assert std.tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
     # The well-known first images: a frog in training, a cat in the test.
@@ -195,20 +195,20 @@ def test_folder_classes_and_order(photos: Path, tmp_path: Path) -> None:
     assert pool.classes == ("a", "b")
     assert pool.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert pool.parts["all"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert pool.images.shape == (6, 3, 6, 6)
-    red, green = pool.images[:, 0].double().mean((1, 2)), pool.images[:, 1].double().mean((1, 2))
+    assert pool.tensor.shape == (6, 3, 6, 6)
+    red, green = pool.tensor[:, 0].double().mean((1, 2)), pool.tensor[:, 1].double().mean((1, 2))
     assert (red < 20).tolist() == [True, True, True, False, False, False]
     assert (green < 20).tolist() == [False, False, False, True, True, True]
     # The lossless ones show that images are in the order of their names.
-    assert pool.images[5, :, 0, 0].tolist() == [200, 0, 1]
-    assert pool.images[2, :, 0, 0].tolist() == [0, 200, 1]
+    assert pool.tensor[5, :, 0, 0].tolist() == [200, 0, 1]
+    assert pool.tensor[2, :, 0, 0].tolist() == [0, 200, 1]
 
 
 def test_folder_in_grey(photos: Path, tmp_path: Path) -> None:
     pool = read(photos, 6, channels=1)
     # Rec. 601 luma of (200, 0, 1).
-    assert pool.images.shape == (6, 1, 6, 6)
-    assert int(pool.images[5, 0, 0, 0]) == round(0.299 * 200 + 0.114)
+    assert pool.tensor.shape == (6, 1, 6, 6)
+    assert int(pool.tensor[5, 0, 0, 0]) == round(0.299 * 200 + 0.114)
 
 
 def test_centre_is_cut_from_the_longer_side(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from benchmark.backbones.exported import load as load_exported
 from benchmark.cli import parser
 from benchmark.core.errors import UserError
 from benchmark.data.load import load
-from benchmark.data.storage import Splits
 from benchmark.data.standardise import standardiser
+from benchmark.data.storage import Splits
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.features import embed
 from benchmark.execution import export as exporting

@@ -46,6 +46,8 @@ class Metric:
     key: str
     """Its name in a record."""
     title: str
+    optional: bool = False
+    """Whether a backbone without values has no such column on the page."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class Table:
     """Share of the largest class of the test split; null if the classes are of equal size."""
     neighbours: tuple[int, int]
     metrics: tuple[Metric, ...]
+    transfer: tuple[str, ...]
+    """Other tracks whose images are embedded."""
     backbones: tuple[str, ...]
     """Those with a table of their own."""
     schemes: tuple[str, ...]
@@ -196,8 +200,27 @@ def metrics(params: Params) -> tuple[Metric, ...]:
         Metric("knn", f"pooled.knn{near}", "kNN, running"),
         Metric(f"knn{far}", f"pooled_reestimated.knn{far}", f"kNN-{far}"),
         Metric("linear", "pooled_reestimated.linear", "linear"),
-        Metric("class_token", f"class_token_reestimated.knn{near}", "class token"),
+        Metric("class_token", f"class_token_reestimated.knn{near}", "class token", optional=True),
+        *_finetuned(params),
+        *(
+            Metric(f"transfer_{track}_{name}", f"transfer.{track}.{key}", f"{track}, {title}")
+            for track in params.evaluation.transfer
+            for name, key, title in (("knn", f"knn{near}", "kNN"), ("linear", "linear", "linear"))
+        ),
     )
+
+
+def _finetuned(params: Params) -> Iterator[Metric]:
+    """Accuracies after fine-tuning: on all labels, and on each share of them that a backbone has."""
+    recipes = params.evaluation.finetune.values()
+    if recipes:
+        yield Metric("finetune", "finetune.accuracy", "fine-tuned", optional=True)
+    for share in sorted({few.share for recipe in recipes for few in recipe.labels}, reverse=True):
+        name = f"labels_{share:g}"
+        yield Metric(
+            f"finetune_{name}", f"finetune.{name}.accuracy", f"fine-tuned, {100 * share:g} %",
+            optional=True,
+        )  # fmt: skip
 
 
 def build(root: Path, params: Params, experiment: str) -> Table:
@@ -283,6 +306,7 @@ def build(root: Path, params: Params, experiment: str) -> Table:
         largest_class=uneven.largest if uneven else None,
         neighbours=params.evaluation.knn_k,
         metrics=columns,
+        transfer=tuple(params.evaluation.transfer),
         backbones=params.experiments[experiment].every("backbones"),
         schemes=params.experiments[experiment].every("schemes"),
         entries=tuple(_ordered(entries, spreads)),

@@ -58,6 +58,15 @@ class Backbone(nn.Module, ABC):
         """Stops the training of the patch embedding; UserError for a backbone without one."""
         raise UserError("freeze_patches is true, and the backbone embeds no patches")
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer or block, from the images on, for rates by layer.
+
+        Raises UserError for a backbone that does not state them.
+        """
+        raise UserError(
+            "evaluation.finetune: layer_decay is below 1, and the backbone does not state its layers"
+        )
+
     def draw(self, seed: int) -> AbstractSet[nn.Parameter]:
         """Draws initial weights and returns these parameters; the benchmark draws all others."""
         return frozenset()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from timm.layers import PatchEmbed
+from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -93,6 +94,13 @@ class TimmBackbone(MaskedBackbone):
             embedding.proj.requires_grad_(False)
         else:
             super().freeze_patches()
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Those of timm's `group_matcher`: the stem and each block, the last with the final norm."""
+        if not hasattr(self.net, "group_matcher"):
+            return super().layers()
+        matcher = self.net.group_matcher(coarse=False)
+        return list(group_parameters(self.net, matcher, return_values=True).values())
 
     def decoder(
         self, norms: SectionNorms, width: int, patch: int, depth: int = 1, heads: int = 2

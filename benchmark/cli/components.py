@@ -30,4 +30,5 @@ def component_versions() -> dict[str, Any]:
             for kind in registry.FOLDERS
         },
         "part": {part: plan.part_version(part) for part in plan.PARTS},
+        "optional": {part: plan.part_version(part) for part in plan.OPTIONAL},
     }

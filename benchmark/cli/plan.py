@@ -19,7 +19,7 @@ from benchmark.core.errors import UserError
 from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import OUT_OF_MEMORY
-from benchmark.planning.images import dataset_checksum
+from benchmark.planning.images import check_transfer, data_folder, dataset_checksum
 from benchmark.results.records import store
 from benchmark.results.status import table
 
@@ -51,6 +51,11 @@ def run(arguments: argparse.Namespace) -> None:
         dataset, unbuilt = dataset_checksum(arguments.root, found), ""
     except UserError as error:
         dataset, unbuilt = None, str(error)
+    try:
+        check_transfer(data_folder(arguments.root, found.track), found.evaluation.transfer)
+        transfer = ""
+    except UserError as error:
+        transfer = str(error)
     entries = table(cells, dataset, untuned, store(arguments.root), arguments.root)
     say_overrides(found)
     if arguments.json:
@@ -68,8 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
     stale = Counter(flags(entry["overrides"]) for entry in entries if "overrides" in entry)
     for given, count in stale.items():
         print(f"{counted(count, 'stale record')} published with `{given}`")
-    if unbuilt:
-        print(unbuilt)
+    for line in dict.fromkeys((unbuilt, transfer)):
+        if line:
+            print(line)
     if short := [entry for entry in entries if entry["state"] == OUT_OF_MEMORY]:
         print(f"{len(short)} ran out of memory: `uv run benchmark train --retry` trains them again")
     if untuned:

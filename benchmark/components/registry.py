@@ -135,7 +135,7 @@ def check_unchanged(components: Mapping[str, int | str]) -> None:
     for key, version in components.items():
         if key.endswith(" file"):
             kind, name = _named(key)
-            if versions(kind, name)[key] != version:
+            if versions(kind, name)[f"{kind} {name} file"] != version:
                 raise UserError(f"{facts(kind, name)['where']}: changed since the cell was planned")
 
 
@@ -151,6 +151,8 @@ def plugged(components: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _named(key: str) -> tuple[str, str]:
+    # Components that only the fine-tuning uses have its name before theirs.
+    key = key.removeprefix("finetune ")
     kind, _, name = key.removesuffix(" file").partition(" ")
     return (kind if kind in FOLDERS else "", name)
 

@@ -90,6 +90,45 @@ class Training(Model):
     """How a teacher's norms get their statistics, if a scheme does not set it."""
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class FewLabels(Model):
+    """A part of the training labels."""
+
+    share: Share
+    epochs: int = Field(ge=1)
+    """Passes over the images with these labels."""
+
+
+class Finetune(Model):
+    """How the whole pre-trained network is trained on labels, with a new linear classifier."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rates: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_unique)
+    ]
+    """Peak rates that are tried. The validation split chooses one."""
+    layer_decay: float = Field(default=1, gt=0, le=1)
+    """Factor of the rate from a layer to the one below it."""
+    warmup_fraction: float = Field(ge=0, lt=1)
+    weight_decay: Decay
+    optimizer: str | None = None
+    """An entry under `optimizers`, if it is not the backbone's."""
+    view: str
+    """The name of the random view of each image."""
+    norms: Literal["frozen", "batch"]
+    """Whether norms with running statistics keep them, or normalize by the batch."""
+    labels: tuple[FewLabels, ...] = ()
+    """Parts of the training labels on which it is also fine-tuned."""
+
+    @model_validator(mode="after")
+    def _each_share_once(self) -> Finetune:
+        _unique(tuple(few.share for few in self.labels))
+        return self
+
+
 class Evaluation(Model):
     """How embeddings are judged."""
 
@@ -100,6 +139,12 @@ class Evaluation(Model):
     """Inverse L2 strengths (scikit-learn's C) of the linear probe."""
     precise_bn_batch_size: int = Field(ge=2)
     """Batch in which BN statistics are re-estimated."""
+    finetune: dict[Name, Finetune] = Field(default_factory=dict)
+    """How each backbone is fine-tuned; those without an entry are not."""
+    transfer: dict[Name, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict
+    )
+    """Other tracks whose images are embedded and classified, each with the checksum of its images."""
 
 
 class Schedule(Model):

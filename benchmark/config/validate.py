@@ -67,6 +67,7 @@ def checked(params: Params) -> Params:
             },
         }
     )
+    _check_evaluation(params)
     for name, experiment in params.experiments.items():
         _check_experiment(name, experiment, params)
     reported = {
@@ -233,6 +234,22 @@ def _method(name: str, method: MethodParams | Control, params: Params) -> Method
         if recipes[other].learning_rates_from is not None:
             raise UserError(f"methods: {name} is tuned as {other}, which has no rates of its own")
     return method
+
+
+def _check_evaluation(params: Params) -> None:
+    tuned = params.evaluation.finetune
+    check_known("backbone in evaluation.finetune", tuned, params.backbones)
+    for name, recipe in tuned.items():
+        where = f"evaluation.finetune.{name}"
+        check_known(f"view in {where}", [recipe.view], params.views)
+        if size := params.views[recipe.view].get("size"):
+            raise UserError(
+                f"{where}: view {recipe.view} has size {size}, expected the images' own size"
+            )
+        if recipe.optimizer is not None:
+            check_known(f"optimizer in {where}", [recipe.optimizer], params.optimizers)
+    if params.track in params.evaluation.transfer:
+        raise UserError(f"evaluation.transfer: {params.track} is this track, expected another one")
 
 
 def _check_experiment(name: str, experiment: Experiment, params: Params) -> None:

@@ -139,7 +139,7 @@ def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
     if spec["jitter"]:
         x = color_jitter(x, strengths, draws.factors, draws.order, draws.jittered)
     if spec["grayscale"] and x.shape[1] == 3:
-        x = _where(draws.grayed, _luma(x).expand_as(x), x)
+        x = _where(draws.grayed, luma(x).expand_as(x), x)
     if spec["blur"]:
         x = _where(draws.blurred, gaussian_blur(x, draws.sigma), x)
     if spec["solarize"]:
@@ -264,12 +264,12 @@ def _brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    mean = _luma(x).mean((1, 2, 3), keepdim=True)
+    mean = luma(x).mean((1, 2, 3), keepdim=True)
     return (factor * x + (1 - factor) * mean).clamp(0, 1)
 
 
 def _saturation(x: Tensor, factor: Tensor) -> Tensor:
-    return (factor * x + (1 - factor) * _luma(x)).clamp(0, 1)
+    return (factor * x + (1 - factor) * luma(x)).clamp(0, 1)
 
 
 def _hue(x: Tensor, shift: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     return x
 
 
-def _luma(x: Tensor) -> Tensor:
+def luma(x: Tensor) -> Tensor:
     """Grey (N, 1, H, W) of RGB, with the weights of ITU-R 601; grey images as they are."""
     if x.shape[1] != 3:
         return x

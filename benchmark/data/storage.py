@@ -70,6 +70,10 @@ class Images:
             raise ValueError("expected splits of one data set")
         return Images(self._rows, torch.cat([self._places, other._places]).cpu(), self.device)
 
+    def subset(self, index: Tensor) -> Images:
+        """The images of an index (n,), without reading them."""
+        return Images(self._rows, self._places[index.to(self._places.device)].cpu(), self.device)
+
     def _gather(self, places: Tensor) -> Tensor:
         if isinstance(self._rows, Shards):
             return self._rows.take(places, pinned=self.device.type == "cuda")
@@ -105,6 +109,13 @@ class Splits:
             return images, found
         other = UNLABELLED
         return images.also(self.images[other]), torch.cat([found, self.labels[other]])
+
+
+def subset(split: Labelled, index: Tensor) -> Labelled:
+    """Some images of a split, with their labels."""
+    images, labels = split
+    chosen = images.subset(index) if isinstance(images, Images) else images[index]
+    return chosen, labels[index]
 
 
 def ahead(images: Images | Tensor, indices: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""The final stage of a cell: the only code that is given the test split."""
+"""The final stage of a cell: this code and fine-tuning alone are given the test split."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
+from benchmark.data.resample import fitted
 from benchmark.data.storage import Labelled
 from benchmark.evaluation.features import embed, finite, reestimate
 from benchmark.evaluation.knn import Split, knn_accuracy, knn_correct
@@ -65,6 +66,30 @@ def evaluate(
         metrics |= {key.replace(".", "_reestimated.", 1): value for key, value in metrics.items()}
     correct = _correct(columns["pooled"], spec) if judge == "test" else None
     return Evaluation(metrics | {"judge": judge}, correct)
+
+
+def transfer(
+    backbone: Backbone,
+    track: str,
+    splits: Mapping[str, Labelled],
+    shape: tuple[int, int, int],
+    spec: EvaluationConfig,
+    standardise: Callable[[Tensor], Tensor],
+) -> dict[str, Any]:
+    """Accuracies `transfer.<track>.<metric>` of the frozen embeddings of another track's images.
+
+    `splits` are as for `evaluate`. The images are brought to `shape`, that of the network's own ones
+    (`data.resample.fitted`), and standardised by the statistics of these.
+    """
+
+    def prepare(images: Tensor) -> Tensor:
+        return standardise(fitted(images, shape))
+
+    column = {
+        name: (embed(backbone, images, prepare)["pooled"], labels)
+        for name, (images, labels) in splits.items()
+    }
+    return _metrics({f"transfer.{track}": column}, spec, "")
 
 
 def _correct(column: Mapping[str, Split], spec: EvaluationConfig) -> str | None:

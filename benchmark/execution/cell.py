@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from benchmark.core.errors import UserError
 from benchmark.data.load import load
 from benchmark.data.manifest import UNLABELLED, Storage
 from benchmark.data.standardise import standardiser
-from benchmark.data.storage import Images, Splits
+from benchmark.data.storage import Images, Labelled, Splits
 from benchmark.diagnostics import stability
 from benchmark.diagnostics.diagnose import diagnose
-from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.evaluate import evaluate, transfer
+from benchmark.evaluation.finetune import finetune, steps_of, tunings
 from benchmark.evaluation.online_knn import counts, make_online_knn
 from benchmark.methods.base import Method
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
@@ -57,14 +58,20 @@ def run(
     judge = task.cell.config.evaluation.judge
     labelled = bool(registry.facts("method", task.cell.config.method.name).get("labels"))
     further = () if labelled or not task.cell.config.training else (UNLABELLED,)
-    names = dict.fromkeys(("train", "validation", judge, *further))
-    splits = load(data, tuple(names), storage, device)
-    if splits.manifest.sha256 != task.dataset:
-        raise UserError(f"{data}: the images changed since the cell was planned")
+    names = tuple(dict.fromkeys(("train", "validation", judge, *further)))
+    splits = _load(data, task.dataset, names, storage, device)
     begun, cpu, energy = time.time(), time.process_time(), Energy(device)
     try:
         status, result, training_log = _result(
-            task, splits, splits.trained(labelled), store, device, progress, checkpoint_steps
+            task,
+            data,
+            splits,
+            splits.trained(labelled),
+            store,
+            device,
+            progress,
+            checkpoint_steps,
+            storage,
         )
     except (MemoryError, OSError, RuntimeError) as error:
         if not _out_of_memory(error):
@@ -87,18 +94,18 @@ def run(
 
 def _result(
     task: Task,
+    data: Path,
     splits: Splits,
     trained_on: tuple[Images, Tensor],
     store: Store,
     device: torch.device,
     progress: Progress,
     checkpoint_steps: int,
+    storage: Storage,
 ) -> tuple[Status, Result, dict[str, Any]]:
     cell = task.cell
     standardise = standardiser(splits.manifest, device, cell.config.image_size)
-    on_device = {
-        name: (images, splits.labels[name].to(device)) for name, images in splits.images.items()
-    }
+    on_device = _on_device(splits, device)
 
     def initial() -> Method:
         made = network.build(cell, splits.manifest).to(device)
@@ -114,6 +121,14 @@ def _result(
     judged = spec.judge == "test"  # a trial of a sweep is scored by its nearest neighbours alone
     key = task.training_key
     trace = Tracer(store.trace(key) if judged else None)
+    tuned = (
+        tunings(spec.finetune, on_device["train"], cell.config.seed, method.context.classes)
+        if spec.finetune
+        else []
+    )
+    # The steps of fine-tuning follow those of the training in one count.
+    steps = cell.config.training.steps if cell.config.training else 0
+    total = steps + steps_of(tuned)
     trace("weights", sorted(method.state_dict().items()))
     # A record of a finished cell also has the keys that are at their default.
     result = Result().model_dump()
@@ -131,8 +146,8 @@ def _result(
             final = store.trained(key), key
         trained = train(
             method, recipe, cell.config.seed, trained_on[0], trained_on[1].to(device),
-            standardise, device,
-            store.checkpoint(task.fingerprint), task.fingerprint, progress, checkpoint_steps,
+            standardise, device, store.checkpoint(task.fingerprint), task.fingerprint,
+            lambda done, _, loss: progress(done, total, loss), checkpoint_steps,
             online_knn, final, trace,
         )  # fmt: skip
         log |= _training_log(recipe, trained, time.perf_counter() - begun)
@@ -156,7 +171,36 @@ def _result(
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
         found = evaluate(method.eval_backbone, on_device, spec, standardise, method.encode)
         result["metrics"], result["correct"] = found.metrics, found.correct
+        for track, sha256 in spec.transfer.items():
+            names = tuple(name for name in on_device if name != UNLABELLED)
+            other = _load(data.with_name(track), sha256, names, storage, device)
+            others = _on_device(other, device)
+            result["metrics"] |= transfer(
+                method.eval_backbone, track, others, method.context.shape, spec, standardise
+            )
+        if tuned:
+            result["metrics"] |= finetune(
+                method.eval_backbone, method.context, tuned, on_device, spec, cell.config.seed,
+                standardise, device, store.finetuning(task.fingerprint), task.fingerprint,
+                lambda done, _, loss: progress(steps + done, total, loss),
+            )  # fmt: skip
     return status, Result(**result), log | {"trace": trace.found}
+
+
+def _load(
+    folder: Path, sha256: str, names: Sequence[str], storage: Storage, device: torch.device
+) -> Splits:
+    """The named splits of the built images with that checksum; UserError if they are others."""
+    splits = load(folder, names, storage, device)
+    if splits.manifest.sha256 != sha256:
+        raise UserError(f"{folder}: the images changed since the cell was planned")
+    return splits
+
+
+def _on_device(splits: Splits, device: torch.device) -> dict[str, Labelled]:
+    return {
+        name: (images, splits.labels[name].to(device)) for name, images in splits.images.items()
+    }
 
 
 def thinned(trained: Trained) -> dict[str, list[float | None]]:

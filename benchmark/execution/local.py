@@ -26,6 +26,7 @@ from benchmark.data.manifest import Storage
 from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
+from benchmark.planning.images import check_transfer
 from benchmark.results import published
 from benchmark.results.records import Record, RunLog, Store
 
@@ -149,6 +150,8 @@ def train_missing(
     missing = lacking()
     if not missing:
         return summary
+    for task in missing:
+        check_transfer(data, task.cell.config.evaluation.transfer)
     determinism.prepare()
     with _Signals() as signals:
         context = _context(signals)
@@ -230,6 +233,7 @@ def _check(
             shape += (
                 training.batch_size, training.view_batching, training.teacher, training.sizes,
             )  # fmt: skip
+        shape += (config.evaluation.finetune,)
         key = shape, config.method, config.backbone, config.norms, task.cell.weights
         distinct[str(key)] = task.cell
     process, ours = _started(context, signals, worker.check, list(distinct.values()), data, device)

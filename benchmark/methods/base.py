@@ -152,6 +152,10 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step, or of one micro-batch of it."""
 
+    def rate_factors(self) -> Mapping[nn.Parameter, float]:
+        """Factors of the learning rate of parameters, if they are not all 1."""
+        return {}
+
     def targets(self, batch: Batch) -> list[Tensor]:
         """What a step compares its images with (N, …), computed once for all of its micro-batches."""
         return []

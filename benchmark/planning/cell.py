@@ -92,8 +92,10 @@ class Task:
         """The fingerprint of the training alone, without what is measured afterwards."""
         config = self.cell.config.as_json()
         del config["evaluation"]
-        measured = ("evaluation", "diagnostics")
-        components = {key: v for key, v in self.cell.components.items() if key not in measured}
+        measured = ("evaluation", "diagnostics", "finetune")
+        components = {
+            key: v for key, v in self.cell.components.items() if key.split()[0] not in measured
+        }
         return canonical_json.checksum(
             {"training": config, "components": components, "dataset": self.dataset}
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from benchmark.core.value import Value
 
@@ -122,6 +122,50 @@ def ranking_key(knn_k: Sequence[int]) -> str:
     return f"pooled_reestimated.knn{knn_k[0]}"
 
 
+class FewLabelsConfig(Value):
+    """A part of the training labels, see `config.schema.FewLabels`."""
+
+    share: float
+    epochs: int
+
+
+class FinetuneConfig(Value):
+    """How the pre-trained network is fine-tuned, see `config.schema.Finetune`."""
+
+    epochs: int
+    batch_size: int
+    learning_rates: tuple[float, ...]
+    """Peak rates, of which the validation split chooses one."""
+    layer_decay: float = 1.0
+    """Factor of the rate from a layer to the one below it."""
+    warmup_fraction: float
+    weight_decay: float
+    precision: Literal["float32", "bfloat16"]
+    weight_decay_on: Literal["weights", "all"]
+    optimizer: NamedConfig
+    view: dict[str, Any]
+    """The random changes of each image, see `data.augment`."""
+    norms: Literal["frozen", "batch"]
+    """Whether norms with running statistics keep them, or normalize by the batch."""
+    labels: tuple[FewLabelsConfig, ...] = ()
+    """Parts of the training labels on which it is also fine-tuned."""
+
+    def training(self, learning_rate: float, epochs: int, images: int) -> TrainingConfig:
+        """How the network is trained on that many images at one of the learning rates."""
+        return TrainingConfig(
+            batch_size=self.batch_size,
+            images_seen=epochs * images,
+            learning_rate=learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+            precision=self.precision,
+            weight_decay_on=self.weight_decay_on,
+            view_batching="separate",
+            optimizer=self.optimizer,
+            views=(self.view,),
+        )
+
+
 class EvaluationConfig(Value):
     """How a cell is judged."""
 
@@ -134,6 +178,10 @@ class EvaluationConfig(Value):
     """Batch in which BN statistics are re-estimated."""
     judge: Literal["test", "validation"]
     """The split that scores it."""
+    finetune: FinetuneConfig | None = None
+    """None if the network is not fine-tuned."""
+    transfer: dict[str, str] = Field(default_factory=dict)
+    """Other tracks whose images are embedded too, each with the checksum of its images."""
 
 
 class Configuration(Value):

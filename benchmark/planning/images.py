@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmark.components import registry
@@ -11,6 +12,9 @@ from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.data import manifest as manifests
 from benchmark.data.manifest import Manifest
+
+CONVERTIBLE = ((1, 3), (3, 1))
+"""Pairs of numbers of channels of which one becomes the other, see `data.resample`."""
 
 
 def data_folder(root: Path, track: str) -> Path:
@@ -48,6 +52,27 @@ def check_images(root: Path, params: Params) -> None:
     """Raises UserError if a track's images were built from another `data` than that of the params."""
     if (data_folder(root, params.track) / manifests.MANIFEST).is_file():
         dataset_checksum(root, params)
+
+
+def check_transfer(folder: Path, transfer: Mapping[str, str]) -> None:
+    """Raises UserError if images that a cell is also judged on are missing, others or do not fit.
+
+    `folder` has the built images of the cell's own track; those of the others are beside it.
+    """
+    for track, sha256 in transfer.items():
+        manifest, own = manifests.read(folder.with_name(track)), manifests.read(folder)
+        where = f"evaluation.transfer: {track}"
+        if manifest.sha256 != sha256:
+            raise UserError(
+                f"{where} is {sha256}, and the built images have the checksum {manifest.sha256}; "
+                f"{manifests.again(track)} if they are not those that you mean"
+            )
+        counts = own.shape[0], manifest.shape[0]
+        if counts not in CONVERTIBLE and counts[0] != counts[1]:
+            raise UserError(
+                f"{where} has images of {counts[1]} channels, expected {counts[0]}, or 1 for 3 or "
+                "3 for 1"
+            )
 
 
 def dataset_checksum(root: Path, params: Params) -> str:

@@ -32,6 +32,9 @@ PARTS = {
 }
 """Parts of the benchmark with a version that are not components."""
 
+OPTIONAL = {"finetune": PACKAGE / "evaluation" / "finetune.py"}
+"""Parts that only some tracks use. DVC watches them in the stages of these alone."""
+
 PIXELS_SIDE = 32
 """Where networks see an `image_size`, the control of raw pixels sees images of at most this side."""
 
@@ -277,6 +280,18 @@ def resolve(
     _check_weights(row, weights, declared.get("weights"), arguments)
     if weights is not None:
         used["weights"] = part_version("weights")
+    evaluation = {
+        **params.evaluation.model_dump(
+            mode="json", exclude_none=True, exclude={"finetune", "transfer"}
+        ),
+        "judge": judge,
+    }
+    # A trial of a sweep is scored by its nearest neighbours alone.
+    if judge == "test" and params.evaluation.transfer:
+        evaluation["transfer"] = params.evaluation.transfer
+    if judge == "test" and row.backbone in params.evaluation.finetune:
+        evaluation["finetune"], versions = _finetune(params, row.backbone)
+        used |= versions
     resolved = {
         "method": {"name": method, **registry.essential("method", method, recipe.options)},
         "backbone": {
@@ -286,10 +301,7 @@ def resolve(
         },
         "norms": norms,
         "training": training,
-        "evaluation": {
-            **params.evaluation.model_dump(mode="json", exclude_none=True),
-            "judge": judge,
-        },
+        "evaluation": evaluation,
         "seed": seed,
     }
     if params.image_size is not None:
@@ -326,6 +338,25 @@ def _view(params: Params, name: str) -> dict[str, Any]:
     return found
 
 
+def _finetune(params: Params, backbone: str) -> tuple[dict[str, Any], dict[str, int | str]]:
+    """How a backbone is fine-tuned, and the versions of what does it, apart from the training's own."""
+    given = params.evaluation.finetune[backbone]
+    chosen = params.optimizers[given.optimizer or params.backbones[backbone].optimizer]
+    shared = params.training.model_dump(include={"precision", "weight_decay_on"})
+    config = {
+        **given.model_dump(mode="json", exclude={"optimizer", "view"}, exclude_defaults=True),
+        **shared,
+        "optimizer": _essential("optimizer", chosen, "name"),
+        "view": _view(params, given.view),
+    }
+    used = registry.versions("optimizer", chosen["name"])
+    used |= {part: part_version(part) for part in ("training", "views")}
+    return config, {
+        "finetune": part_version("finetune"),
+        **{f"finetune {key}": version for key, version in used.items()},
+    }
+
+
 def _essential(kind: str, entry: Mapping[str, Any], key: str) -> dict[str, Any]:
     """An entry with its component's name under `key`, without the options at their defaults."""
     options = {option: value for option, value in entry.items() if option != key}
@@ -345,5 +376,5 @@ def _norm(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def part_version(part: str) -> int:
-    """The version of a part that every cell uses."""
-    return int(registry.constant(PARTS[part], "VERSION"))
+    """The version of a part."""
+    return int(registry.constant((PARTS | OPTIONAL)[part], "VERSION"))

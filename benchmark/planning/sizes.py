@@ -6,7 +6,7 @@ Needs no torch, so that `plan` refuses what `train` would refuse.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmark.components import registry
@@ -14,7 +14,12 @@ from benchmark.config.schema import Params
 from benchmark.core.errors import ParamsError, UserError
 from benchmark.data.manifest import UNLABELLED, Manifest
 from benchmark.planning.cell import Cell
-from benchmark.planning.configuration import Configuration
+from benchmark.planning.configuration import (
+    Configuration,
+    FinetuneConfig,
+    NormConfig,
+    PartConfig,
+)
 from benchmark.planning.images import built
 
 
@@ -99,6 +104,8 @@ def check(
     seen = config.image_size
     if seen is not None and side is not None and seen > side:
         raise ParamsError(f"image_size is {seen}, expected at most the images' {side} pixels")
+    if config.evaluation.finetune:
+        _check_finetune(config, config.evaluation.finetune, images)
     if config.training is None:
         return
     for size in config.training.sizes:
@@ -114,16 +121,39 @@ def check(
                 f"method {name}: {option} is {options[option]}, expected a multiple of the batch size "
                 f"{batch}{times}"
             )
-    for section, norm in config.each_norm():
+    _check_groups(config.each_norm(), f"the batch size {batch}", batch)
+    if config.recipe.micro_batches > 1:
+        _check_micro_batches(config)
+
+
+def _check_groups(
+    norms: Iterable[tuple[str, NormConfig | PartConfig]], named: str, batch: int
+) -> None:
+    """Raises ParamsError if a norm divides batches in groups, and this one cannot be divided."""
+    for section, norm in norms:
         options = registry.complete("norm", norm.norm, norm.options)
         for option in registry.facts("norm", norm.norm).get("divides_batch", ()):
             if batch % options[option]:
                 raise ParamsError(
                     f"norm {norm.norm} in the {section}: {option} is {options[option]}, expected a "
-                    f"number that divides the batch size {batch}"
+                    f"number that divides {named}"
                 )
-    if config.recipe.micro_batches > 1:
-        _check_micro_batches(config)
+
+
+def _check_finetune(config: Configuration, tuned: FinetuneConfig, images: int | None) -> None:
+    """Raises ParamsError if the images, or a part of them, or a norm do not fit the batch."""
+    batch, where = tuned.batch_size, "evaluation.finetune: batch_size"
+    if images is not None:
+        for share in (1.0, *(few.share for few in tuned.labels)):
+            count = round(share * images)
+            if batch > count:
+                part = f" at share {share:g}" if share < 1 else ""
+                raise ParamsError(
+                    f"{where} is {batch}, expected at most the {count} training images{part}"
+                )
+    if tuned.norms == "batch":
+        own = ((section, norm) for section, norm in config.each_norm() if section == "backbone")
+        _check_groups(own, f"{where} {batch}", batch)
 
 
 def _check_micro_batches(config: Configuration) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -201,6 +202,10 @@ class Store:
         """The file with the state of an interrupted cell."""
         return self.cell_dir(fingerprint) / "checkpoint.safetensors"
 
+    def finetuning(self, fingerprint: str) -> Path:
+        """The folder with the states of a cell's fine-tuning while it is not finished."""
+        return self.cell_dir(fingerprint) / "finetune"
+
     def trained(self, key: str) -> Path:
         """The file with the final state of a training run, which can be measured again."""
         return self.folder / "trained" / f"{key}.safetensors"
@@ -246,7 +251,7 @@ class Store:
             return RunLog()
 
     def put(self, entry: Record, run_log: RunLog | None) -> None:
-        """Stores a cell's record and run log; deletes the checkpoint of a finished one.
+        """Stores a cell's record and run log; deletes the checkpoints of a finished one.
 
         A record that was made elsewhere has no run log.
         """
@@ -257,6 +262,7 @@ class Store:
         canonical_json.write_sealed(folder / "record.json", entry.as_json())
         if entry.is_final:
             self.checkpoint(entry.fingerprint).unlink(missing_ok=True)
+            shutil.rmtree(self.finetuning(entry.fingerprint), ignore_errors=True)
 
     @contextlib.contextmanager
     def lock(self, what: str) -> Iterator[None]:

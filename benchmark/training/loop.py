@@ -136,6 +136,7 @@ def train(
         recipe.weight_decay_on,
         recipe.schedule.constant,
         recipe.vector_rate,
+        method.rate_factors(),
     )
     chosen = recipe.optimizer
     optimizer: torch.optim.Optimizer = registry.build(

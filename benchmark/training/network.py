@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     backbone = registry.build(
         "backbone", config.backbone.model, shape, norms.get("backbone"), **config.backbone.options
     )
+    if tuned := config.evaluation.finetune:
+        if tuned.norms == "batch":
+            norms["backbone"].check_batch(tuned.batch_size)
+        if tuned.layer_decay < 1:
+            backbone.layers()
     initialized = registry.facts("backbone", config.backbone.model).get("initialized", False)
     if sha256 := config.backbone.weights_sha256:
         with within(f"backbones.{cell.backbone}"):
@@ -134,12 +140,14 @@ def parameter_groups(
     on: str,
     constant: Collection[str] = (),
     vector_rate: float = 1.0,
+    factors: Mapping[nn.Parameter, float] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Parameters with and without weight decay (`decays`), then those whose rate is another one.
 
     `on` is `all`, or `weights`: those of two or more dimensions. A rule by dimension, not by class or
     name, keeps the groups the same when the norm changes. `vector_rate` is the `rate_factor` of those of
-    fewer dimensions. `constant` names the sections whose learning rate does not follow the schedule.
+    fewer dimensions; `factors` has further factors of single parameters. `constant` names the sections
+    whose learning rate does not follow the schedule.
     """
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {
         (decays, False, 1.0): [] for decays in (True, False)
@@ -148,6 +156,7 @@ def parameter_groups(
         if parameter.requires_grad:
             decays = on == "all" or parameter.ndim >= 2
             factor = 1.0 if parameter.ndim >= 2 else vector_rate
+            factor *= factors.get(parameter, 1.0)
             kind = decays, name.partition(".")[0] in constant, factor
             groups.setdefault(kind, []).append(parameter)
     return [

@@ -70,13 +70,13 @@ def test_crops_of_bytes_are_torchvisions(
 
 @pytest.mark.parametrize("size", [224, 96, 256])
 def test_accelerators_crop_as_cpus_do(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They multiply matrices, here on the CPU; both are within a byte of exact arithmetic."""
+    """They multiply matrices, here on the CPU. The kernel rounds to bytes after each axis."""
     images, generator = photographs(24), torch.Generator().manual_seed(1)
     draws = draw(24, complete(SPEC), generator)
     by_kernel = resized_crop(images, draws, size)
     by_matrices = resized_crop(images.float(), draws, size).round() / 255
     gap = (by_kernel - by_matrices).abs() * 255
-    assert gap.mean() < 0.05
+    assert gap.mean() < 0.25
     assert gap.max() <= 1 + 1e-4
 
 

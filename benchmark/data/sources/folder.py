@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.core.errors import ParamsError
 from benchmark.data.class_folders import find, find_unlabelled
-from benchmark.data.files import pool_of
+from benchmark.data.folder_pool import pool_of
 from benchmark.data.pool import Pool
 
 COMPONENT: dict[str, Any] = {

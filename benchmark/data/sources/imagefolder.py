@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.data.class_folders import find
-from benchmark.data.files import pool_of
+from benchmark.data.folder_pool import pool_of
 from benchmark.data.pool import Pool
 from benchmark.data.sources.folder import folder
 

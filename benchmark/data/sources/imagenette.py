@@ -11,7 +11,7 @@ from torchvision.datasets import Imagenette
 from benchmark.data.archives import unpacked
 from benchmark.data.class_folders import find
 from benchmark.data.fetch import RemoteFile
-from benchmark.data.files import pool_of
+from benchmark.data.folder_pool import pool_of
 from benchmark.data.pool import Pool
 
 COMPONENT: dict[str, Any] = {

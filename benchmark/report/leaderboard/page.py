@@ -39,6 +39,8 @@ def markdown(table: Table, figure: str) -> str:
         rule=RULE,
         pools=list(_pools(table)),
         too_few=_too_few(table),
+        finetuned=any(metric.name == "finetune" for metric in table.metrics),
+        transfer=table.transfer,
         missing=[
             names[0]
             for names in (("supervised",), gate.STARTS, ("raw-pixels",))
@@ -58,11 +60,11 @@ def markdown(table: Table, figure: str) -> str:
 def _backbone(table: Table, backbone: str) -> dict[str, Any]:
     """The table of one backbone, as Markdown cells."""
     entries = table.of(backbone)
-    # The class token is a column only for backbones that have one.
+    # E.g. the class token is a column only for backbones that have one.
     columns = [
         metric
         for metric in table.metrics
-        if metric.name != "class_token" or any(e.estimates[metric.name] for e in entries)
+        if not metric.optional or any(e.estimates[metric.name] for e in entries)
     ]
     measures = ("spread", "update, %", "lr tuned", "lr default", "params · images · TFLOP")
     return {

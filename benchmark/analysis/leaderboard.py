@@ -46,6 +46,8 @@ class Metric:
     key: str
     """Its name in a record."""
     title: str
+    legend: str = ""
+    """What the page says of it, as Markdown; empty if the page's template does."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,21 @@ def metrics(params: Params) -> tuple[Metric, ...]:
         Metric(f"knn{far}", f"pooled_reestimated.knn{far}", f"kNN-{far}"),
         Metric("linear", "pooled_reestimated.linear", "linear"),
         Metric("class_token", f"class_token_reestimated.knn{near}", "class token"),
+        *_few_labels(params),
     )
+
+
+def _few_labels(params: Params) -> Iterator[Metric]:
+    """The columns of `evaluation.few_labels`, if the track asks for them."""
+    legend = (
+        "**linear, … %** and **kNN, … %** are the linear probe and kNN with the labels of that share of "
+        "the training images, at least one of each class; the images are the same for all rows."
+    )
+    for share in params.evaluation.few_labels:
+        name, title = f"few_labels_{share:g}", f"{100 * share:g} %"
+        for kind, key in (("linear", "linear"), ("kNN", f"knn{params.evaluation.knn_k[0]}")):
+            full = f"pooled_reestimated.{name}.{key}"
+            yield Metric(f"{name}_{kind.lower()}", full, f"{kind}, {title}", legend)
 
 
 def build(root: Path, params: Params, experiment: str) -> Table:

@@ -36,6 +36,7 @@ def _unique(listed: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Decay = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_unique)]
 
@@ -93,6 +94,10 @@ class Evaluation(Model):
     """Inverse L2 strengths (scikit-learn's C) of the linear probe."""
     precise_bn_batch_size: int = Field(ge=2)
     """Batch in which BN statistics are re-estimated."""
+    probe: Literal["scikit-learn", "lbfgs"] = "scikit-learn"
+    """What fits the linear probe: scikit-learn on one core, or torch on the device of the embeddings."""
+    few_labels: Annotated[tuple[Share, ...], AfterValidator(_unique)] = ()
+    """Shares of the training images on which a further linear probe and kNN are fitted."""
 
 
 class Schedule(Model):

@@ -147,7 +147,9 @@ def _result(
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
-        found = evaluate(method.eval_backbone, on_device, spec, standardise, method.encode)
+        found = evaluate(
+            method.eval_backbone, on_device, spec, standardise, method.encode, splits.manifest.seed
+        )
         result["metrics"], result["correct"] = found.metrics, found.correct
     return status, Result(**result), log | {"trace": trace.found}
 

@@ -282,7 +282,12 @@ def resolve(
         "norms": norms,
         "training": training,
         "evaluation": {
-            **params.evaluation.model_dump(mode="json", exclude_none=True),
+            **params.evaluation.model_dump(
+                mode="json",
+                exclude_defaults=True,
+                # A trial is scored by kNN alone.
+                exclude={"probe", "few_labels"} if judge == "validation" else None,
+            ),
             "judge": judge,
         },
         "seed": seed,

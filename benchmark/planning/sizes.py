@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from benchmark.components import registry
@@ -22,12 +23,13 @@ def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
     """Raises ParamsError for the first cell whose numbers do not fit; see `check`.
 
     Nothing is compared with the number of training images while it is not known, see
-    `training_images`, nor with the size of the images before they are built.
+    `training_images`, nor with the size of the images or their classes before they are built.
     """
     images, manifest = training_images(root, params), _manifest(root, params)
     side = min(manifest.shape[1:]) if manifest else None
+    classes = len(manifest.classes) if manifest else None
     for cell in cells:
-        check(cell.config, images, side)
+        check(cell.config, images, side, classes)
 
 
 def training_images(root: Path, params: Params) -> int | None:
@@ -50,10 +52,16 @@ def _manifest(root: Path, params: Params) -> Manifest | None:
         return None
 
 
-def check(config: Configuration, images: int | None, side: int | None = None) -> None:
+def check(
+    config: Configuration,
+    images: int | None,
+    side: int | None = None,
+    classes: int | None = None,
+) -> None:
     """Raises ParamsError if a size or an option does not fit the others or the training images.
 
-    `images` is the number of training images and `side` their shorter side in pixels; None if not known.
+    `images` is the number of training images, `side` their shorter side in pixels and `classes` the
+    number of their classes; None if not known.
     """
     batch = config.training.batch_size if config.training else 0
     if images is not None and batch > images:
@@ -66,6 +74,12 @@ def check(config: Configuration, images: int | None, side: int | None = None) ->
             f"evaluation: precise_bn_batch_size {calibration} is larger than the training split of "
             f"{images} images"
         )
+    for share in config.evaluation.few_labels:
+        if images is not None and classes is not None and exact(share) * images < classes:
+            raise ParamsError(
+                f"evaluation: few_labels has {share:g}, expected at least {classes}/{images}: one "
+                f"training image for each of the {classes} classes"
+            )
     name = config.method.name
     facts = registry.facts("method", name)
     options = registry.complete("method", name, config.method.options)
@@ -98,6 +112,11 @@ def check(config: Configuration, images: int | None, side: int | None = None) ->
                 )
     if config.recipe.micro_batches > 1:
         _check_micro_batches(config)
+
+
+def exact(share: float) -> Fraction:
+    """A share by its decimal digits: .1 is a tenth, not the nearest binary number."""
+    return Fraction(str(share))
 
 
 def _check_micro_batches(config: Configuration) -> None:

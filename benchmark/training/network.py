@@ -29,7 +29,7 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     """
     config = cell.config
     shape, count = ImageShape(*manifest.shape), manifest.splits["train"].count
-    check_sizes(config, count, min(shape.height, shape.width))
+    check_sizes(config, count, min(shape.height, shape.width), len(manifest.classes))
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
     training = config.training
     batch = training.batch_size if training else 0

@@ -48,6 +48,8 @@ class Metric:
     title: str
     optional: bool = False
     """Whether a backbone without values has no such column on the page."""
+    legend: str = ""
+    """What the page says of it, as Markdown; empty if the page's template does."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ def metrics(params: Params) -> tuple[Metric, ...]:
         Metric(f"knn{far}", f"pooled_reestimated.knn{far}", f"kNN-{far}"),
         Metric("linear", "pooled_reestimated.linear", "linear"),
         Metric("class_token", f"class_token_reestimated.knn{near}", "class token", optional=True),
+        *_few_labels(params),
         *_finetuned(params),
         *(
             Metric(f"transfer_{track}_{name}", f"transfer.{track}.{key}", f"{track}, {title}")
@@ -221,6 +224,19 @@ def _finetuned(params: Params) -> Iterator[Metric]:
             f"finetune_{name}", f"finetune.{name}.accuracy", f"fine-tuned, {100 * share:g} %",
             optional=True,
         )  # fmt: skip
+
+
+def _few_labels(params: Params) -> Iterator[Metric]:
+    """The columns of `evaluation.few_labels`, if the track asks for them."""
+    legend = (
+        "**linear, … %** and **kNN, … %** are the linear probe and kNN with the labels of that share of "
+        "the training images, at least one of each class; the images are the same for all rows."
+    )
+    for share in params.evaluation.few_labels:
+        name, title = f"few_labels_{share:g}", f"{100 * share:g} %"
+        for kind, key in (("linear", "linear"), ("kNN", f"knn{params.evaluation.knn_k[0]}")):
+            full = f"pooled_reestimated.{name}.{key}"
+            yield Metric(f"{name}_{kind.lower()}", full, f"{kind}, {title}", legend=legend)
 
 
 def build(root: Path, params: Params, experiment: str) -> Table:

@@ -36,6 +36,7 @@ def _unique(listed: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Decay = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_unique)]
 
@@ -90,9 +91,6 @@ class Training(Model):
     """How a teacher's norms get their statistics, if a scheme does not set it."""
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
 class FewLabels(Model):
     """A part of the training labels."""
 
@@ -145,6 +143,10 @@ class Evaluation(Model):
         default_factory=dict
     )
     """Other tracks whose images are embedded and classified, each with the checksum of its images."""
+    probe: Literal["scikit-learn", "lbfgs"] = "scikit-learn"
+    """What fits the linear probe: scikit-learn on one core, or torch on the device of the embeddings."""
+    few_labels: Annotated[tuple[Share, ...], AfterValidator(_unique)] = ()
+    """Shares of the training images on which a further linear probe and kNN are fitted."""
 
 
 class Schedule(Model):

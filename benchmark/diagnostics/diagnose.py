@@ -15,7 +15,7 @@ from benchmark.diagnostics import collapse, leakage
 from benchmark.diagnostics.frozen import grouping, training_mode
 from benchmark.diagnostics.held_out import HeldOut, batches, by_image
 from benchmark.diagnostics.three_way import KEYS, three_way
-from benchmark.evaluation.features import CHUNK, in_parts, preserve_state
+from benchmark.evaluation.features import chunk, in_parts, preserve_state
 from benchmark.methods.base import MaskedMethod, Method
 from benchmark.planning.configuration import Configuration
 
@@ -104,7 +104,8 @@ def _sections(
     clean, views = embedded(in_parts(images, standardise)), []
     if held_out:
         count = min(VIEWED, len(images))
-        views = [embedded(held_out.views(0, count, n).split(CHUNK)) for n in range(VIEWS)]
+        size = chunk(images)
+        views = [embedded(held_out.views(0, count, n).split(size)) for n in range(VIEWS)]
     return {
         name: {
             "width": z.shape[1],

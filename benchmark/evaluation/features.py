@@ -14,14 +14,24 @@ from benchmark.data.storage import Images
 from benchmark.norms.bases import batch_norms
 
 CHUNK = 500
-"""Images in one forward pass in evaluation mode; the last pass of a split may be smaller."""
+"""Most images in one forward pass in evaluation mode; the last pass of a split may be smaller."""
+
+PIXELS = 2**22
+"""Most pixels of one forward pass: 64 images of 256×256. Images of up to 91×91 pass by `CHUNK`."""
+
+
+def chunk(images: Images | Tensor) -> int:
+    """How many of these images (N, C, H, W) one forward pass in evaluation mode takes."""
+    height, width = images.shape[2:]
+    return max(1, min(CHUNK, PIXELS // (height * width)))
 
 
 def in_parts(
-    images: Images | Tensor, standardise: Callable[[Tensor], Tensor], size: int = CHUNK
+    images: Images | Tensor, standardise: Callable[[Tensor], Tensor], size: int | None = None
 ) -> Iterator[Tensor]:
-    """Standardised images of uint8 images (N, C, H, W), `size` at a time."""
-    return (standardise(part.float() / 255) for part in images.split(size))
+    """Standardised images of uint8 images (N, C, H, W), `size` at a time, or by default `chunk`."""
+    parts = images.split(size or chunk(images))
+    return (standardise(part.float() / 255) for part in parts)
 
 
 def finite(*tensors: Tensor) -> bool:
@@ -54,8 +64,16 @@ def embed(
 ) -> dict[str, Tensor]:
     """Every readout (N, width), float32, of uint8 images (N, C, H, W), in evaluation mode."""
     backbone.eval()
-    parts = [backbone.features(part) for part in in_parts(images, standardise)]
-    return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+    found: dict[str, Tensor] = {}
+    start = 0
+    for part in in_parts(images, standardise):
+        for name, z in backbone.features(part).items():
+            if name not in found:
+                # Filled in place: to concatenate parts would take the memory twice.
+                found[name] = z.new_empty(len(images), z.shape[1], dtype=torch.float32)
+            found[name][start : start + len(part)] = z
+        start += len(part)
+    return found
 
 
 @torch.no_grad()

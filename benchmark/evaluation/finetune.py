@@ -17,6 +17,7 @@ from benchmark.core.randomness import keyed
 from benchmark.data import storage
 from benchmark.data.storage import Labelled
 from benchmark.evaluation.features import embed, finite, reestimate
+from benchmark.evaluation.few_labels import subsets
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.losses import classification
 from benchmark.norms.bases import batch_norms
@@ -72,20 +73,6 @@ class FineTuned(Method):
         return int((logits.argmax(1) == split[1]).sum()) / len(logits) if finite(logits) else None
 
 
-def subset(labels: Tensor, share: float, seed: int, classes: int) -> Tensor:
-    """Indices of a stratified part of the labels (N,), ascending; larger shares contain smaller ones.
-
-    Each class has its share of images, and at least one, drawn by the seed.
-    """
-    chosen = []
-    for number in range(classes):
-        own = torch.nonzero(labels == number).flatten()
-        order = torch.randperm(len(own), generator=keyed(seed, "labels", number))
-        count = max(1, round(share * len(own)))
-        chosen.append(own[order[:count].to(own.device)])
-    return torch.cat(chosen).sort().values
-
-
 @dataclass(frozen=True)
 class Tuning:
     """One set of labels and the training runs on it, one for each learning rate."""
@@ -97,11 +84,15 @@ class Tuning:
     runs: tuple[TrainingConfig, ...]
 
 
-def tunings(recipe: FinetuneConfig, train: Labelled, seed: int, classes: int) -> list[Tuning]:
-    """All sets of labels that a recipe asks for; UserError if one has less than a batch."""
+def tunings(recipe: FinetuneConfig, train: Labelled, split_seed: int) -> list[Tuning]:
+    """All sets of labels that a recipe asks for; UserError if one has less than a batch.
+
+    `split_seed` draws the images of a share, see `evaluation.few_labels`.
+    """
     found = [("finetune", recipe.epochs, train)]
+    chosen = subsets(train[1], [few.share for few in recipe.labels], split_seed)
     for few in recipe.labels:
-        index = subset(train[1], few.share, seed, classes)
+        index = chosen[few.share]
         found.append((f"finetune.labels_{few.share:g}", few.epochs, storage.subset(train, index)))
         if len(index) < recipe.batch_size:
             raise UserError(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from benchmark.evaluation.knn import Split
+from benchmark.evaluation.softmax_regression import regressions
+
+Classifier = Callable[[Tensor], Tensor]
+"""Gives embeddings (N, D) their class indices (N,)."""
 
 ITERATIONS = 200
 """Most L-BFGS steps for each penalty, which starts from the last penalty's solution."""
@@ -30,31 +37,59 @@ class Probe(NamedTuple):
 
 
 def linear_probe(
-    train: Split, validation: Split, scored: Split, penalties: Sequence[float]
+    train: Split,
+    validation: Split,
+    scored: Split,
+    penalties: Sequence[float],
+    solver: str = "scikit-learn",
 ) -> Probe:
     """Fits one probe for each penalty on `train` and scores the one that is best on `validation`.
 
     Embeddings are standardised by the training split's mean and standard deviation. If several
-    penalties are best, the strongest wins.
+    penalties are best, the strongest wins. `solver` is a key of `SOLVERS`.
     """
-    x = train[0].cpu().double().numpy()
-    mean, std = x.mean(0), x.std(0)
-    std[std == 0] = 1.0
-
-    def prepared(split: Split) -> tuple[np.ndarray, np.ndarray]:
-        return (split[0].cpu().double().numpy() - mean) / std, split[1].cpu().numpy()
-
-    (x, y), held_out, final = prepared(train), prepared(validation), prepared(scored)
     best = (-1.0, 0, 0.0)
-    model = LogisticRegression(max_iter=ITERATIONS, tol=1e-3, warm_start=True)
     ordered = sorted(penalties)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for place, penalty in enumerate(ordered):
-            model.C = penalty
-            model.fit(x, y)
-            score = float((model.predict(held_out[0]) == held_out[1]).mean())
+        for place, classify in enumerate(SOLVERS[solver](*train, ordered)):
+            score = _accuracy(classify, validation)
             if score > best[0]:
-                best = (score, place, float((model.predict(final[0]) == final[1]).mean()))
+                best = (score, place, _accuracy(classify, scored))
     place = best[1]
     return Probe(best[2], best[0], ordered[place], place in (0, len(ordered) - 1))
+
+
+def _accuracy(classify: Classifier, split: Split) -> float:
+    embeddings, labels = split
+    return int((classify(embeddings) == labels).sum()) / len(labels)
+
+
+def _scikit_learn(
+    embeddings: Tensor, labels: Tensor, penalties: Sequence[float]
+) -> Iterator[Classifier]:
+    """As `softmax_regression.regressions`, in float64 on one core."""
+    x = embeddings.cpu().double().numpy()
+    mean, std = x.mean(0), x.std(0)
+    std[std == 0] = 1.0
+
+    def standardised(z: Tensor) -> np.ndarray:
+        found: np.ndarray = (z.cpu().double().numpy() - mean) / std
+        return found
+
+    def classify(z: Tensor) -> Tensor:
+        return torch.from_numpy(model.predict(standardised(z))).to(z.device)
+
+    x, y = standardised(embeddings), labels.cpu().numpy()
+    model = LogisticRegression(max_iter=ITERATIONS, tol=1e-3, warm_start=True)
+    for penalty in penalties:
+        model.C = penalty
+        model.fit(x, y)
+        yield classify
+
+
+SOLVERS: Mapping[str, Callable[[Tensor, Tensor, Sequence[float]], Iterator[Classifier]]] = {
+    "scikit-learn": _scikit_learn,
+    "lbfgs": functools.partial(regressions, iterations=ITERATIONS),
+}
+"""What fits the probes for ascending penalties; each classifier is used before the next fit."""

@@ -122,9 +122,7 @@ def _result(
     key = task.training_key
     trace = Tracer(store.trace(key) if judged else None)
     tuned = (
-        tunings(spec.finetune, on_device["train"], cell.config.seed, method.context.classes)
-        if spec.finetune
-        else []
+        tunings(spec.finetune, on_device["train"], splits.manifest.seed) if spec.finetune else []
     )
     # The steps of fine-tuning follow those of the training in one count.
     steps = cell.config.training.steps if cell.config.training else 0
@@ -169,7 +167,9 @@ def _result(
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
             result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
-        found = evaluate(method.eval_backbone, on_device, spec, standardise, method.encode)
+        found = evaluate(
+            method.eval_backbone, on_device, spec, standardise, method.encode, splits.manifest.seed
+        )
         result["metrics"], result["correct"] = found.metrics, found.correct
         for track, sha256 in spec.transfer.items():
             names = tuple(name for name in on_device if name != UNLABELLED)

@@ -176,6 +176,10 @@ class EvaluationConfig(Value):
     """Inverse L2 strengths (scikit-learn's C) of the linear probe."""
     precise_bn_batch_size: int
     """Batch in which BN statistics are re-estimated."""
+    probe: Literal["scikit-learn", "lbfgs"] = "scikit-learn"
+    """What fits the linear probe, see `evaluation.probe.SOLVERS`."""
+    few_labels: tuple[float, ...] = ()
+    """Shares of the training images for the evaluations with few labels."""
     judge: Literal["test", "validation"]
     """The split that scores it."""
     finetune: FinetuneConfig | None = None

@@ -282,11 +282,13 @@ def resolve(
         used["weights"] = part_version("weights")
     evaluation = {
         **params.evaluation.model_dump(
-            mode="json", exclude_none=True, exclude={"finetune", "transfer"}
+            mode="json",
+            exclude_defaults=True,
+            # A trial of a sweep is scored by its nearest neighbours alone.
+            exclude={"finetune", "transfer", *(("probe", "few_labels") if judge != "test" else ())},
         ),
         "judge": judge,
     }
-    # A trial of a sweep is scored by its nearest neighbours alone.
     if judge == "test" and params.evaluation.transfer:
         evaluation["transfer"] = params.evaluation.transfer
     if judge == "test" and row.backbone in params.evaluation.finetune:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from benchmark.components import registry
@@ -27,13 +28,14 @@ def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
     """Raises ParamsError for the first cell whose numbers do not fit; see `check`.
 
     Nothing is compared with the number of training images while it is not known, see
-    `training_images`, nor with the size of the images before they are built.
+    `training_images`, nor with the size of the images or their classes before they are built.
     """
     manifest = _manifest(root, params)
     side = min(manifest.shape[1:]) if manifest else None
     images, unlabelled = (_count(params, manifest, name) for name in ("train", UNLABELLED))
+    classes = len(manifest.classes) if manifest else None
     for cell in cells:
-        check(cell.config, images, side, unlabelled)
+        check(cell.config, images, side, classes, unlabelled)
 
 
 def training_images(root: Path, params: Params) -> int | None:
@@ -71,12 +73,13 @@ def check(
     config: Configuration,
     images: int | None,
     side: int | None = None,
+    classes: int | None = None,
     unlabelled: int | None = 0,
 ) -> None:
     """Raises ParamsError if a size or an option does not fit the others or the training images.
 
     `images` and `unlabelled` are the numbers of training images with and without labels, `side` their
-    shorter side in pixels; None if not known.
+    shorter side in pixels and `classes` the number of their classes; None if not known.
     """
     facts = registry.facts("method", config.method.name)
     trained = images if facts.get("labels") else None
@@ -93,6 +96,12 @@ def check(
             f"evaluation: precise_bn_batch_size {calibration} is larger than the training split of "
             f"{images} images"
         )
+    for share in config.evaluation.few_labels:
+        if images is not None and classes is not None and exact(share) * images < classes:
+            raise ParamsError(
+                f"evaluation: few_labels has {share:g}, expected at least {classes}/{images}: one "
+                f"training image for each of the {classes} classes"
+            )
     name = config.method.name
     options = registry.complete("method", name, config.method.options)
     for option, share in facts.get("largest_share", {}).items():
@@ -154,6 +163,11 @@ def _check_finetune(config: Configuration, tuned: FinetuneConfig, images: int | 
     if tuned.norms == "batch":
         own = ((section, norm) for section, norm in config.each_norm() if section == "backbone")
         _check_groups(own, f"{where} {batch}", batch)
+
+
+def exact(share: float) -> Fraction:
+    """A share by its decimal digits: .1 is a tenth, not the nearest binary number."""
+    return Fraction(str(share))
 
 
 def _check_micro_batches(config: Configuration) -> None:

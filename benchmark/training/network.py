@@ -30,8 +30,10 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     """
     config = cell.config
     shape = image_shape(config, manifest)
-    unlabelled = manifest.trained(labels=False) - manifest.trained(labels=True)
-    check_sizes(config, manifest.trained(labels=True), min(manifest.shape[1:]), unlabelled)
+    count = manifest.trained(labels=True)
+    unlabelled = manifest.trained(labels=False) - count
+    side = min(manifest.shape[1:])
+    check_sizes(config, count, side, len(manifest.classes), unlabelled)
     labelled = registry.facts("method", config.method.name).get("labels", False)
     norms = {name: SectionNorms(name, norm.as_json()) for name, norm in config.norms.items()}
     training = config.training

@@ -84,6 +84,9 @@ def test_what_the_grammar_does_not_know_exits_with_2(
         ("training/batch_size", "32", "training.batch_size is '32'"),
         ("training/batch_size", 161, "batch_size 161 is larger than the training split of 160"),
         ("evaluation/precise_bn_batch_size", 161, "precise_bn_batch_size 161 is larger than the"),
+        ("evaluation/few_labels", [0.5, 1.5], "evaluation.few_labels.1 is 1.5"),
+        ("evaluation/few_labels", [0.5, 0.5], "0.5 is listed twice"),
+        ("evaluation/probe", "saga", "evaluation.probe is 'saga'"),
         ("evaluation/knn_temperature", float("nan"), "evaluation.knn_temperature is nan"),
         ("schemes/bn", {"backbone": {"norm": "bn"}}, "no norm for the projector of simclr"),
         (

@@ -107,6 +107,17 @@ def test_embedding_is_in_evaluation_mode_whatever_the_chunks(norm, monkeypatch):
     assert all(torch.equal(b, state[name]) for name, b in network.named_buffers())
 
 
+@pytest.mark.parametrize(
+    ("side", "count"), [(28, 500), (64, 500), (91, 500), (92, 495), (224, 83), (256, 64), (3000, 1)]
+)
+def test_large_images_pass_in_smaller_parts(side, count):
+    """Small ones in parts of 500 as ever, which keeps their bits."""
+    images = torch.ones((), dtype=torch.uint8).expand(count + 1, 1, side, side)
+    sizes = [len(part) for part in features.in_parts(images, lambda x: x)]
+    assert sizes == [count, 1]
+    assert [len(part) for part in features.in_parts(images, lambda x: x, count + 1)] == [count + 1]
+
+
 def test_trial_is_judged_without_the_test_split():
     splits = {name: SPLITS[name] for name in ("train", "validation")}
     found = evaluate(OneNorm("bn"), splits, judged_on("validation"), standardise).metrics

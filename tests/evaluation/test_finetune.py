@@ -17,7 +17,8 @@ from benchmark.backbones.base import Backbone, ImageShape
 from benchmark.core.errors import UserError
 from benchmark.core.randomness import Draw
 from benchmark.evaluation.features import reestimate
-from benchmark.evaluation.finetune import FineTuned, finetune, steps_of, subset, tunings
+from benchmark.evaluation.few_labels import subsets
+from benchmark.evaluation.finetune import FineTuned, finetune, steps_of, tunings
 from benchmark.methods.base import Batch
 from benchmark.norms.bases import batch_norms
 from benchmark.planning.configuration import FinetuneConfig
@@ -75,7 +76,7 @@ def tuned(
     made = data or splits()
     method = build("simclr", "resnet", "bn")
     reestimate(method.backbone, made["train"][0], 20, standardise)
-    sets = tunings(asked, made["train"], seed, CLASSES)
+    sets = tunings(asked, made["train"], seed)
     spec = EVALUATION.model_copy(update={"finetune": asked})
     return finetune(
         backbone or method.backbone, method.context, sets, made, spec, seed, standardise,
@@ -156,7 +157,7 @@ def test_a_request_to_stop_is_heard_at_each_step(tmp_path: Path) -> None:
     asked = recipe(learning_rates=[0.01, 0.1], epochs=1)
     made = splits()
     method = build("simclr", "resnet", "bn")
-    sets = tunings(asked, made["train"], 0, CLASSES)
+    sets = tunings(asked, made["train"], 0)
     spec = EVALUATION.model_copy(update={"finetune": asked})
 
     def progress(done: int, total: int, loss: Tensor) -> bool:
@@ -205,7 +206,7 @@ def test_few_labels_are_those_of_the_subset_alone(tmp_path: Path) -> None:
     seen = Recorder(data["train"][0])
     data["train"] = cast(Tensor, seen), data["train"][1]
     asked = recipe(labels=[{"share": 0.4, "epochs": 4}])
-    sets = tunings(asked, data["train"], 3, CLASSES)[1:]
+    sets = tunings(asked, data["train"], 3)[1:]
     (only,) = sets
     assert only.runs[0].steps == 4 * 15 // 8  # three of each class
     method = build("simclr", "resnet", "bn")
@@ -214,25 +215,15 @@ def test_few_labels_are_those_of_the_subset_alone(tmp_path: Path) -> None:
         method.backbone, method.context, sets, data, spec, 3, standardise, torch.device("cpu"),
         tmp_path, "key", lambda *_: True,
     )  # fmt: skip
-    assert seen.asked == set(subset(data["train"][1], 0.4, 3, CLASSES).tolist())
+    assert seen.asked == set(subsets(data["train"][1], [0.4], 3)[0.4].tolist())
     assert set(found) == {
         f"finetune.labels_0.4.{part}" for part in ("accuracy", "validation", "chosen_rate")
     }
 
 
-def test_subsets_are_stratified_and_nested() -> None:
-    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 4)[torch.randperm(154)]
-    tenth, half = subset(labels, 0.1, 0, 3), subset(labels, 0.5, 0, 3)
-    assert torch.bincount(labels[tenth]).tolist() == [10, 5, 1]
-    assert torch.bincount(labels[half]).tolist() == [50, 25, 2]
-    assert set(tenth.tolist()) < set(half.tolist())
-    assert tenth.tolist() == sorted(set(tenth.tolist()))
-    assert set(subset(labels, 0.1, 1, 3).tolist()) != set(tenth.tolist())
-
-
 def test_a_subset_of_less_than_a_batch_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size is 8, expected at most the 5 training images"):
-        tunings(recipe(labels=[{"share": 0.1, "epochs": 1}]), splits()["train"], 0, CLASSES)
+        tunings(recipe(labels=[{"share": 0.1, "epochs": 1}]), splits()["train"], 0)
 
 
 def factors(backbone: str, decay: float) -> tuple[FineTuned, dict[str, float]]:

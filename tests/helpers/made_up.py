@@ -91,6 +91,13 @@ def result(cell: Cell) -> dict[str, Any]:
                 f"{readout}{suffix}.linear": near + shift + 0.04,
                 f"{readout}{suffix}.linear.penalty_at_edge": cell.method == "rotation",
             }
+            for share in cell.config.evaluation.few_labels:
+                few = f"{readout}{suffix}.few_labels_{share:g}"
+                metrics |= {
+                    f"{few}.knn20": near * share**0.2,
+                    f"{few}.linear": near * share**0.1,
+                    f"{few}.linear.penalty_at_edge": cell.method == "simclr",
+                }
     return {
         "parameters": 123456,
         "steps": 625 if cell.config.training else 0,

@@ -519,6 +519,29 @@ def test_what_is_not_done_in_a_training_has_no_key() -> None:
     assert tiny.cell(label, tree=tree).config == before.config
 
 
+@pytest.mark.parametrize(
+    ("key", "default", "value"),
+    [("probe", "scikit-learn", "lbfgs"), ("few_labels", [], [0.1, 0.25])],
+)
+def test_what_is_not_evaluated_has_no_key(key: str, default: Any, value: Any) -> None:
+    label, path = "simclr-resnet-bn-s0", f"evaluation/{key}"
+    before = tiny.cell(label)
+    assert key not in before.config.as_json()["evaluation"]
+    assert tiny.cell(label, tree=tiny.changed(tiny.raw(), path, default)).config == before.config
+    changed = tiny.changed(tiny.raw(), path, value)
+    after = tiny.cell(label, tree=changed)
+    assert after.config.as_json()["evaluation"][key] == value
+    assert after.on("images").training_key == before.on("images").training_key
+
+    # Trials are scored by kNN alone, so none is trained again.
+    def trials(tree: dict[str, Any]) -> list[str]:
+        found = tiny.params(tree)
+        row = Row("simclr", "resnet", "bn")
+        return [t.cell.on("images").fingerprint for t in sweep.trials(found, row, [-1, 0, 1])]
+
+    assert trials(changed) == trials(tiny.raw())
+
+
 OWN: dict[str, tuple[Any, Any]] = {
     "warmup_fraction": (0.25, 0.1),
     "weight_decay_on": ("all", "weights"),

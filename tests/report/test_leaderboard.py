@@ -90,6 +90,33 @@ def test_every_row_and_key_of_the_documented_schema(tmp_path: Path, params: Para
         assert f"`{key}`" in documented
 
 
+def test_few_labels_are_columns_where_the_track_asks_for_them(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    asked = params_of(tiny.changed(raw, "evaluation/few_labels", [0.01, 0.1]))
+    document = written(tmp_path, asked)
+    row = row_of(document, "simclr-vit-bn")
+    names = [f"few_labels_{share}_{kind}" for share in (0.01, 0.1) for kind in ("linear", "knn")]
+    for name in names:
+        part, _, kind = name.rpartition("_")
+        key = f"pooled_reestimated.{part}.{'knn20' if kind == 'knn' else kind}"
+        own = [metric(tmp_path, f"simclr-vit-bn-s{seed}", key) for seed in (0, 1)]
+        assert row[name]["mean"] == pytest.approx(np.mean(own), abs=1e-6)
+        assert row[name]["low"] < row[name]["mean"] < row[name]["high"]
+    folder = tmp_path / "results/mini"
+    (line, *_) = csv.DictReader((folder / "leaderboard.csv").read_text().splitlines())
+    assert [key for key in line if key.startswith("few_labels") and key.endswith("_percent")] == [
+        f"{name}_percent" for name in names
+    ]
+    text = (folder / "leaderboard.md").read_text()
+    assert text.count("| linear, 1 % | kNN, 1 % | linear, 10 % | kNN, 10 % |") == 2
+    assert text.count("- **linear, … %** and **kNN, … %** are") == 1
+    heads = next(line for line in text.splitlines() if "kNN, 10 %" in line).split(" | ")
+    cells = next(line for line in text.splitlines() if "| simclr |" in line).split(" | ")
+    marked = {head for head, cell in zip(heads, cells, strict=True) if "§" in cell}
+    assert marked == {"linear, 1 %", "linear, 10 %"}
+
+
 def test_the_spread_of_embeddings_is_scaled_by_their_width(tmp_path: Path, params: Params) -> None:
     def collapsed(cell: Cell, entry: dict[str, Any]) -> None:
         if cell.method == "simclr" and cell.scheme == "ln":

@@ -38,6 +38,7 @@ def markdown(table: Table, figure: str) -> str:
         level=f"{LEVEL:.0%}",
         rule=RULE,
         pools=list(_pools(table)),
+        legends=dict.fromkeys(metric.legend for metric in table.metrics if metric.legend),
         too_few=_too_few(table),
         finetuned=any(metric.name == "finetune" for metric in table.metrics),
         transfer=table.transfer,
@@ -119,7 +120,8 @@ def _accuracy(table: Table, entry: Entry, metric: Metric) -> str:
         shown += f" ± {points(estimate.half_width)}"
     if estimate.n < len(entry.seeds):
         shown += f" {PARTIAL}"
-    if metric.name == "linear" and entry.penalty_at_edge:
+    results = (run.published.record.result.metrics for run in entry.records)
+    if any(result.get(f"{metric.key}.penalty_at_edge") for result in results):
         shown += f" {PENALTY_EDGE}"
     return shown
 

@@ -31,7 +31,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     track.add_argument("--track-title", metavar="TEXT", help="title of the table (default: NAME)")
     for kind in FOLDERS:
-        plug_in = kinds.add_parser(kind, help=f"a plug-in file with a {kind}")
+        plug_in = kinds.add_parser(kind, help=f"a plug-in file ({kind})")
         plug_in.add_argument("name", metavar="NAME", help=f"of the {kind} in params.yaml")
         plug_in.add_argument("--out", type=Path, metavar="FILE", help="the file (default: NAME.py)")
 

@@ -21,7 +21,7 @@ from benchmark.core.errors import REFUSALS, CheckFailed, ParamsError, UserError,
 
 VERBS = (
     "plan", "data", "train", "sweep", "leaderboard", "claims", "advise", "sync", "verify",
-    "provenance", "sites", "export", "components", "doctor",
+    "provenance", "sites", "new", "export", "components", "doctor",
 )  # fmt: skip
 """In the order of `--help`. Each has a file here, with HELP, `run` and, if needed, `add_arguments`."""
 
@@ -84,9 +84,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit code 2, without the usage that `--help` shows."""
-        # The verb is the only argument with a list of choices.
-        if match := re.search(r"invalid choice: '(.*)' \(", message):
-            message = str(unknown("verb", match[1], VERBS))
+        # Only verbs and kinds have a list of choices.
+        if match := re.search(r"argument (\w+): invalid choice: '(.*)' \((.*)\)", message):
+            names = re.findall(r"[\w-]+", match[3].removeprefix("choose from "))
+            message = str(unknown(match[1].lower(), match[2], names))
         self.exit(2, f"benchmark: {message} (see `uv run {self.prog} --help`)\n")
 
 

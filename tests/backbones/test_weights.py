@@ -281,7 +281,8 @@ def test_a_model_that_timm_builds_differently_for_its_weights_is_refused() -> No
 
 
 def test_a_backbone_without_a_network_of_timm_is_refused() -> None:
-    assert refusal(Pixels(4), {"a": torch.ones(1)}) == "the backbone is not a network of timm"
+    made = refusal(Pixels(ImageShape(1, 2, 2)), {"a": torch.ones(1)})
+    assert made == "the backbone is not a network of timm"
 
 
 # The file

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.components import registry
-from benchmark.config.params import parse, read, track_file
+from benchmark.config.params import parse, read
 from benchmark.config.validate import view_defaults
 from benchmark.core.errors import UserError
 from tests.helpers import tiny
@@ -328,15 +325,3 @@ def test_one_norm_stands_for_every_section() -> None:
 @pytest.mark.parametrize("file", sorted(tiny.PROJECT.glob("tracks/*/params.yaml")), ids=str)
 def test_the_params_of_every_track_are_sound(file: Path) -> None:
     assert read(file).track == file.parent.name
-
-
-def test_the_folder_track_is_copied_as_the_docs_say(tmp_path: Path) -> None:
-    shutil.copytree(tiny.PROJECT / "tracks", tmp_path / "tracks")
-    text = (tiny.PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```\n(cp -r tracks/folder .*?)```", text, re.DOTALL)
-    subprocess.run(["bash", "-ec", block], cwd=tmp_path, check=True)
-    found = read(track_file(tmp_path, "mine"))
-    assert (found.track, found.data.source) == ("mine", "folder")
-    for file in (tmp_path / "tracks" / "mine").rglob("dvc.yaml"):
-        left = [line for line in file.read_text().splitlines() if re.search(r"\bfolder\b", line)]
-        assert all("source.folder" in line or "your folder" in line for line in left), left

@@ -88,7 +88,7 @@ def test_crops_have_torchvisions_distribution(monkeypatch: pytest.MonkeyPatch) -
     )
     image = torch.zeros(3, 256, 256, dtype=torch.uint8)
     torch.manual_seed(2)
-    transform = v2.RandomResizedCrop(224, SPEC["crop_scale"], SPEC["crop_ratio"])  # type: ignore[arg-type]
+    transform = v2.RandomResizedCrop(224, SPEC["crop_scale"], SPEC["crop_ratio"])
     drawn = (transform.make_params([image]) for _ in range(count))
     theirs = np.array([[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=float)
 

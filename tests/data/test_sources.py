@@ -35,6 +35,20 @@ def record(label: int, pixels: np.ndarray) -> bytes:
     return bytes([label]) + b"".join(pixels[:, :, channel].tobytes() for channel in range(3))
 
 
+PLUGGED = sorted(name for name, facts in registry.catalogue("source").items() if "where" in facts)
+
+
+@pytest.mark.parametrize("name", PLUGGED)
+def test_a_plug_in_reads_the_same_images_each_time(name: str, tmp_path: Path) -> None:
+    """With the options of its `example`. A Pool checks the shapes, types and parts itself."""
+    options = registry.complete("source", name, registry.facts("source", name).get("example", {}))
+    first, second = (registry.load("source", name).read(options, tmp_path) for _ in range(2))
+    assert isinstance(first, Pool)
+    assert torch.equal(first.tensor, second.tensor)
+    assert torch.equal(first.labels, second.labels)
+    assert first.labels.unique().tolist() == list(range(len(first.classes)))
+
+
 # --- Fashion-MNIST
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmark.cli import parser
-from benchmark.data.build import load
+from benchmark.data.load import load
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.few_labels import subsets
 from benchmark.evaluation.knn import knn_accuracy

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from benchmark.data.build import build, load
-from benchmark.data.pool import Splits
+from benchmark.data.build import build
+from benchmark.data.load import load
 from benchmark.data.standardise import standardiser
+from benchmark.data.storage import Splits
 from benchmark.evaluation import softmax_regression
 from benchmark.evaluation.features import embed
 from benchmark.evaluation.knn import Split

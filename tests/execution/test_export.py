@@ -143,7 +143,7 @@ def evaluated(project: Path, splits: Splits) -> Mapping[str, Tensor]:
 def standardised(splits: Splits) -> Tensor:
     mean = torch.tensor(splits.manifest.mean).view(1, -1, 1, 1)
     std = torch.tensor(splits.manifest.std).view(1, -1, 1, 1)
-    x = (splits.images["test"].float() / 255 - mean) / std
+    x = (splits.images["test"][:].float() / 255 - mean) / std
     return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -98,7 +98,7 @@ def test_the_control_is_the_file_as_timm_loads_it(trained: tuple[Path, Ended]) -
     )  # fmt: skip
     model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     with torch.no_grad():
-        z = {name: model(standardise(x.float() / 255)) for name, x in splits.images.items()}
+        z = {name: model(standardise(x[:].float() / 255)) for name, x in splits.images.items()}
     (accuracy,) = knn_accuracy(
         (z["train"], splits.labels["train"]), (z["test"], splits.labels["test"]), [5], 0.07
     )

@@ -28,7 +28,7 @@ FILES = slow.counts(100, 600)
 SECONDS = 3.0
 """CPU time that a plan or a refusal may take; the usual one is a tenth of a second."""
 
-TRACKS = ("mini", "cifar10", "fashion-mnist", "folder")
+TRACKS = ("mini", "cifar10", "fashion-mnist")
 
 ODD: list[Any] = [
     None, True, False, 0, 1, -1, 2, 10**6, 2**63, -(2**64), 10**30, 10**400, 0.0, -0.0, 0.5, 1e-320,

@@ -16,7 +16,7 @@ ORDER = (
     ("components", "provenance"),
     ("config", "data", "norms"),
     ("backbones", "planning"),
-    ("methods", "results"),
+    ("methods", "results", "scaffold"),
     ("training", "analysis", "tracking"),
     ("evaluation", "report"),
     ("diagnostics",),

@@ -42,13 +42,10 @@ TRACKS = {
     "cifar10-full": Track("CIFAR-10", 32, 10, ("published", "adapted")),
     "cifar100": Track("CIFAR-100", 32, 100),
     "imagenet-1k": Track("ImageNet", 224, 1000),
+    "stl10": Track("STL-10", 96, 10),
+    "imagenette": Track("Imagenette", 128, 10),
+    "imagenet100": Track("ImageNet-100", 224, 100),
 }
-# To come, with `image_size`, `data.splits.unlabelled` and the sources `imagenette` and `imagefolder`:
-# TRACKS |= {
-#     "stl10": Track("STL-10", 96, 10),
-#     "imagenette": Track("Imagenette", 128, 10),
-#     "imagenet100": Track("ImageNet-100", 224, 100),
-# }
 
 PAGE = (tiny.PROJECT / "docs" / "recipes.md").read_text(encoding="utf-8")
 REPOSITORIES = set(re.findall(r"\| [A-Z]\d* \| [\w-]+/([\w.-]+)", PAGE))

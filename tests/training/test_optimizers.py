@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -229,3 +231,30 @@ def test_parameter_frozen_at_first_starts_when_its_gradient_comes(name, options)
         assert not torch.equal(late, start)
         found.append(late.detach())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", sorted(registry.catalogue("optimizer")))
+def test_every_optimizer_descends_and_resumes(name):
+    """On x² it gets nearer to 0. What `state` holds is all that a second one needs to go on."""
+    example = registry.facts("optimizer", name).get("example", {})
+
+    def made(start):
+        parameter = torch.nn.Parameter(start.clone())
+        group = {"params": [parameter], "weight_decay": 0.0}
+        return parameter, registry.build("optimizer", name, [group], 0.01, **example)
+
+    def steps(parameter, optimizer):
+        for _ in range(5):
+            parameter.grad = 2 * parameter.detach()
+            optimizer.step()
+
+    start = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
+    whole, optimizer = made(start)
+    steps(whole, optimizer)
+    assert (whole.abs() < start.abs()).all()
+    resumed, other = made(whole.detach())
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    other.load_state_dict(other.state_dict() | {"state": state})
+    steps(whole, optimizer)
+    steps(resumed, other)
+    assert torch.equal(whole, resumed)

@@ -325,6 +325,23 @@ def test_half_transparent_pixels_are_mixed_with_the_ground(tmp_path: Path) -> No
         assert (found[:8] == pixels[:8, :, :3]).all()
 
 
+def test_cmyk_and_palettes_become_colours(tmp_path: Path) -> None:
+    """Without a profile: each ink takes its share of the light away."""
+    inks = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "x.tif")
+    light = 1 - inks / 255
+    expected = 255 * light[:, :, :3] * light[:, :, 3:]
+    found = load_image(tmp_path / "x.tif", 8, 3).permute(1, 2, 0).numpy()
+    assert np.abs(found - expected).max() <= 1
+    colours = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+    index = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    palette = Image.fromarray(index, "P")
+    palette.putpalette(colours.tobytes())
+    palette.save(tmp_path / "x.png")
+    found = load_image(tmp_path / "x.png", 16, 3).permute(1, 2, 0).numpy()
+    assert (found == colours[index]).all()
+
+
 def test_too_many_pixels_are_refused_with_a_way_on(tmp_path: Path) -> None:
     path, limit = tmp_path / "large.png", Image.MAX_IMAGE_PIXELS
     Image.new("1", (20_000, 10_000)).save(path)

@@ -104,7 +104,7 @@ def test_a_cell_takes_the_seed_of_its_images(tmp_path: Path):
     built = load(root / "data/mini", ("train", "validation", "test"))
     mean, std = built.manifest.mean[0], built.manifest.std[0]
     z = {
-        name: (((images.float() / 255 - mean) / std).flatten(1), built.labels[name])
+        name: (((images[:].float() / 255 - mean) / std).flatten(1), built.labels[name])
         for name, images in built.images.items()
     }
     index = subsets(built.labels["train"], [0.1], 5)[0.1]

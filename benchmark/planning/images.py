@@ -43,9 +43,13 @@ def _unrecorded(params: Params, checksum: str) -> str | None:
 
 
 def _places(params: Params) -> list[str]:
-    """Unrecorded options that choose images, such as a path. Those with a default set a limit."""
+    """Unrecorded options that choose images, which are paths. Those that are numbers set a limit."""
     facts = registry.facts("source", params.data.source)
-    return [name for name in facts.get("unrecorded", ()) if name not in facts.get("defaults", {})]
+    return [
+        name
+        for name in facts.get("unrecorded", ())
+        if facts["options"][name] == "str" and params.data.options[name]
+    ]
 
 
 def check_images(root: Path, params: Params) -> None:

@@ -97,7 +97,7 @@ def test_with_nothing_hidden_it_is_the_ordinary_encoding(backbone, norm):
 
 
 def test_pixels_are_the_image_itself():
-    network = pixels(ImageShape(3, 16, 16), norms("bn"))
+    network = pixels(ImageShape(3, 16, 16), norms("bn"), 0)
     assert network.width == 3 * 16 * 16
     assert torch.equal(network(images()).view(8, 3, 16, 16), images())
 

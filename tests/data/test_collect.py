@@ -44,19 +44,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small shards, and processes for few files; what a test sets is undone after it."""
+    for module, name in ((shards, "BYTES"), (collect, "PARALLEL"), (collect, "CHUNK")):
+        monkeypatch.setattr(module, name, getattr(module, name))
     small()
 
 
 def small() -> None:
     shards.BYTES = EACH * 3 * 24 * 24
     collect.PARALLEL, collect.CHUNK = 1, 3
-
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((shards, "BYTES"), (collect, "PARALLEL"), (collect, "CHUNK")):
-        monkeypatch.setattr(module, name, getattr(module, name))
 
 
 def make(images: Path, out: Path, **options: Any) -> Manifest:

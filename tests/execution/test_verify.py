@@ -84,7 +84,7 @@ def root(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains without workers, which take seconds to start."""
 
-    def train(tasks: Sequence[Task], store: Store, data: Path, *_: object) -> None:
+    def train(tasks: Sequence[Task], store: Store, data: Path, *_: object, **__: object) -> None:
         for task in tasks:
             run(task, data, store, determinism.start("cpu"), lambda *_: True)
 

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from benchmark.cli import parser
 from benchmark.components import plugins, registry
+from benchmark.data.load import load
 from benchmark.execution import local
 from tests.helpers import tiny, warm
 
@@ -215,7 +216,6 @@ def still() -> dict[str, Any]:
 
 
 def test_dataset(reader: Reader) -> None:
-    from safetensors.torch import load_file
     from sklearn.datasets import load_digits
 
     reader.follow("dataset.md")
@@ -224,8 +224,9 @@ def test_dataset(reader: Reader) -> None:
     assert all(row["complete"] for row in rows.values())
     # Digits are easy for raw pixels; were images and labels mixed up, they would be hard.
     assert rows["raw-pixels", "none"]["knn_reestimated"]["mean"] > 0.9
-    built = load_file(reader.root / "data/digits/splits.safetensors")
-    images = torch.cat([built[f"{name}.images"] for name in ("train", "validation", "test")])
+    names = ("train", "validation", "test")
+    built = load(reader.root / "data/digits", names).images
+    images = torch.cat([built[name][:] for name in names])
     assert images.shape == (1797, 1, 8, 8)
     theirs = torch.from_numpy(load_digits().images).sum((1, 2)).sort().values
     ours = (images.double() * 16 / 255).sum((1, 2, 3)).sort().values

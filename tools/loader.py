@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Times batches of views of large images beside torchvision's ImageFolder and DataLoader.
 
 python -m tools.loader FOLDER, with class folders of images. Both give random resized crops, mirrored at
@@ -15,6 +16,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from benchmark.core import determinism
+
+determinism.prepare()  # as in training runs
 
 import torch
 from torch.utils.data import DataLoader

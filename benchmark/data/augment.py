@@ -194,13 +194,14 @@ def _crop_bytes(
     fast as the products of matrices. It may differ from them by one byte: its weights have 16 bits.
     """
     count = len(images)
-    made = torch.empty((len(boxes), images.shape[1], *size), dtype=torch.uint8)
-    # Channels last is the layout that the kernel is written for.
-    nearest = images.contiguous(memory_format=torch.channels_last)
+    # Channels last is the layout that the kernel and the networks are written for.
+    last = torch.channels_last
+    made = torch.empty((len(boxes), images.shape[1], *size), dtype=torch.uint8, memory_format=last)
     for number, ((top, left, height, width), mirror) in enumerate(
         zip(boxes, mirrored, strict=True)
     ):
-        box = nearest[number % count, None, :, top : top + height, left : left + width]
+        box = images[number % count, None, :, top : top + height, left : left + width]
+        box = box.contiguous(memory_format=last)
         crop = F.interpolate(box, size, mode="bilinear", antialias=True)
         made[number] = crop[0].flip(2) if mirror else crop[0]
     return made.float().div_(255)

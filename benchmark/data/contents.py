@@ -9,10 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark.data.shards import Shards
-
-READ = 1 << 26
-"""Bytes of images that are read at a time for their checksum."""
+from benchmark.data.shards import READ, Shards
 
 
 class Contents(NamedTuple):
@@ -37,7 +34,9 @@ def contents(parts: Iterable[Tensor], labels: Tensor) -> Contents:
 
 def in_parts(shards: Shards, index: Tensor) -> Iterator[Tensor]:
     """The images of an index, some at a time."""
-    return (shards.take(part) for part in index.split(max(1, READ // shards.bytes_each)))
+    for part in index.split(max(1, READ // shards.bytes_each)):
+        yield shards.take(part)
+        shards.forget()
 
 
 def per_class(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:

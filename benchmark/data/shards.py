@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 BYTES = 1 << 30
 """Most bytes of a shard. A process maps each shard, and Linux allows it some thousand files."""
+
+
+READ = 1 << 24
+"""Bytes of images that are read at a time."""
 
 
 def file_name(number: int) -> str:
@@ -38,6 +44,7 @@ class Shards:
         import torch
 
         self._parts: list[Tensor] = []
+        self._maps: list[mmap.mmap] = []
         begins = [0]
         for number in range(count):
             path = folder / file_name(number)
@@ -54,6 +61,7 @@ class Shards:
                     f"{mapped.shape}"
                 )
             self._parts.append(torch.from_numpy(mapped))
+            self._maps.append(mapped._mmap)
             begins.append(begins[-1] + len(mapped))
         self._begins = torch.tensor(begins)
         self.shape = (begins[-1], *shape)
@@ -61,6 +69,11 @@ class Shards:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def forget(self) -> None:
+        """Takes the images out of this process's memory. They stay in the system's page cache."""
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def take(self, index: Tensor, pinned: bool = False) -> Tensor:
         """The images of an index (B,) into all of them, in memory: uint8 (B, C, H, W)."""
@@ -75,3 +88,14 @@ class Shards:
                 return torch.index_select(self._parts[number], 0, inside, out=out)
             out[places] = self._parts[number][inside]
         return out
+
+
+def in_parts(path: Path, size: int = READ) -> Iterator[NDArray[np.uint8]]:
+    """The images of a shard, some `size` bytes at a time; OSError or ValueError if it is none."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        (count, *shape), _, _ = np.lib.format.read_array_header_1_0(file)
+        each = math.prod(shape)
+        for begin in range(0, count, step := max(1, size // each)):
+            part = file.read(min(step, count - begin) * each)
+            yield np.frombuffer(part, np.uint8).reshape(-1, *shape)

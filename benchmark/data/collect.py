@@ -121,8 +121,25 @@ def _store(
     """Makes the shard of `shape` whose first image has the number `begin`."""
     # Named after the process: a worker of a killed run may still write to its own file.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    head = shards.header(shape)
-    size = math.prod(shape[1:])
+    try:
+        whole = _filled(part, pieces, begin, shape, submit, bar, allowed)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return whole
+
+
+def _filled(
+    part: Path,
+    pieces: Sequence[Piece],
+    begin: int,
+    shape: tuple[int, ...],
+    submit: Submit,
+    bar: tqdm[Any],
+    allowed: int,
+) -> Stored:
+    """Writes the file of a shard."""
+    head, size = shards.header(shape), math.prod(shape[1:])
     with part.open("wb") as file:
         file.write(head)
         file.truncate(len(head) + shape[0] * size)
@@ -152,7 +169,6 @@ def _store(
         bar.update(count)
     with part.open("rb") as file:
         os.fsync(file.fileno())
-    part.replace(path)
     return whole
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,12 +93,15 @@ def store(out: str, offset: int, root: str, names: Sequence[str], decoding: Deco
     """Decodes files and writes their pixels into the file `out` at `offset`, one after another."""
     images = np.zeros((len(names), decoding.channels, decoding.size, decoding.size), np.uint8)
     unreadable, enlarged = {}, 0
-    for place, name in enumerate(names):
-        try:
-            images[place], small = decoding(f"{root}/{name}", name)
-            enlarged += small
-        except UserError as error:
-            unreadable[place] = str(error)
+    with warnings.catch_warnings():
+        # Pillow warns of unusual files that it can read, once for each of thousands.
+        warnings.simplefilter("ignore")
+        for place, name in enumerate(names):
+            try:
+                images[place], small = decoding(f"{root}/{name}", name)
+                enlarged += small
+            except UserError as error:
+                unreadable[place] = str(error)
     return Stored(write(out, offset, images), unreadable, enlarged)
 
 

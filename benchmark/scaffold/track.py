@@ -28,6 +28,9 @@ SAMPLE = 1000
 LARGEST = 64
 """Side of the images in pixels if the user names none, so that a first table takes minutes on a CPU."""
 
+CROPPED = 128
+"""Larger networks see crops of images that are stored with an eighth of a margin."""
+
 EPOCHS, LENGTHS = 90, (64_000, 128_000)
 """A training run has so many passes over the training images, within these numbers of images in all.
 It always sees each image once."""
@@ -90,6 +93,7 @@ def write(
     files = [*unlabelled, *(f"{labelled.root}/{name}" for name in labelled.names)]
     short, channels = _looks(files)
     side = _side(size, short)
+    stored = _stored(side, short)
     splits, count = _splits(labelled)
     if count < FEWEST:
         raise UserError(
@@ -102,23 +106,26 @@ def write(
         splits |= {"unlabelled": 1.0 if shares else len(unlabelled)}
     values = {
         "track": name, "title": title, "evaluate": evaluate, "shares": shares, "splits": splits,
-        "options": {**options, "size": side, "channels": channels}, "count": count,
+        "options": {**options, "size": stored, "channels": channels}, "count": count,
+        "seen": side if stored > side else None,
         "drawn": "validation" not in labelled.parts, "colour": channels == 3,
         **_networks(side), **_lengths(count, count + len(unlabelled)),
     }  # fmt: skip
     texts = {
         "params.yaml": render("params.yaml.j2", **values),
-        "dvc.yaml": render("dvc.yaml.j2", track=name),
-        "sweep/dvc.yaml": render("sweep.yaml.j2", track=name),
+        "dvc.yaml": render("dvc.yaml.j2", track=name, seen=values["seen"]),
+        "sweep/dvc.yaml": render("sweep.yaml.j2", track=name, seen=values["seen"]),
     }
     (folder / "sweep").mkdir(parents=True)
     for file, text in texts.items():
         (folder / file).write_text(text, encoding="utf-8", newline="\n")
+    of = f" of {stored}×{stored}" if stored > side else ""
+    larger = ", more than the images have: they are enlarged" if side > short else ""
     smaller = "; --size 224 asks for more, and for a GPU" if size is None and side < short else ""
     lines = [
         f"{counted(len(files), 'image')}, {len(next(iter(labelled.parts.values())))} classes, "
         f"{'colour' if channels == 3 else 'grey'}, shorter side {short} pixels at the median",
-        f"networks get {side}×{side} pixels{smaller}",
+        f"networks get {side}×{side} pixels{of}{larger}{smaller}",
         *([f"ignored files: {listed(labelled.ignored)}"] if labelled.ignored else []),
         f"written: tracks/{name}/params.yaml, which you can edit, and two pipelines",
         "",
@@ -205,6 +212,11 @@ def _side(given: int | None, short: int) -> int:
             f"--size is {given}, expected a multiple of 4 from 8 to 32, of 8 to 128 or of 16 to 1024"
         )
     return max(side - wrong, 8)
+
+
+def _stored(side: int, short: int) -> int:
+    """The side of the stored images, from which large views are cropped: 256 pixels for 224."""
+    return max(side, min(short, round(side * 8 / 7))) if side > CROPPED else side
 
 
 def _scale(side: int) -> dict[str, Any]:

@@ -72,16 +72,18 @@ def check_cells(params: Params, images: int, side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sides", "given", "side", "patch"),
+    ("sides", "given", "side", "patch", "stored"),
     [
-        ((28, 28), None, 28, 7),
-        ((31, 90), None, 28, 7),
-        ((40, 33), None, 32, 8),
-        ((5, 9), None, 8, 2),
-        ((300, 200), None, 64, 8),
-        ((32, 32), 16, 16, 4),
-        ((300, 200), 96, 96, 12),
-        ((300, 200), 224, 224, 16),
+        ((28, 28), None, 28, 7, 28),
+        ((31, 90), None, 28, 7, 28),
+        ((40, 33), None, 32, 8, 32),
+        ((5, 9), None, 8, 2, 8),
+        ((300, 200), None, 64, 8, 64),
+        ((32, 32), 16, 16, 4, 16),
+        ((300, 200), 96, 96, 12, 96),
+        ((300, 200), 224, 224, 16, 224),
+        ((300, 240), 224, 224, 16, 240),
+        ((300, 400), 224, 224, 16, 256),
     ],
 )
 def test_size_and_patches_fit_the_images(
@@ -90,17 +92,20 @@ def test_size_and_patches_fit_the_images(
     given: int | None,
     side: int,
     patch: int,
+    stored: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     draw(here / "images", {"a": 30, "b": 30}, sides)
     said = new(capsys, "--images", "images", *(["--size", str(given)] if given else []))
     params = written(here)
-    assert params.data.options["size"] == side
+    assert params.data.options["size"] == stored
+    assert params.image_size == (side if stored > side else None)
     assert f"networks get {side}×{side} pixels" in said
+    assert ("they are enlarged" in said) == (side > min(sides))
     assert ("--size 224" in said) == (given is None and side < min(sides))
     assert params.backbones["vit"].arguments["patch_size"] == patch
     assert params.methods["mae"].options["patch"] == patch
-    check_cells(params, 42, side)
+    check_cells(params, 42, stored)
 
     import torch
 

@@ -63,6 +63,13 @@ class Decoding:
             ) from error
         size, short = self.size, min(image.size)
         width, height = (max(size, round(side * size / short)) for side in image.size)
+        if width * height > self.max_megapixels * 10**6:
+            # A strip of few pixels, whose length grows with its breadth.
+            raise UserError(
+                f"{path}: expected at most {self.max_megapixels} megapixels once the shorter side is "
+                f"{size}, found {width} × {height} pixels; make it less oblong or raise "
+                "data.options.max_megapixels"
+            )
         # Pillow widens the filter when it shrinks an image: this is the antialiased bicubic.
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (self._start(side - size, name) for side in (width, height))

@@ -81,7 +81,8 @@ class Decoding:
         """The first pixel of the crop along a side with `spare` pixels too many."""
         if self.crop == "centre":
             return spare // 2
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (spare + 1)
+        raw = name.encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8
+        return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") % (spare + 1)
 
 
 class Stored(NamedTuple):

@@ -229,3 +229,9 @@ def test_random_crops_depend_on_the_name_alone(tmp_path: Path) -> None:
         (start,) = (s for s in range(31) if (pixels[:, s : s + 10] == found[0]).all())
         starts.add(start)
     assert starts == set(range(31))
+
+
+def test_names_of_files_need_not_be_utf_8(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images/a/000.jpg").rename(tmp_path / "images/a" / os.fsdecode(b"caf\xe9.jpg"))
+    assert make(tmp_path / "images", tmp_path / "x", crop="random").splits["train"].count == 72

@@ -168,7 +168,7 @@ class Table:
     dataset: str
     """Checksum of the images."""
     images: int | None
-    """Training images; null if the params give a share and the images have not been built."""
+    """Images of the training split; null if that is a share of images that have not been built."""
     largest_class: float | None
     """Share of the largest class of the test split; null if the classes are of equal size."""
     neighbours: tuple[int, int]

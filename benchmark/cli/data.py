@@ -14,6 +14,9 @@ HELP = "fetch, verify and build a track's images"
 
 COLOURS = ("red", "green", "blue")
 
+DARK = 1 / 16
+"""Mean pixel, of 1 for white. Images that use 12 of 16 bits are darker."""
+
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
@@ -69,6 +72,11 @@ def described(manifest: Manifest) -> Iterator[str]:
                 f"channel {channel}{name} is constant in the training split: it is divided by 1 "
                 "instead of its standard deviation of 0"
             )
+    if max(manifest.mean) < DARK:
+        yield (
+            f"images are almost black: their mean is {max(manifest.mean):.1%} of white; images that use "
+            "few of 16 bits keep few grey levels: stretch them before"
+        )
     if manifest.enlarged:
         _, height, width = manifest.shape
         yield f"images enlarged to {height}×{width} pixels: {manifest.enlarged}"

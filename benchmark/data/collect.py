@@ -209,13 +209,23 @@ def _linked(earlier: Path, path: Path) -> None:
 
 
 def _signature(pieces: Sequence[Piece]) -> str | None:
-    """A checksum of the names, sizes and times of all files; None for images that are in memory."""
+    """A checksum of the names, sizes and times of all files; None for images that are in memory.
+
+    Raises UserError for a file that has gone since it was found.
+    """
     digest = hashlib.sha256()
     for piece in pieces:
         if not isinstance(piece, Files):
             return None
         for name in piece.names:
-            found = os.stat(f"{piece.root}/{name}")  # noqa: PTH116  # a million paths are slow
+            path = f"{piece.root}/{name}"
+            try:
+                found = os.stat(path)  # noqa: PTH116  # a million paths are slow
+            except OSError as error:
+                # Not an error of the data set, which is written meanwhile.
+                raise UserError(
+                    f"{path}: {error.strerror}; it was there when the folder was listed: run again"
+                ) from error
             line = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"
             digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -241,9 +251,13 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder}: expected {needed / 1e9:,.1f} GB free for the images, found {free / 1e9:,.1f}; "
+            f"{folder}: expected {_amount(needed)} free for the images, found {_amount(free)}; "
             "free some, make data a link to a larger disk, or ask for a smaller size"
         )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _check_readable(unreadable: Collection[str], allowed: int) -> None:

@@ -64,6 +64,13 @@ class Decoding:
             ) from error
         size, short = self.size, min(image.size)
         width, height = (max(size, round(side * size / short)) for side in image.size)
+        if width * height > self.max_megapixels * 10**6:
+            # A strip of few pixels, whose length grows with its breadth.
+            raise UserError(
+                f"{path}: expected at most {self.max_megapixels} megapixels once the shorter side is "
+                f"{size}, found {width} × {height} pixels; make it less oblong or raise "
+                "data.options.max_megapixels"
+            )
         # Pillow widens the filter when it shrinks an image: this is the antialiased bicubic.
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (self._start(side - size, name) for side in (width, height))
@@ -75,7 +82,8 @@ class Decoding:
         """The first pixel of the crop along a side with `spare` pixels too many."""
         if self.crop == "centre":
             return spare // 2
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (spare + 1)
+        raw = name.encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8
+        return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") % (spare + 1)
 
 
 class Stored(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmark.components import registry
-from benchmark.config.overrides import flags
+from benchmark.config.overrides import PRIVATE, flags
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
@@ -93,7 +93,9 @@ def built(root: Path, params: Params) -> Manifest:
     """
     folder, data = data_folder(root, params.track), params.data
     path = folder / manifests.MANIFEST
-    again = manifests.again(" ".join([params.track, flags(params.overrides)]).strip())
+    # A command to fill in: with PRIVATE as a value it would be one to run and to fail.
+    given = flags(params.overrides).replace(PRIVATE, "…")
+    again = manifests.again(f"{params.track} {given}".strip())
     manifest = manifests.read(folder)
     source, facts = manifest.source, registry.facts("source", data.source)
     recorded = [registry.recorded(data.source, given) for given in (source.options, data.options)]

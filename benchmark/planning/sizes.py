@@ -39,16 +39,13 @@ def check_cells(root: Path, params: Params, cells: Sequence[Cell]) -> None:
 
 
 def training_images(root: Path, params: Params) -> int | None:
-    """The number of images that are trained on without labels.
+    """The number of images of the training split, in which kNN looks for neighbours.
 
     Of the params or, where these give a share, of the built images. None where the params give a share
     and the images have not been built.
     """
-    asked = params.data.splits
-    counted = isinstance(asked.train, int) and not isinstance(asked.unlabelled, float)
-    manifest = None if counted else _manifest(root, params)
-    counts = [_count(params, manifest, name) for name in ("train", UNLABELLED)]
-    return None if None in counts else sum(filter(None, counts))
+    counted = isinstance(params.data.splits.train, int)
+    return _count(params, None if counted else _manifest(root, params), "train")
 
 
 def _count(params: Params, manifest: Manifest | None, split: str) -> int | None:

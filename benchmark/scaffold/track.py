@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import statistics
+import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmark.config.params import track_file
 from benchmark.core.errors import ParamsError, UserError
 from benchmark.core.wording import counted
 from benchmark.data.class_folders import Found, find, find_unlabelled, listed
+from benchmark.data.decode import FORMATS
 from benchmark.scaffold.render import render
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -103,7 +105,8 @@ def write(
     shares = "all" in labelled.parts
     options = {"train": images, "evaluate": evaluate} if evaluate else {"path": images}
     if evaluate:
-        splits |= {"unlabelled": 1.0 if shares else len(unlabelled)}
+        # A share, because copies of images of other splits are left out.
+        splits |= {"unlabelled": 1.0}
     values = {
         "track": name, "title": title, "evaluate": evaluate, "shares": shares, "splits": splits,
         "options": {**options, "size": stored, "channels": channels}, "count": count,
@@ -116,9 +119,7 @@ def write(
         "dvc.yaml": render("dvc.yaml.j2", track=name, seen=values["seen"]),
         "sweep/dvc.yaml": render("sweep.yaml.j2", track=name, seen=values["seen"]),
     }
-    (folder / "sweep").mkdir(parents=True)
-    for file, text in texts.items():
-        (folder / file).write_text(text, encoding="utf-8", newline="\n")
+    _write(folder, texts)
     of = f" of {stored}×{stored}" if stored > side else ""
     larger = ", more than the images have: they are enlarged" if side > short else ""
     smaller = "; --size 224 asks for more, and for a GPU" if size is None and side < short else ""
@@ -146,6 +147,20 @@ def _new(root: Path, name: str) -> Path:
         if other.casefold() == name.casefold():
             raise UserError(f"NAME is {name!r}, expected a new name: {other!r} is taken")
     return root / "tracks" / name
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes the files of a new folder, all or none; UserError if they cannot be written."""
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as part:
+            for file, text in texts.items():
+                path = Path(part, folder.name, file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8", newline="\n")
+            Path(part, folder.name).rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def _directory(option: str, given: str) -> Path:
@@ -192,13 +207,13 @@ def _looks(files: Sequence[str]) -> tuple[int, int]:
             with warnings.catch_warnings():
                 # The data source has a limit of its own.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
+                with Image.open(path, formats=FORMATS) as image:
                     sides.append(min(image.size))
                     modes.add(Image.getmodebase(image.mode))
         except Exception as error:
             # Decoders raise many kinds of errors for damaged files.
             raise UserError(
-                f"{path}: expected an image, found {type(error).__name__}: {error}"
+                f"{path}: expected an image, found {type(error).__name__}: {error}; correct or remove it"
             ) from None
     return statistics.median_low(sides), 1 if modes == {"L"} else 3
 

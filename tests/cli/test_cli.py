@@ -233,6 +233,10 @@ def test_images_of_another_folder_are_refused_by_every_verb(
         )
         assert parser.main(["plan"]) == 0
         assert "built from another path" in capsys.readouterr().out
+        # The value may be private: it is left for the user to fill in.
+        assert parser.main(["plan", "--set", f"data.options.path={path}"]) == 0
+        shown = capsys.readouterr().out
+        assert "run `uv run benchmark data mini --set 'data.options.path=\"…\"'`" in shown
     tiny.write_params(root, tiny.changed(tree, "data/options/path", "others"))
     assert parser.main(["data"]) == 0
     capsys.readouterr()

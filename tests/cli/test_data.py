@@ -107,6 +107,19 @@ def test_ignored_files_are_printed(here: Path, capsys: pytest.CaptureFixture[str
     assert printed(capsys)[5:] == ["ignored files: 2 .heic, 1 .txt"]
 
 
+@pytest.mark.parametrize(("most", "dark"), [(4095, True), (65535, False)])
+def test_images_of_few_grey_levels_are_reported(
+    here: Path, capsys: pytest.CaptureFixture[str], most: int, dark: bool
+) -> None:
+    dice = np.random.default_rng(0)
+    for number in range(8):
+        path = here / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dice.integers(0, most + 1, (8, 8), dtype=np.uint16)).save(path)
+    params(here, FRACTIONS, channels=1)
+    assert any(line.startswith("images are almost black") for line in printed(capsys)) == dark
+
+
 def test_a_wrong_key_is_named_with_its_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = params(here, FRACTIONS)
     assert tiny.refusal(capsys, "data") == (

@@ -178,9 +178,26 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1, 1)
     )
-    with pytest.raises(UserError, match=r"expected 0.0 GB free for the images, found 0.0"):
+    with pytest.raises(UserError, match=r"expected 0.2 MB free for the images, found 0.0 MB"):
         make(images, tmp_path / "y")
     assert not (tmp_path / "y").exists()
+
+
+def test_a_file_that_has_gone_is_named(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "images"
+    shutil.copytree(images, copy)
+    listed = collect.collect
+
+    def late(*given: Any) -> collect.Collected:
+        (copy / "b/101.jpg").unlink()
+        return listed(*given)
+
+    monkeypatch.setattr("benchmark.data.build.collect", late)
+    with pytest.raises(UserError) as error:
+        make(copy, tmp_path / "x")
+    assert str(error.value).startswith(f"{copy}/b/101.jpg: No such file or directory; ")
 
 
 def test_two_builds_at_once_are_refused(images: Path, tmp_path: Path) -> None:
@@ -212,3 +229,9 @@ def test_random_crops_depend_on_the_name_alone(tmp_path: Path) -> None:
         (start,) = (s for s in range(31) if (pixels[:, s : s + 10] == found[0]).all())
         starts.add(start)
     assert starts == set(range(31))
+
+
+def test_names_of_files_need_not_be_utf_8(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images/a/000.jpg").rename(tmp_path / "images/a" / os.fsdecode(b"caf\xe9.jpg"))
+    assert make(tmp_path / "images", tmp_path / "x", crop="random").splits["train"].count == 72

@@ -355,6 +355,18 @@ def test_too_many_pixels_are_refused_with_a_way_on(tmp_path: Path) -> None:
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "strip.png"
+    Image.new("L", (40_000, 1)).save(path)
+    with pytest.raises(UserError) as error:
+        load_image(path, 100, 1)
+    assert str(error.value) == (
+        f"{path}: expected at most 180 megapixels once the shorter side is 100, found 4000000 × 100 "
+        "pixels; make it less oblong or raise data.options.max_megapixels"
+    )
+    assert (load_image(path, 4, 1) == 0).all()
+
+
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

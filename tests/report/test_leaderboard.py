@@ -320,6 +320,7 @@ def test_more_neighbours_than_training_images_have_no_accuracy(
 ) -> None:
     """kNN takes all the images then, so the column would be named after a number it did not use."""
     raw = tiny.changed(raw, "data/splits/train", images)
+    raw["data"]["splits"]["unlabelled"] = 50  # not among the neighbours
     raw = tiny.changed(raw, "evaluation/precise_bn_batch_size", 100)
     written(tmp_path, params_of(raw, methods=["rotation"], learning_rates="default"))
     text = (tmp_path / "results/mini/leaderboard.md").read_text(encoding="utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -209,6 +211,8 @@ def labelled(root: Path) -> None:
     draw(root / "case", {"Cat": 30, "cat": 30})
     draw(root / "broken", {"a": 30, "b": 30})
     (root / "broken/a/0.png").write_bytes(b"no image")
+    draw(root / "other", {"a": 30, "b": 30})
+    Image.new("L", (20, 20)).save(root / "other/a/0.png", format="PPM")
     (root / "empty").mkdir()
     (root / "tracks/there").mkdir(parents=True)
 
@@ -227,8 +231,11 @@ REFUSED = [
     (["mine", "--images", "tiny"], "20 images, of which 14 would be for training; expected at least 32"),
     (["mine", "--images", "case"], "the names of the class folders Cat and cat differ only in case"),
     (["mine", "--images", "broken"], "broken/a/0.png: expected an image, found UnidentifiedImageError"),
+    (["mine", "--images", "broken"], "; correct or remove it"),
+    # What the data source does not read.
+    (["mine", "--images", "other"], "other/a/0.png: expected an image, found UnidentifiedImageError"),
     (["mine", "--images", "flat", "--evaluate", "one"], "--evaluate: expected at least 2 class folders"),
-    (["mine", "--images", "empty", "--evaluate", "good"], "--images: expected images in empty, found none"),
+    (["mine", "--images", "empty", "--evaluate", "good"], "--images: expected images in empty"),
     (["a/b", "--images", "good"], "NAME is 'a/b', expected letters, digits and - _ ."),
     (["mini", "--images", "good"], "NAME is 'mini', expected a new name: 'mini' is taken"),
     (["There", "--images", "good"], "NAME is 'There', expected a new name: 'there' is taken"),
@@ -258,6 +265,26 @@ def test_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) 
     said = tiny.refusal(capsys, "new", "track", "mine", "--images", "images")
     assert "'mine' is taken" in said
     assert file.read_text(encoding="utf-8") == "edited"
+
+
+def test_a_full_disk_leaves_no_half_of_a_track(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(here / "images", {"a": 30, "b": 30})
+    written = Path.write_text
+
+    def full(path: Path, *given: Any, **more: Any) -> int:
+        if path.name == "dvc.yaml":
+            # As the system's own, which does not name the file.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(path, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        said = tiny.refusal(capsys, "new", "track", "mine", "--images", "images")
+    assert said == f"benchmark: {here}/tracks/mine cannot be written: No space left on device"
+    assert not list((here / "tracks").iterdir())
+    new(capsys, "--images", "images")
 
 
 def test_it_is_for_the_top_of_the_project(
@@ -298,6 +325,18 @@ def test_images_without_classes_are_built_and_planned(
     check_cells(written(here), 42, 48)
     assert parser.main(["data", "mine"]) == 0
     assert "unlabelled 300" in capsys.readouterr().out
+
+
+def test_copies_among_images_without_classes_are_built(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, count in (("train", 30), ("test", 10)):
+        draw(here / "labelled" / split, {"a": count, "b": count})
+    draw(here / "photos", {".": 50})
+    shutil.copytree(here / "labelled/test/a", here / "photos/copies")
+    new(capsys, "--images", "photos", "--evaluate", "labelled")
+    assert parser.main(["data", "mine"]) == 0
+    assert "train 51, validation 9, test 20, unlabelled 50" in capsys.readouterr().out
 
 
 # --- the whole path

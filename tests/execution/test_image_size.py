@@ -82,12 +82,15 @@ def test_evaluations_take_the_centre(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_size_is_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    asked = tiny.raw() | changed
+    root = tiny.project(tmp_path / "project", tiny.raw())
+
+    def planned() -> None:
+        cell = tiny.cell("simclr-resnet-bn-s0", tree=asked)
+        sizes.check_cells(root, tiny.params(asked), [cell])
+
     with pytest.raises(UserError, match=said):
-        params = tiny.raw() | changed
-        root = tiny.project(tmp_path / "project", tiny.raw())
-        sizes.check_cells(
-            root, tiny.params(params), [tiny.cell("simclr-resnet-bn-s0", tree=params)]
-        )
+        planned()
 
 
 def test_local_views_are_no_larger_than_global_ones(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmark.core.randomness import keyed
+from benchmark.core.system import cores
 from benchmark.data.augment import view
 from benchmark.data.build import build
 from benchmark.data.load import load
 from benchmark.data.storage import Images, ahead
-from benchmark.execution.local import cores
 from benchmark.training.loop import batch_indices
 
 CROP = {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "flip": 0.5}

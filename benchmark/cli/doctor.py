@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmark.components import plugins
 from benchmark.config.params import read, track_file
 from benchmark.core import determinism
-from benchmark.execution.local import cores
+from benchmark.core.system import cores
 from benchmark.provenance.program import program, versions
 
 HELP = "describe this machine and what it lacks"

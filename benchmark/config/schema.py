@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +18,7 @@ from pydantic import (
 )
 
 from benchmark.components.facts import Name, Section
+from benchmark.core.shares import exact
 from benchmark.core.value import Value
 
 
@@ -60,7 +60,7 @@ class Splits(Model):
         shares = [part for part in labelled if isinstance(part, float)]
         if shares and (len(shares) < 3 or max(shares) >= 1):
             raise ValueError("expected numbers of images, or fractions below 1")
-        if sum(Fraction(str(share)) for share in shares) > 1:
+        if sum(map(exact, shares)) > 1:
             raise ValueError("expected fractions of at most 1 in all")
         return self
 

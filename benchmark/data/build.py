@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from benchmark.components import registry
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError, refused
+from benchmark.core.system import locked
 from benchmark.data import copies
 from benchmark.data.collect import collect
 from benchmark.data.contents import contents, in_parts, per_class, statistics
@@ -126,10 +126,9 @@ def _workshop(out: Path) -> Iterator[tuple[Path, Path]]:
     try:
         if place.exists() and not place.is_dir():
             raise UserError(f"{out}: expected a folder to write to, found a file")
-        notes.mkdir(parents=True, exist_ok=True)
-        with (notes / "lock").open("w") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(notes / "lock", wait=False))
             except BlockingIOError:
                 raise UserError(
                     f"{out}: another process builds this data set; wait until it has ended"

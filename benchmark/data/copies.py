@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.manifest import Copies
-from benchmark.data.pool import UNLABELLED, Pool
+from benchmark.data.pool import NO_LABEL, Pool
 
 
 def count(pool: Pool, chosen: Mapping[str, Tensor]) -> Copies | None:
@@ -21,7 +21,7 @@ def count(pool: Pool, chosen: Mapping[str, Tensor]) -> Copies | None:
     distinct = len(originals.unique())
     if distinct == len(originals):
         return None
-    labelled = pool.labels != UNLABELLED
+    labelled = pool.labels != NO_LABEL
     held = {name: originals[indices] for name, indices in chosen.items()}
     return Copies(
         in_source=len(originals) - distinct,

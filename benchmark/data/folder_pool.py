@@ -11,7 +11,8 @@ import torch
 from benchmark.data.class_folders import Found
 from benchmark.data.decode import Decoding
 from benchmark.data.files import Files
-from benchmark.data.pool import UNLABELLED, Pool
+from benchmark.data.manifest import UNLABELLED
+from benchmark.data.pool import NO_LABEL, Pool
 
 
 def pool_of(
@@ -33,8 +34,8 @@ def pool_of(
     images = [Files(found.root, found.names, decoding, skipped)]
     if unlabelled:
         images.append(Files(*unlabelled, decoding, skipped))
-        labels.append(torch.full((len(unlabelled[1]),), UNLABELLED))
-        parts["unlabelled"] = torch.arange(begun, begun + len(unlabelled[1]))
+        labels.append(torch.full((len(unlabelled[1]),), NO_LABEL))
+        parts[UNLABELLED] = torch.arange(begun, begun + len(unlabelled[1]))
     return Pool(
         images=images,
         labels=torch.cat(labels),

@@ -21,7 +21,7 @@ from benchmark.data.shards import Shards, file_name
 from benchmark.data.storage import Images, Splits, chosen
 
 CHECKED = 1 << 30
-"""Most bytes of images whose checksum is compared whenever they are read; see `_check_files`."""
+"""Most bytes of images whose checksum is compared whenever they are read; see `_unchecked`."""
 
 
 def load(
@@ -95,7 +95,7 @@ def load(
     if trained <= set(known):
         mean, std = statistics(torch.stack([known[name].histogram for name in trained]).sum(0))
         compare("train", [("mean", mean, manifest.mean), ("std", std, manifest.std)])
-    if size > CHECKED:
+    if size > CHECKED and known:
         _remember(folder, manifest, known)
     if isinstance(rows, Tensor) and where == "device":
         rows = rows.to(device)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmark.data import decode
+from benchmark.data.manifest import UNLABELLED
 
 if TYPE_CHECKING:
     from benchmark.data.files import Files
 
-UNLABELLED = -1
+NO_LABEL = -1
 """The label of images without one."""
 
 Piece: TypeAlias = "Tensor | Files"
@@ -28,7 +29,7 @@ class Pool:
 
     images: uint8 (N, C, H, W), a tensor, which may be on a memory-mapped file, or files to decode, or
     several of these in the order of the images. labels: int64 (N,), indices into `classes`, or
-    UNLABELLED. parts: int64 indices into the N images, under "train" and "test" (an official split),
+    NO_LABEL. parts: int64 indices into the N images, under "train" and "test" (an official split),
     "train", "validation" and "test" (a preset one) or "all", and the images without labels under
     "unlabelled". ignored: numbers of files that were not read as images, by suffix. digests: see
     `benchmark.data.decode.digests`; computed if all images are tensors. Raises ValueError where these
@@ -52,12 +53,12 @@ class Pool:
         if self.labels.dtype != torch.int64 or self.labels.shape != (count,):
             raise ValueError(f"labels: expected int64 ({count},), found {_describe(self.labels)}")
         labelled = torch.ones(count, dtype=torch.bool)
-        labelled[self.parts.get("unlabelled", slice(0, 0))] = False
+        labelled[self.parts.get(UNLABELLED, slice(0, 0))] = False
         labels = self.labels[labelled]
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise ValueError(f"labels: expected 0 to {len(self.classes) - 1}")
-        if bool((self.labels[~labelled] != UNLABELLED).any()):
-            raise ValueError(f"labels: expected {UNLABELLED} in the part 'unlabelled'")
+        if bool((self.labels[~labelled] != NO_LABEL).any()):
+            raise ValueError(f"labels: expected {NO_LABEL} in the part {UNLABELLED!r}")
         # An image in two parts would leak from training into the test.
         used = torch.cat(list(self.parts.values())) if self.parts else torch.empty(0)
         if used.dtype != torch.int64 or used.unique().numel() != used.numel():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.core.errors import ParamsError, UserError
+from benchmark.core.shares import exact
 from benchmark.data.copies import ambiguous
 from benchmark.data.manifest import NAMES, UNLABELLED
 from benchmark.data.pool import Pool
@@ -47,7 +48,7 @@ def _unlabelled(pool: Pool, wanted: int | float, chosen: Mapping[str, Tensor], s
     # An image of the test split must not be trained on, and one of the training split is already.
     taken = pool.originals[torch.cat(list(chosen.values()))]
     indices = indices[~torch.isin(pool.originals[indices], taken)]
-    count = wanted if isinstance(wanted, int) else int(Fraction(str(wanted)) * len(indices))
+    count = wanted if isinstance(wanted, int) else int(exact(wanted) * len(indices))
     if not 0 < count <= len(indices):
         raise ParamsError(
             f"data.splits.{UNLABELLED}: expected at most {len(indices)}, the images without labels "
@@ -188,5 +189,4 @@ def _share(weights: Sequence[int | Fraction], total: int) -> list[int]:
 
 def _fractions(splits: Mapping[str, int | float]) -> dict[str, Fraction]:
     """The splits as exact fractions, in the order of NAMES; empty if they are numbers of images."""
-    # From their decimal digits: .7 is seven tenths, not the nearest binary number.
-    return {name: Fraction(str(splits[name])) for name in NAMES if isinstance(splits[name], float)}
+    return {name: exact(splits[name]) for name in NAMES if isinstance(splits[name], float)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.core.randomness import keyed
-from benchmark.planning.sizes import exact
+from benchmark.core.shares import exact
 
 Subsets = Mapping[float, Tensor]
 """The indices of training images by share."""

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
+from benchmark.core.system import cores
 from benchmark.data.manifest import Storage
 from benchmark.execution import worker
 from benchmark.execution.progress import Bars, starting
@@ -106,11 +107,6 @@ class _Slot:
     task: Task | None = None
     step: int = 0
     """The last step that the worker reported."""
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train_missing(

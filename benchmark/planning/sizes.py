@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 from benchmark.components import registry
 from benchmark.config.schema import Params
 from benchmark.core.errors import ParamsError, UserError
+from benchmark.core.shares import exact
 from benchmark.data.manifest import UNLABELLED, Manifest
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import (
@@ -160,11 +160,6 @@ def _check_finetune(config: Configuration, tuned: FinetuneConfig, images: int | 
     if tuned.norms == "batch":
         own = ((section, norm) for section, norm in config.each_norm() if section == "backbone")
         _check_groups(own, f"{where} {batch}", batch)
-
-
-def exact(share: float) -> Fraction:
-    """A share by its decimal digits: .1 is a tenth, not the nearest binary number."""
-    return Fraction(str(share))
 
 
 def _check_micro_batches(config: Configuration) -> None:

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from benchmark.config.weights import Loaded
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
+from benchmark.core.system import locked
 from benchmark.core.value import Value
 from benchmark.planning.cell import FINAL, Task
 from benchmark.planning.configuration import Configuration
@@ -267,12 +268,5 @@ class Store:
     @contextlib.contextmanager
     def lock(self, what: str) -> Iterator[None]:
         """Holds a lock of this store; another process that asks for it waits."""
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{what}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.folder / f"{what}.lock"):
             yield

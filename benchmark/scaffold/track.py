@@ -20,6 +20,7 @@ from benchmark.core.errors import ParamsError, UserError
 from benchmark.core.wording import counted
 from benchmark.data.class_folders import Found, find, find_unlabelled, listed
 from benchmark.data.decode import FORMATS
+from benchmark.data.manifest import UNLABELLED
 from benchmark.scaffold.render import render
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -106,7 +107,7 @@ def write(
     options = {"train": images, "evaluate": evaluate} if evaluate else {"path": images}
     if evaluate:
         # A share, because copies of images of other splits are left out.
-        splits |= {"unlabelled": 1.0}
+        splits |= {UNLABELLED: 1.0}
     values = {
         "track": name, "title": title, "evaluate": evaluate, "shares": shares, "splits": splits,
         "options": {**options, "size": stored, "channels": channels}, "count": count,

@@ -15,7 +15,7 @@ from benchmark.data import shards
 from benchmark.data.build import build
 from benchmark.data.load import check, load
 from benchmark.data.manifest import Storage
-from benchmark.data.pool import UNLABELLED, Pool
+from benchmark.data.pool import NO_LABEL, Pool
 from benchmark.data.shards import Shards
 from benchmark.data.sources import fashion_mnist
 from benchmark.data.storage import Images, ahead
@@ -33,7 +33,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (101, 3, 4, 5), np.uint8))
     images[100] = images[70]
     labels = torch.arange(101) % 5
-    labels[85:] = UNLABELLED
+    labels[85:] = NO_LABEL
     sizes = {"train": 60, "test": 25, "unlabelled": 16}
     parts = dict(zip(sizes, torch.arange(101).split(list(sizes.values())), strict=True))
     given = Pool([images[:30], images[30:]], labels, parts, tuple("abcde"))
@@ -93,7 +93,7 @@ def test_every_storage_gives_the_same_batches(
         images[:], torch.cat([expected.images[n][:] for n in ("train", "unlabelled")])
     )
     assert (labels[:40] >= 0).all()
-    assert (labels[40:] == UNLABELLED).all()
+    assert (labels[40:] == NO_LABEL).all()
     images, labels = found.trained(labels=True)
     assert torch.equal(images[:], expected.images["train"][:])
 

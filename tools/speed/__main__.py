@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmark.cli.common import count
 from benchmark.cli.parser import Parser, exit_code
 from benchmark.core.errors import UserError, unknown
-from benchmark.execution.local import cores
+from benchmark.core.system import cores
 from tools.speed.measure import PARTS, speed
 
 

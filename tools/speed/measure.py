@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.config import params
 from benchmark.core import determinism
 from benchmark.core.errors import UserError, unknown
-from benchmark.execution.local import cores
+from benchmark.core.system import cores
 from tools.speed import jobs, overhead, report, timing
 from tools.speed.cases import CASES
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmark.data.archives import unpacked_files
 from benchmark.data.fetch import RemoteFile
-from benchmark.data.pool import Pool
+from benchmark.data.manifest import UNLABELLED
+from benchmark.data.pool import NO_LABEL, Pool
 
 COMPONENT = {"name": "stl10", "version": 1, "options": {}}
 
@@ -48,7 +49,7 @@ LABELS = (
     RemoteFile("train_y.bin", "5a34089d4802c674881badbb80307741"),
     RemoteFile("test_y.bin", "36f9794fa4beb8a2c72628de14fa638e"),
 )
-PARTS = ("train", "test", "unlabelled")
+PARTS = ("train", "test", UNLABELLED)
 """The parts in the order of the images. The unlabelled ones are also of other classes."""
 
 
@@ -62,7 +63,7 @@ def read(options: Mapping[str, Any], cache: Path) -> Pool:
     images = [planes(path) for path in paths[: len(IMAGES)]]
     # The classes are numbered from 1.
     labels = [torch.from_numpy(np.fromfile(path, np.uint8)).long() - 1 for path in paths[3:]]
-    unlabelled = torch.full((len(images[-1]),), -1)
+    unlabelled = torch.full((len(images[-1]),), NO_LABEL)
     parts = torch.arange(sum(map(len, images))).split([len(part) for part in images])
     return Pool(
         images, torch.cat([*labels, unlabelled]), dict(zip(PARTS, parts, strict=True)), CLASSES

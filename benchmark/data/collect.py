@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
 from benchmark.data import decode, shards
-from benchmark.data.decode import DIGEST, Stored
+from benchmark.data.decode import DIGEST, NOTHING, Stored
 from benchmark.data.files import Files
 
 if TYPE_CHECKING:
@@ -74,13 +74,13 @@ def collect(
     each = max(1, shards.BYTES // size)
     known = _begin(folder, notes, {"key": key, "files": _signature(pieces), "images": each})
     allowed = max((p.skip_unreadable for p in pieces if isinstance(p, Files)), default=0)
-    found = Collected(0, b"", {}, 0)
+    found, count = NOTHING, 0
     with (
         tqdm(total=total, desc=earlier.name, unit="image", disable=None) as bar,
         _workers(pieces) as submit,
     ):
         for begin in range(0, total, each):
-            name, rows = shards.file_name(found.shards), min(each, total - begin)
+            name, rows = shards.file_name(count), min(each, total - begin)
             path, note = folder / name, (notes / name).with_suffix(".json")
             finished = None
             if known:
@@ -94,19 +94,14 @@ def collect(
                 canonical_json.write(note, json.dumps(content))
             else:
                 bar.update(rows)
-            found = Collected(
-                found.shards + 1,
-                found.digests + finished.digests,
-                found.unreadable | {begin + n: said for n, said in finished.unreadable.items()},
-                found.enlarged + finished.enlarged,
-            )
+            found, count = found.then(finished, begin), count + 1
             _check_readable(found.unreadable.values(), allowed)
     digests = bytearray(found.digests)
     for number, said in found.unreadable.items():
         print(f"left out: {said}", file=sys.stderr)
         # Not a copy of a black image, nor of one another.
         digests[number * DIGEST : (number + 1) * DIGEST] = number.to_bytes(DIGEST, "big")
-    return found._replace(digests=bytes(digests))
+    return Collected(count, bytes(digests), found.unreadable, found.enlarged)
 
 
 def _store(
@@ -119,57 +114,45 @@ def _store(
     allowed: int,
 ) -> Stored:
     """Makes the shard of `shape` whose first image has the number `begin`."""
+    head, size = shards.header(shape), math.prod(shape[1:])
+    with _whole(path) as part:
+        with part.open("wb") as file:
+            file.write(head)
+            file.truncate(len(head) + shape[0] * size)
+        tasks: list[tuple[int, int, Future[Stored]]] = []
+        row = 0
+        for piece, first, last in _chunks(pieces, begin, begin + shape[0], size):
+            offset = len(head) + row * size
+            if isinstance(piece, Files):
+                given = str(piece.root), piece.names[first:last], piece.decoding
+                task = submit(decode.store, str(part), offset, *given)
+            else:
+                pixels = piece[first:last].numpy()
+                task = _now(
+                    lambda *given: Stored(decode.write(*given), {}, 0), str(part), offset, pixels
+                )
+            tasks.append((row, last - first, task))
+            row += last - first
+        whole = NOTHING
+        for row, count, task in tasks:
+            whole = whole.then(task.result(), row)
+            _check_readable(whole.unreadable.values(), allowed)
+            bar.update(count)
+    return whole
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` if nothing fails."""
     # Named after the process: a worker of a killed run may still write to its own file.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        whole = _filled(part, pieces, begin, shape, submit, bar, allowed)
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return whole
-
-
-def _filled(
-    part: Path,
-    pieces: Sequence[Piece],
-    begin: int,
-    shape: tuple[int, ...],
-    submit: Submit,
-    bar: tqdm[Any],
-    allowed: int,
-) -> Stored:
-    """Writes the file of a shard."""
-    head, size = shards.header(shape), math.prod(shape[1:])
-    with part.open("wb") as file:
-        file.write(head)
-        file.truncate(len(head) + shape[0] * size)
-    tasks: list[tuple[int, int, Future[Stored]]] = []
-    row = 0
-    for piece, first, last in _chunks(pieces, begin, begin + shape[0], size):
-        offset = len(head) + row * size
-        if isinstance(piece, Files):
-            given = str(piece.root), piece.names[first:last], piece.decoding
-            task = submit(decode.store, str(part), offset, *given)
-        else:
-            pixels = piece[first:last].numpy()
-            task = _now(
-                lambda *given: Stored(decode.write(*given), {}, 0), str(part), offset, pixels
-            )
-        tasks.append((row, last - first, task))
-        row += last - first
-    whole = Stored(b"", {}, 0)
-    for row, count, task in tasks:
-        made = task.result()
-        whole = Stored(
-            whole.digests + made.digests,
-            whole.unreadable | {row + place: said for place, said in made.unreadable.items()},
-            whole.enlarged + made.enlarged,
-        )
-        _check_readable(whole.unreadable.values(), allowed)
-        bar.update(count)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    return whole
 
 
 def _chunks(

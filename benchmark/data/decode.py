@@ -96,6 +96,17 @@ class Stored(NamedTuple):
     enlarged: int
     """How many were smaller than the size asked for."""
 
+    def then(self, other: Stored, begin: int) -> Stored:
+        """With other images after these, of which the first has the number `begin`."""
+        return Stored(
+            self.digests + other.digests,
+            self.unreadable | {begin + place: said for place, said in other.unreadable.items()},
+            self.enlarged + other.enlarged,
+        )
+
+
+NOTHING = Stored(b"", {}, 0)
+
 
 def store(out: str, offset: int, root: str, names: Sequence[str], decoding: Decoding) -> Stored:
     """Decodes files and writes their pixels into the file `out` at `offset`, one after another."""

@@ -31,6 +31,13 @@ NAMED = 3
 """Number of unreadable entries that an error names."""
 
 
+def existing(given: str) -> Path | None:
+    """The folder that a user's path leads to, None if it leads to none."""
+    # A path with an unknown user, or too long for the system, leads to no folder either.
+    path = Path(os.path.expanduser(given))  # noqa: PTH111  # Path.expanduser raises
+    return path if given and os.path.isdir(path) else None  # noqa: PTH112  # Path.is_dir raises
+
+
 @dataclass(frozen=True)
 class Found:
     """The images of a user's folder.

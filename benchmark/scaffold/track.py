@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import statistics
 import tempfile
 import warnings
@@ -18,7 +17,7 @@ from benchmark.components.facts import NAME
 from benchmark.config.params import track_file
 from benchmark.core.errors import ParamsError, UserError
 from benchmark.core.wording import counted
-from benchmark.data.class_folders import Found, find, find_unlabelled, listed
+from benchmark.data.class_folders import Found, existing, find, find_unlabelled, listed
 from benchmark.data.decode import FORMATS
 from benchmark.data.manifest import UNLABELLED
 from benchmark.scaffold.render import render
@@ -169,9 +168,8 @@ def _directory(option: str, given: str) -> Path:
         given.encode()
     except UnicodeEncodeError:
         raise UserError(f"{option} is {given!r}: expected a path in UTF-8") from None
-    # A path with an unknown user, or too long for the system, leads to no folder either.
-    path = Path(os.path.expanduser(given))  # noqa: PTH111  # Path.expanduser raises
-    if not given or not os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises
+    path = existing(given)
+    if path is None:
         raise UserError(f"{option} is {given!r}: expected a folder of images, found none")
     return path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core.errors import ParamsError
-from benchmark.data.class_folders import find, find_unlabelled
+from benchmark.data.class_folders import existing, find, find_unlabelled
 from benchmark.data.folder_pool import pool_of
 from benchmark.data.pool import Pool
 
@@ -75,11 +75,11 @@ def read(options: Mapping[str, Any], cache: Path) -> Pool:
 
 def folder(option: str, path: str, of: str = "class folders") -> Path:
     """The folder that an option leads to; ParamsError if it is none."""
-    # A path with an unknown user, or too long for the system, leads to no folder either.
-    root = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser raises
-    if not path or not os.path.isdir(root):  # noqa: PTH112  # Path.is_dir raises
-        found = f", found none at {root}" if path else ""
+    root = existing(path)
+    if root is None:
+        place = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  # Path.expanduser raises
+        found = f", found none at {place}" if path else ""
         raise ParamsError(
             f"data.options.{option} is {path!r}: expected the folder with the {of}{found}"
         )
-    return Path(path).expanduser()
+    return root

@@ -126,19 +126,19 @@ def count(text: str, option: str) -> int | None:
 def train_missing(
     arguments: argparse.Namespace, found: Params, tasks: Sequence[Task]
 ) -> Mapping[str, Record]:
-    """The last record of every task by fingerprint, see `execution.local.train_missing`.
+    """The last record of every task by fingerprint, see `execution.missing.train_missing`.
 
     On a signal it prints what was saved and raises KeyboardInterrupt.
     """
-    from benchmark.execution import local
+    from benchmark.execution import local, missing, processes
 
     try:
-        summary = local.train_missing(
+        summary = missing.train_missing(
             tasks, store(arguments.root), data_folder(arguments.root, found.track),
-            count(arguments.jobs, "--jobs"), arguments.device, arguments.root, arguments.retry,
-            getattr(arguments, "state", False), found.storage,
+            local.workers(count(arguments.jobs, "--jobs")), arguments.device, arguments.root,
+            arguments.retry, getattr(arguments, "state", False), found.storage,
         )  # fmt: skip
-    except local.Stopped as stopped:
+    except processes.Stopped as stopped:
         for line in stopped.lines:
             print(f"  {line}", file=sys.stderr)
         raise KeyboardInterrupt from None

@@ -15,7 +15,9 @@ from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import CheckFailed, UserError
-from benchmark.execution.local import Stopped, train_missing
+from benchmark.execution import local
+from benchmark.execution.missing import train_missing
+from benchmark.execution.processes import Stopped
 from benchmark.planning.cell import Cell, Row, tasks
 from benchmark.planning.configuration import ranking_key
 from benchmark.planning.images import data_folder, dataset_checksum
@@ -82,7 +84,7 @@ def verify(
         try:
             wanted = tasks(cells, dataset)
             train_missing(
-                wanted, scratch, data_folder(root, params.track), jobs, device,
+                wanted, scratch, data_folder(root, params.track), local.workers(jobs), device,
                 storage=params.storage,
             )  # fmt: skip
         except Stopped:

@@ -116,24 +116,31 @@ def main(
 def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> None:
     """Builds the network of every cell without memory for its weights.
 
-    Sends this machine's `determinism.environment`, the first refusal or None, and a line for each file
-    of initial weights and each way in which a scheme's norms take them.
+    Sends this machine's `determinism.environment`, how many GPUs cells can use (0 if they run on the
+    CPU), the first refusal or None, and a line for each file of initial weights and each way in which a
+    scheme's norms take them.
     """
     determinism.prepare()
+    import torch
+
     from benchmark.data.load import load
 
     environment: dict[str, Any] = {}
+    gpus = 0
     loaded: dict[str, None] = {}
     try:
-        environment = determinism.environment(determinism.start(device_name))
+        device = determinism.start(device_name)
+        environment = determinism.environment(device)
+        if device.type == "cuda":
+            gpus = torch.cuda.device_count()
         # Not the test split: only the final stage of a cell reads that.
         manifest = load(data, ("train", "validation"), "disk").manifest
         for cell in cells:
             if found := _build(cell, manifest).backbone.loaded:
                 loaded[f"weights of {cell.backbone} under {cell.scheme}: {found}"] = None
-        pipe.send((environment, None, list(loaded)))
+        pipe.send((environment, gpus, None, list(loaded)))
     except UserError as error:
-        pipe.send((environment, str(error), []))
+        pipe.send((environment, gpus, str(error), []))
 
 
 def _build(cell: Cell, manifest: Manifest) -> Method:

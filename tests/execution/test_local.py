@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,8 +17,8 @@ import torch
 
 from benchmark.core import canonical_json, determinism
 from benchmark.core.errors import UserError
-from benchmark.execution import local
 from benchmark.execution.cell import run
+from benchmark.execution.missing import kept
 from benchmark.results import published as collect
 from benchmark.results.records import Record, Result, RunLog
 from benchmark.training.checkpoint import save_checkpoint
@@ -275,26 +274,24 @@ def test_what_cannot_be_saved_is_said(long: tuple[Path, Path, list[subprocess.Po
     root, checkpoint, _ = long
     cell = tiny.cell("rotation-resnet-bn-s0", "long")
     task = cell.on(tiny.dataset(root))
-    pool = local._Pool.__new__(local._Pool)
-    pool.store = tiny.store(root)
-    slot = local._Slot(multiprocessing.Process(), multiprocessing.Pipe()[0], task, 0)
+    store = tiny.store(root)
     none = f"{cell.name}: 0 of {tiny.LONG} steps are saved"
-    assert pool._kept(slot) == none
-    slot.step = 7
-    assert pool._kept(slot) == f"{none}; 7 more are lost"
+    assert kept(task, store, 0) == none
+    assert kept(task, store, 7) == f"{none}; 7 more are lost"
     checkpoint.parent.mkdir(parents=True)
     canonical_json.write(checkpoint, b"half")
-    assert pool._kept(slot) == f"{none}; 7 more are lost"
+    assert kept(task, store, 7) == f"{none}; 7 more are lost"
     network = torch.nn.Linear(1, 1)
     save_checkpoint(checkpoint, "any", 5, network, None, {})
-    assert pool._kept(slot) == (f"{cell.name}: 5 of {tiny.LONG} steps are saved; 2 more are lost")
-    kept = pool.store.trained(task.training_key)
-    save_checkpoint(kept, "any", tiny.LONG, network, None, {})
-    assert pool._kept(slot).endswith("its training is saved; its evaluation starts again")
-    pool.store.put(Record.of(task, {}, "done", Result()), RunLog())
-    assert pool._kept(slot) == f"{cell.name}: finished"
-    slot.task = tiny.cell("raw-pixels-pixels-none-s0").on(task.dataset)
-    assert "nothing to save" in pool._kept(slot)
+    assert kept(task, store, 7) == (
+        f"{cell.name}: 5 of {tiny.LONG} steps are saved; 2 more are lost"
+    )
+    save_checkpoint(store.trained(task.training_key), "any", tiny.LONG, network, None, {})
+    assert kept(task, store, 7).endswith("its training is saved; its evaluation starts again")
+    store.put(Record.of(task, {}, "done", Result()), RunLog())
+    assert kept(task, store, 7) == f"{cell.name}: finished"
+    control = tiny.cell("raw-pixels-pixels-none-s0").on(task.dataset)
+    assert "nothing to save" in kept(control, store, 0)
 
 
 def test_a_lack_of_memory_is_trained_again_when_asked(root: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from benchmark.config import params
 from benchmark.config.overrides import flags
@@ -16,6 +17,9 @@ from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.images import check_images, data_folder
 from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Record, store
+
+if TYPE_CHECKING:
+    from benchmark.execution.missing import Way, Work
 
 NAMED = 3
 """Crashed cells that the last line names; each also has a line of its own."""
@@ -40,10 +44,17 @@ def add_experiment(verb: argparse.ArgumentParser) -> None:
 
 
 def add_machine(verb: argparse.ArgumentParser) -> None:
-    """`--jobs` and `--device`."""
+    """Where and how cells are trained."""
     verb.add_argument(
         "--jobs", default="auto", metavar="N",
-        help="cells trained in parallel (default: one for each CPU core, or one on a GPU)",
+        help="most cells trained at once (default: one for each CPU core or GPU)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--per-gpu", metavar="K", help="cells trained at once on each GPU (default: 1)"
+    )
+    verb.add_argument(
+        "--devices", default="1", metavar="N",
+        help="GPUs, or CPU cores, that train each cell together (default: 1)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -116,11 +127,22 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
 
 def count(text: str, option: str) -> int | None:
     """The number that an option asks for, None for `auto`."""
-    if text == "auto":
-        return None
+    return None if text == "auto" else number(text, option, "auto or a number from 1")
+
+
+def number(text: str, option: str, expected: str = "a number from 1") -> int:
+    """The number, from 1, that an option asks for."""
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UserError(f"{option} is {text!r}, expected auto or a number from 1")
+        raise UserError(f"{option} is {text!r}, expected {expected}")
     return int(text)
+
+
+def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
+    """The way of running cells that the command asks for."""
+    from benchmark.execution import local
+
+    per_gpu = arguments.per_gpu
+    return local.workers(count(arguments.jobs, "--jobs"), per_gpu and number(per_gpu, "--per-gpu"))
 
 
 def train_missing(
@@ -130,13 +152,14 @@ def train_missing(
 
     On a signal it prints what was saved and raises KeyboardInterrupt.
     """
-    from benchmark.execution import local, missing, processes
+    from benchmark.execution import missing, processes
 
     try:
         summary = missing.train_missing(
             tasks, store(arguments.root), data_folder(arguments.root, found.track),
-            local.workers(count(arguments.jobs, "--jobs")), arguments.device, arguments.root,
-            arguments.retry, getattr(arguments, "state", False), found.storage,
+            way(arguments), arguments.device, arguments.root, arguments.retry,
+            getattr(arguments, "state", False), found.storage,
+            number(arguments.devices, "--devices"),
         )  # fmt: skip
     except processes.Stopped as stopped:
         for line in stopped.lines:

@@ -12,9 +12,11 @@ from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
 from benchmark.core.errors import CheckFailed, UserError, unknown
+from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.images import check_images, data_folder
+from benchmark.planning.shard import Shard
 from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Record, store
 
@@ -57,6 +59,10 @@ def add_machine(verb: argparse.ArgumentParser) -> None:
         help="GPUs, or CPU cores, that train each cell together (default: 1)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    verb.add_argument(
+        "--shard", metavar="I/N",
+        help="only the I-th of N parts of the cells, e.g. 2/8: for job arrays",
+    )  # fmt: skip
 
 
 def add_retry(verb: argparse.ArgumentParser) -> None:
@@ -174,9 +180,32 @@ def train_missing(
     return summary.records
 
 
+def shard_of(arguments: argparse.Namespace) -> Shard:
+    """The part of the cells that the command trains: by default all."""
+    return Shard() if arguments.shard is None else Shard.parse(arguments.shard)
+
+
+def part(shard: Shard, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of a shard; prints what it leaves to the others."""
+    own = shard.of(tasks)
+    if shard.count > 1:
+        print(
+            f"shard {shard.place} of {shard.count}: {len(own)} of {counted(len(tasks), 'cell')}; "
+            f"{len(tasks) - len(own)} are left to the other shards",
+            file=sys.stderr,
+        )
+    return own
+
+
+def lacking(tasks: Sequence[Task], records: Mapping[str, Record]) -> list[Task]:
+    """The tasks that have no result among records by fingerprint."""
+    found = {key for key, entry in records.items() if entry.is_final}
+    return [task for task in tasks if task.fingerprint not in found]
+
+
 def refuse_crashes(tasks: Sequence[Task], records: Mapping[str, Record]) -> None:
     """Raises CheckFailed if the last training run of any of the cells crashed."""
-    crashed = [task.cell.name for task in tasks if not records[task.fingerprint].is_final]
+    crashed = [task.cell.name for task in lacking(tasks, records)]
     if crashed:
         names = ", ".join(crashed[:NAMED])
         more = f" and {len(crashed) - NAMED} more" if len(crashed) > NAMED else ""

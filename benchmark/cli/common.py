@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -143,12 +144,41 @@ def number(text: str, option: str, expected: str = "a number from 1") -> int:
     return int(text)
 
 
+def trains(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Makes a verb that trains usable under torchrun: rank 0 runs it, and the others help to train."""
+
+    @functools.wraps(run)
+    def together(arguments: argparse.Namespace) -> None:
+        from benchmark.execution import launched
+
+        if launched.place() is None:
+            run(arguments)
+            return
+        with launched.Group(arguments.device) as group:
+            if not group.leads:
+                group.follow(store(arguments.root), functools.partial(data_folder, arguments.root))
+                return
+            given = {"--jobs": arguments.jobs != "auto", "--per-gpu": arguments.per_gpu is not None,
+                     "--devices": arguments.devices != "1"}  # fmt: skip
+            for option in (name for name, is_given in given.items() if is_given):
+                raise UserError(f"{option} is for processes that this command starts, not torchrun")
+            arguments.devices, arguments.group = str(group.size), group
+            run(arguments)
+
+    return together
+
+
 def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
     """The way of running cells that the command asks for."""
     from benchmark.execution import local
 
+    if group := getattr(arguments, "group", None):
+        return lambda work: group.way(work)
     per_gpu = arguments.per_gpu
-    return local.workers(count(arguments.jobs, "--jobs"), per_gpu and number(per_gpu, "--per-gpu"))
+    return local.workers(
+        count(arguments.jobs, "--jobs"),
+        None if per_gpu is None else number(per_gpu, "--per-gpu"),
+    )
 
 
 def train_missing(

@@ -20,6 +20,7 @@ from benchmark.cli.common import (
     say_overrides,
     shard_of,
     train_missing,
+    trains,
 )
 from benchmark.core.errors import CheckFailed
 from benchmark.core.wording import counted
@@ -49,6 +50,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_retry(verb)
 
 
+@trains
 def run(arguments: argparse.Namespace) -> None:
     """Tunes learning rates and writes the table.
 

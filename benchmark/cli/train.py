@@ -22,6 +22,7 @@ from benchmark.cli.common import (
     say_overrides,
     shard_of,
     train_missing,
+    trains,
 )
 from benchmark.core.wording import counted
 from benchmark.planning import rate_table
@@ -48,6 +49,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+@trains
 def run(arguments: argparse.Namespace) -> None:
     """Trains what is missing; publishes the records of whole methods.
 

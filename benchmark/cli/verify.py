@@ -15,6 +15,7 @@ from benchmark.cli.common import (
     planned,
     read_judged,
     shard_of,
+    trains,
     way,
 )
 from benchmark.core.errors import CheckFailed, UserError
@@ -38,6 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_machine(verb)
 
 
+@trains
 def run(arguments: argparse.Namespace) -> None:
     """Trains cells again from nothing and compares."""
     from benchmark.execution import verify

@@ -173,13 +173,11 @@ def _start(
     share_device(sharing)
     if device.type == "cuda":
         torch.zeros((), device=device).item()  # fails now if the GPU is lost
-    environment = determinism.environment(device)
     if member:
         from benchmark.core import ranks
 
         ranks.join(member.rank, member.size, member.rendezvous, device)
-        environment["devices"] = member.size
-    return device, environment
+    return device, determinism.environment(device, member.size if member else 1)
 
 
 def _cause(error: Exception) -> str:
@@ -203,9 +201,7 @@ def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str, dev
     loaded: dict[str, None] = {}
     try:
         device = determinism.start(device_name)
-        environment = determinism.environment(device)
-        if devices > 1:
-            environment["devices"] = devices
+        environment = determinism.environment(device, devices)
         if device.type == "cuda":
             gpus = torch.cuda.device_count()
         # Not the test split: only the final stage of a cell reads that.

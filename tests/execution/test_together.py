@@ -139,8 +139,18 @@ def test_options_for_processes_of_its_own_are_refused_under_torchrun(
     assert lines == ["benchmark: --jobs is for processes that this command starts, not torchrun"]
 
 
-def test_more_devices_than_cores_are_refused(root: Path) -> None:
-    done = tiny.run(root, "train", "--cell", SIMCLR, "--devices", "4000")
+@pytest.mark.parametrize(
+    ("cell", "devices", "line"),
+    [
+        (PIXELS, "4000", "--devices is 4000, expected at most "),
+        (PIXELS, "0", "--devices is '0', expected a number from 1"),
+        (SIMCLR, "3", "training: batch_size is 32, expected a multiple of the 3 devices "),
+    ],
+)
+def test_devices_that_cannot_share_a_cell_are_refused(
+    root: Path, cell: str, devices: str, line: str
+) -> None:
+    done = tiny.run(root, "train", "--cell", cell, "--devices", devices)
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("benchmark: --devices is 4000, expected at most ")
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"benchmark: {line}")

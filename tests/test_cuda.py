@@ -17,8 +17,9 @@ from benchmark.data.augment import view
 from benchmark.data.manifest import Storage
 from benchmark.evaluation.knn import knn_correct
 from benchmark.evaluation.probe import Probe, linear_probe
+from benchmark.execution import local
 from benchmark.execution.cell import run
-from benchmark.execution.local import train_missing
+from benchmark.execution.missing import train_missing
 from benchmark.planning.cell import tasks
 from benchmark.results.records import Record, Store
 from benchmark.training.loop import Interrupted
@@ -155,7 +156,8 @@ def test_two_processes_on_one_gpu_make_the_records_of_one(tmp_path: Path):
     found = []
     for jobs in (1, 2):
         store = Store(tmp_path / f"{jobs}")
-        found.append(train_missing(wanted, store, root / "data/mini", jobs, "cuda"))
+        way = local.workers(jobs, per_gpu=jobs)
+        found.append(train_missing(wanted, store, root / "data/mini", way, "cuda"))
     assert found[0].trained == found[1].trained == len(wanted)
     assert found[0].records == found[1].records
 

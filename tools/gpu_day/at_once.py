@@ -2,7 +2,7 @@
 
 python -m tools.gpu_day.at_once --case cifar10-resnet18 --way processes --count 4
 
-- `processes`: each cell in a process of its own, as `benchmark train --jobs` runs them. Whether they
+- `processes`: each cell in a process of its own, as `benchmark train --per-gpu` runs them. Whether they
   share the device by time or through MPS is decided by the environment.
 - `streams`: the cells in threads of one process, each with a CUDA stream of its own.
 - `batched`: the seeds of one row as one program (`torch.func`), on fixed views: their bare steps.

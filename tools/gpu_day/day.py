@@ -230,7 +230,8 @@ class Day:
     def _train(self, count: int, environment: dict[str, str]) -> tuple[str, str]:
         given = params.read(params.track_file(self.root, self.track))
         what = ["--track", self.track, "--experiment", self.experiment]
-        machine = ["--jobs", str(count), "--device", self.device]
+        at_once = "--jobs" if self.kind == "cpu" else "--per-gpu"
+        machine = [at_once, str(count), "--device", self.device]
         verbs = [["train", *what, *machine]]
         if given.experiments[self.experiment].learning_rates == "tuned":
             verbs.insert(0, ["sweep", *what, *machine])

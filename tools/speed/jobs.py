@@ -26,8 +26,9 @@ def measure(
 ) -> dict[str, Any]:
     """Trains the same cells with each number of workers, from nothing to their records.
 
-    On `device`, cpu or cuda: SimCLR on the ResNet under three norms and four seeds, each for `images` images. The starts of the
-    processes are part of it. UserError where the track's images have not been built.
+    SimCLR on the ResNet under three norms and four seeds, each for `images` images, on `device`, cpu or
+    cuda. The starts of the processes are part of it. UserError where the track's images have not been
+    built.
     """
     dataset = dataset_checksum(root, params)
     cells = [_cell(params, scheme, seed, images) for scheme in SCHEMES for seed in SEEDS]

@@ -22,9 +22,10 @@ NEAR = 1e-4
 size, which is 1e-6 for the 400 of an entry of a small layer; thirty steps add as many of them."""
 
 
-def tree() -> dict[str, Any]:
+def tree(precision: str = "float32") -> dict[str, Any]:
     """Tiny params with three methods, and fine-tuning of the ResNet."""
     found = tiny.raw()
+    found["training"]["precision"] = precision
     found["experiments"]["leaderboard"] |= {
         "methods": ["simclr", "moco", "mae"], "schemes": ["bn"], "backbones": ["resnet", "vit"],
     }  # fmt: skip
@@ -39,11 +40,13 @@ def tree() -> dict[str, Any]:
     return found
 
 
-def cells(folder: Path, root: Path, stop: int | None = None) -> list[Record | None]:
+def cells(
+    folder: Path, root: Path, stop: int | None = None, precision: str = "float32"
+) -> list[Record | None]:
     """The records of the cells; with `stop` each training is interrupted after so many steps."""
     found: list[Record | None] = []
     for label in LABELS:
-        task = tiny.cell(label, tree=tree()).on(tiny.dataset(root))
+        task = tiny.cell(label, tree=tree(precision)).on(tiny.dataset(root))
         try:
             found.append(
                 run(
@@ -98,6 +101,20 @@ def test_two_processes_give_the_record_of_one(
     assert second == first
     kept = Store(tmp_path / "store")
     assert [kept.record(one.fingerprint) for one in first] == first
+
+
+def test_a_step_in_bfloat16_is_shared_too(tmp_path: Path, root: Path) -> None:
+    found = [
+        ranks.run(size, tmp_path, cells, tmp_path / str(size), root, None, "bfloat16")[0]
+        for size in (1, 2)
+    ]
+    for one, two in zip(*found, strict=True):
+        assert one
+        assert two
+        ours, theirs = (record.result.curves["loss"] for record in (two, one))
+        # A bfloat16 has 8 bits, and each activation is rounded to one.
+        assert ours == pytest.approx(theirs, rel=2**-6)
+        assert ours != theirs
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])

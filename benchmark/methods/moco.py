@@ -87,12 +87,13 @@ class MoCo(TeacherMethod):
         """
         queries = self.each_view(self.student(), batch.views if self.symmetric else batch.views[:1])
         keys = [F.normalize(target, dim=1) for target in self.targets(batch)]
+        negatives = self.queue.clone()  # the queue moves before the gradients are computed
         outcomes = [
-            info_nce(F.normalize(query, dim=1), batch.own(key), self.queue, self.temperature)
+            info_nce(F.normalize(query, dim=1), batch.own(key), negatives, self.temperature)
             for query, key in zip(queries, keys, strict=True)
         ]
         if batch.last:
-            self.queue = torch.cat((self.queue[len(keys) * len(keys[0]) :], *keys))
+            self.queue.copy_(torch.cat((negatives[len(keys) * len(keys[0]) :], *keys)))
         losses, accuracies = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
 

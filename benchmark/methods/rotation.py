@@ -45,17 +45,16 @@ class Rotation(Method):
         """
         (view,) = batch.views
         if self.rotations == 4:
-            target = torch.arange(4).repeat(len(view))
+            target = torch.arange(4, device=view.device).repeat(len(view))
         else:
             drawn = torch.randint(4, (batch.size,), generator=batch.draw.generator("rotation"))
             target = batch.own(drawn)
-        turned = torch.empty_like(view.repeat(self.rotations, 1, 1, 1))
-        for turns in range(4):
-            chosen = torch.nonzero(target == turns).flatten()
-            index = (chosen // self.rotations).to(view.device)
-            turned[chosen.to(view.device)] = view[index].rot90(turns, (2, 3))
-        logits = self.classifier(self.backbone(turned))
-        return Outcome(*classification(logits, target.to(view.device)))
+        target = target.to(view.device)
+        # All four are made, so that no shape depends on a draw.
+        turned = torch.stack([view.rot90(turns, (2, 3)) for turns in range(4)])
+        image = torch.arange(len(target), device=view.device) // self.rotations
+        logits = self.classifier(self.backbone(turned[target, image].contiguous()))
+        return Outcome(*classification(logits, target))
 
 
 build = Rotation

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+Name = TypeVar("Name", bound=Hashable)
 
 ALIGNMENT = 16
 """Bytes: each tensor starts at a multiple, so that a view of any type is allowed there."""
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Generic[Name]):
     """CPU tensors by name, side by side in one buffer if they are for an accelerator."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[Name, Tensor]
     buffer: Tensor | None
     """(bytes,) uint8, in pinned memory for CUDA; None for a CPU, where nothing is copied."""
 
-    def to(self, device: torch.device) -> dict[str, Tensor]:
+    def to(self, device: torch.device) -> dict[Name, Tensor]:
         """The tensors on the device that they were packed for, by one copy that does not wait."""
         if self.buffer is None:
             return dict(self.tensors)
@@ -34,7 +37,7 @@ class Packed:
         }
 
 
-def pack(tensors: Mapping[str, Tensor], device: torch.device) -> Packed:
+def pack(tensors: Mapping[Name, Tensor], device: torch.device) -> Packed[Name]:
     """Packs CPU tensors for a device.
 
     A copy of a tensor by itself is short, but waits until the device has done all that was asked of it.
@@ -48,7 +51,18 @@ def pack(tensors: Mapping[str, Tensor], device: torch.device) -> Packed:
     return Packed(tensors, buffer)
 
 
-def _starts(tensors: Mapping[str, Tensor]) -> list[int]:
+def send(
+    groups: Mapping[str, Mapping[str, Tensor]], device: torch.device
+) -> dict[str, dict[str, Tensor]]:
+    """Groups of CPU tensors on a device, by one copy that does not wait."""
+    flat = {(group, name): tensor for group, own in groups.items() for name, tensor in own.items()}
+    sent: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
+    for (group, name), tensor in pack(flat, device).to(device).items():
+        sent[group][name] = tensor
+    return sent
+
+
+def _starts(tensors: Mapping[Name, Tensor]) -> list[int]:
     """The first byte of each tensor in the buffer, then the size of the buffer."""
     starts = [0]
     for tensor in tensors.values():

@@ -70,6 +70,7 @@ class MoCo(TeacherMethod):
         self.projector = mlp(widths, context.norms["projector"])
         self.teacher = Teacher(self.student(), context.teacher)
         self.temperature, self.symmetric = temperature, symmetric
+        self.taught = (1, 0) if symmetric else (1,)  # the other view of each query
         self.momentum, self.momentum_end = momentum, momentum_end or momentum
         self.queue: Tensor
         start = torch.randn(queue, output, generator=keyed(0, "moco queue"))
@@ -96,10 +97,6 @@ class MoCo(TeacherMethod):
             self.queue.copy_(torch.cat((negatives[len(keys) * len(keys[0]) :], *keys)))
         losses, accuracies = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
-
-    def targets(self, batch: Batch) -> list[Tensor]:
-        """The teacher's output of the other view of each query."""
-        return self.each_target(self.teacher, batch, [1, 0] if self.symmetric else [1])
 
 
 build = MoCo

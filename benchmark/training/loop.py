@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.components import registry
 from benchmark.components.facts import SECTIONS
 from benchmark.core.randomness import Draw, keyed
-from benchmark.data.augment import pixels_for, views
-from benchmark.data.storage import Images, ahead
+from benchmark.core.transfer import send
+from benchmark.data.augment import draw_views, make_views, pixels_for
+from benchmark.data.storage import Images, ahead, in_advance
 from benchmark.methods.base import Batch, Method
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
@@ -197,16 +198,34 @@ def train(
     parts = recipe.micro_batches
     micro_batches = division(method.context, parts) if parts > 1 else None
     counter = FlopCounterMode(display=False)
-    order = (batch_indices(seed, step, batch, len(images)) for step in range(start, steps))
-    for step, pixels in enumerate(ahead(images, order), start):
-        index = batch_indices(seed, step, batch, len(images)).to(device)
+
+    def indices(step: int) -> Tensor:
+        return batch_indices(seed, step, batch, len(images))
+
+    def numbers(step: int) -> dict[str, dict[str, Tensor]]:
+        """What a step needs of the CPU: its images, and the random numbers of views and method."""
         generators = [keyed(seed, "view", number, step) for number in range(len(recipe.views))]
-        made = views(pixels_for(recipe.views, pixels), recipe.views, generators)
+        return {
+            "images": {"index": indices(step)},
+            "views": draw_views(batch, images.shape[2:], recipe.views, generators),
+            "method": method.draws(Draw(seed, step), batch),
+        }
+
+    span = range(start, steps)
+    # A CPU has no time to spare while it computes a step.
+    drawn = map(numbers, span) if device.type == "cpu" else in_advance(numbers, span)
+    ready = isinstance(images, Tensor) or images.ready
+    gathered = None if ready else ahead(images, map(indices, span))
+    for step, given_numbers in enumerate(drawn, start):
+        sent = send(given_numbers, device)
+        index = sent["images"]["index"]
+        pixels = images[index] if gathered is None else next(gathered)
+        made = make_views(pixels_for(recipe.views, pixels), recipe.views, sent["views"])
         inputs = [standardise(one) for one in made]
         if trace and step == 0:
             trace("views", ((str(number), one) for number, one in enumerate(inputs)))
         optimizer.zero_grad()
-        given = Batch(inputs, labels[index], Draw(seed, step), step / steps)
+        given = Batch(inputs, labels[index], Draw(seed, step), step / steps, drawn=sent["method"])
         with counter if step == 0 else contextlib.nullcontext():
             if micro_batches:
                 outcome = accumulate(method, given, micro_batches, precision)

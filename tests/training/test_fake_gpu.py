@@ -10,6 +10,7 @@ import torch
 
 from benchmark.components import registry
 from benchmark.core.randomness import Draw
+from benchmark.core.transfer import send
 from benchmark.data.augment import view
 from benchmark.methods.base import Method
 from benchmark.methods.micro_batches import MicroBatches
@@ -20,14 +21,7 @@ from tests.helpers import small
 from tests.helpers.fake_gpu import GPU, Waits, fake_gpu, no_backward, on_gpu
 from tests.helpers.slow import rest_slow
 
-ALLOWED = {
-    "_to_copy methods/teacher.py Teacher.forward": "the shuffled order",
-    "_to_copy methods/lejepa.py LeJEPA.forward": "the directions",
-    "_to_copy backbones/base.py Mask.to": "the mask",
-    "_to_copy methods/rotation.py Rotation.forward": "the turns",
-    "_to_copy training/loop.py train": "the order",
-    "index data/storage.py ahead.<locals>.<genexpr>": "the order",
-}
+ALLOWED: dict[str, str] = {}
 """What waits in a step, and why it may."""
 AT_FIRST = {
     "_to_copy data/augment.py _by_channel": "a constant of the views, once in a process",
@@ -52,7 +46,8 @@ def passed(network: Method, given: Any, mixed: bool = False) -> dict[str, int]:
     """What waits in a forward pass on the device, and in what follows a step."""
     with fake_gpu():
         network = network.to(GPU)
-        given = on_gpu(given)
+        drawn = send({"method": network.draws(given.draw, given.size)}, GPU)["method"]
+        given = on_gpu(given)._replace(drawn=drawn)
         with Waits() as waits, torch.autocast("cuda", torch.bfloat16, enabled=mixed):
             outcome = network(given)
             network.after_step(given.progress)
@@ -116,11 +111,17 @@ def test_micro_batches_pass_on_a_gpu(method: str, monkeypatch: pytest.MonkeyPatc
     no_backward(monkeypatch, network)
     with fake_gpu():
         network = network.to(GPU)
-        outcome = accumulate(
-            network, on_gpu(small.batch(method)), MicroBatches(2, strided=False),
-            lambda: torch.autocast("cuda", torch.bfloat16, enabled=False),
-        )  # fmt: skip
+        given = on_gpu(small.batch(method))
+        given = given._replace(
+            drawn=send({"method": network.draws(given.draw, given.size)}, GPU)["method"]
+        )
+        with Waits() as waits:
+            outcome = accumulate(
+                network, given, MicroBatches(2, strided=False),
+                lambda: torch.autocast("cuda", torch.bfloat16, enabled=False),
+            )  # fmt: skip
         assert outcome.loss.device.type == "cuda"
+        assert not waits.take()
 
 
 class Enough(Exception):

@@ -90,7 +90,9 @@ class MoCo(TeacherMethod):
         keys = [F.normalize(target, dim=1) for target in self.targets(batch)]
         negatives = self.queue.clone()  # the queue moves before the gradients are computed
         outcomes = [
-            info_nce(F.normalize(query, dim=1), batch.own(key), negatives, self.temperature)
+            info_nce(
+                F.normalize(query, dim=1), self.matching(batch, key), negatives, self.temperature
+            )
             for query, key in zip(queries, keys, strict=True)
         ]
         if batch.last:

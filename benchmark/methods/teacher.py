@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from benchmark.core import ranks
 from benchmark.core.randomness import Draw
 from benchmark.methods.base import Batch, Method, Policy
 from benchmark.norms.history import POLICIES, give_history
@@ -55,8 +56,10 @@ class Teacher(nn.Module):
         name = f"shuffle {number}"
         order = batch.drawn.get(name)
         if order is None:
-            order = shuffled(batch.draw, name, len(x)).to(x.device)
-        return self._passed(x[order], batch)[order.argsort()]
+            order = shuffled(batch.draw, name, len(x) * ranks.size()).to(x.device)
+        mixed = ranks.gather(x)[order]
+        passed = ranks.gather(self._passed(ranks.own(mixed), batch))
+        return ranks.own(passed[order.argsort()])
 
     def _passed(self, x: Tensor, batch: Batch) -> Tensor:
         return (

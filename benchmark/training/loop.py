@@ -17,11 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.components import registry
 from benchmark.components.facts import SECTIONS
+from benchmark.core import ranks
+from benchmark.core.errors import UserError
 from benchmark.core.randomness import Draw, keyed
 from benchmark.core.transfer import send
 from benchmark.data.augment import draw_views, make_views, pixels_for
 from benchmark.data.storage import Images, ahead, in_advance
-from benchmark.methods.base import Batch, Method
+from benchmark.methods.base import Batch, Method, Outcome
+from benchmark.methods.micro_batches import Part
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
 from benchmark.training.accumulation import accumulate, division
@@ -160,19 +163,32 @@ def train(
         ended = {name: curve[:done].cpu() for name, curve in curves.items()}
         return Trained(status, steps, first, ended, scores, start, int(flops))
 
-    start = load_checkpoint(*final, method, optimizer, saved_curves) if final else 0
+    def load(path: Path, key: str) -> int:
+        done = load_checkpoint(path, key, method, optimizer, saved_curves)
+        if done != ranks.agreed(done):
+            raise UserError(f"{path.parent}: not a folder that all machines of a cell share")
+        return done
+
+    start = load(*final) if final else 0
     if start == steps:
         return result("done", steps)
-    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, saved_curves)
+    start = load(checkpoint, fingerprint)
 
     def save(done: int) -> None:
-        save_checkpoint(checkpoint, fingerprint, done, method, optimizer, saved_curves)
+        if ranks.rank() == 0:
+            save_checkpoint(checkpoint, fingerprint, done, method, optimizer, saved_curves)
+
+    def proceed(done: int) -> bool:
+        """Reports progress; all processes stop after the same step."""
+        return bool(ranks.agreed(progress(done, steps, curves["loss"][done - 1])))
 
     def judge(done: int) -> None:
         unscored = (marks == done) & scores.isnan()
         if online_knn is None or not unscored.any():
             return
-        score = online_knn(lambda: progress(done, steps, curves["loss"][done - 1]))
+        # Processes that share a step make their forward passes here together, so none may stop between.
+        together = ranks.size() > 1
+        score = online_knn(lambda: progress(done, steps, curves["loss"][done - 1]) or together)
         method.train()
         if score is None:
             save(done)
@@ -198,16 +214,21 @@ def train(
     parts = recipe.micro_batches
     micro_batches = division(method.context, parts) if parts > 1 else None
     counter = FlopCounterMode(display=False)
+    rows, part = None, None
+    if ranks.size() > 1:
+        rows = ranks.rows(batch // ranks.size())
+        part = Part(rows.to(device), batch)
 
     def indices(step: int) -> Tensor:
-        return batch_indices(seed, step, batch, len(images))
+        found = batch_indices(seed, step, batch, len(images))
+        return found if rows is None else found[rows]
 
     def numbers(step: int) -> dict[str, dict[str, Tensor]]:
         """What a step needs of the CPU: its images, and the random numbers of views and method."""
         generators = [keyed(seed, "view", number, step) for number in range(len(recipe.views))]
         return {
             "images": {"index": indices(step)},
-            "views": draw_views(batch, images.shape[2:], recipe.views, generators),
+            "views": draw_views(batch, images.shape[2:], recipe.views, generators, rows),
             "method": method.draws(Draw(seed, step), batch),
         }
 
@@ -223,9 +244,12 @@ def train(
         made = make_views(pixels_for(recipe.views, pixels), recipe.views, sent["views"])
         inputs = [standardise(one) for one in made]
         if trace and step == 0:
-            trace("views", ((str(number), one) for number, one in enumerate(inputs)))
+            whole = map(ranks.gather, inputs)
+            trace("views", ((str(number), one) for number, one in enumerate(whole)))
         optimizer.zero_grad()
-        given = Batch(inputs, labels[index], Draw(seed, step), step / steps, drawn=sent["method"])
+        given = Batch(
+            inputs, labels[index], Draw(seed, step), step / steps, part=part, drawn=sent["method"]
+        )
         with counter if step == 0 else contextlib.nullcontext():
             if micro_batches:
                 outcome = accumulate(method, given, micro_batches, precision)
@@ -234,7 +258,8 @@ def train(
                     outcome = method(given)
                 outcome.loss.backward()
         if step == 0:
-            flops.fill_(counter.get_total_flops())
+            flops.fill_(counter.get_total_flops() * ranks.size())
+        outcome = _shared(method, outcome, trained, step == start)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, recipe.clip_grad_norm, norm)
@@ -252,6 +277,8 @@ def train(
         for section, weights in before.items():
             curves[UPDATE + section][step] = _relative_update(weights, sections[section])
         method.after_step(step / steps)
+        if step == start:
+            _check_equal(method)
         if trace and step == 0:
             trace("first_step", sorted(method.state_dict().items()))
         curves["loss"][step] = outcome.loss.detach()
@@ -262,16 +289,41 @@ def train(
         judge(done)
         if ended := diverged(done):
             return ended
-        if not progress(done, steps, curves["loss"][step]):
+        if not proceed(done):
             save(done)
             raise Interrupted
         due = done % checkpoint_steps == 0 or time.monotonic() - saved_at > CHECKPOINT_SECONDS
         if due and done < steps:
             save(done)
             saved_at = time.monotonic()
-    if final:
+    _check_equal(method)
+    if final and ranks.rank() == 0:
         save_checkpoint(*final, steps, method, None, saved_curves)
     return result("done", steps)
+
+
+def _shared(method: Method, outcome: Outcome, trained: Sequence[Tensor], check: bool) -> Outcome:
+    """The outcome of a step that processes share; makes the gradients the means over them.
+
+    Raises UserError at the first step if the method's loss needs the whole batch but did not see it.
+    """
+    if ranks.size() == 1:
+        return outcome
+    loss = outcome.loss.detach().clone()
+    if (
+        check
+        and method.context.whole_batch_loss
+        and not torch.allclose(ranks.each(loss), loss, rtol=1e-4, equal_nan=True)
+    ):
+        raise UserError(
+            f"method {type(method).__name__}: its loss is not of the whole batch on several devices; "
+            "its embeddings have to come from each_view or projections, or COMPONENT has to say "
+            "per_sample_loss if the loss is a mean over images"
+        )
+    means = [p.grad for p in trained if p.grad is not None]
+    values = [loss, *([outcome.pretext.detach().clone()] if outcome.pretext is not None else [])]
+    ranks.reduce_means([*means, *values])
+    return Outcome(loss, values[1] if outcome.pretext is not None else None)
 
 
 def _sections(method: Method) -> dict[str, list[Tensor]]:
@@ -282,6 +334,16 @@ def _sections(method: Method) -> dict[str, list[Tensor]]:
         if section in SECTIONS and parameter.requires_grad and parameter.ndim >= 2:
             sections.setdefault(section, []).append(parameter)
     return sections
+
+
+def _check_equal(method: Method) -> None:
+    """Raises UserError if processes that share a step have other weights or buffers after it."""
+    for name, value in method.state_dict().items():
+        if not ranks.same(value):
+            raise UserError(
+                f"method {type(method).__name__}: {name} differs between the devices; what a step adds "
+                "to it has to come from the embeddings of all images, see each_target"
+            )
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from benchmark.methods.base import Batch, Method, Outcome
 from benchmark.methods.micro_batches import Part
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
+from benchmark.training.acceleration import Step, eager
 from benchmark.training.accumulation import accumulate, division
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
@@ -123,6 +124,7 @@ def train(
     online_knn: Callable[[Callable[[], bool]], float | None] | None = None,
     final: tuple[Path, str] | None = None,
     trace: Callable[[str, Iterable[tuple[str, Tensor]]], None] | None = None,
+    faster: Callable[[Step], Step] | None = None,
 ) -> Trained:
     """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
 
@@ -132,6 +134,7 @@ def train(
     function that returns whether to continue; it returns None if it was stopped, and the resumed run
     judges again. `final` is the file of the state at the end, and its fingerprint: if it exists, nothing
     is trained. `trace` gets the `views` of the first step and the state after it (`first_step`).
+    `faster` makes another step of the eager one after the first, see `training.acceleration`.
     """
     batch, steps = recipe.batch_size, recipe.steps
     groups = parameter_groups(
@@ -213,6 +216,13 @@ def train(
     precision = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=mixed)
     parts = recipe.micro_batches
     micro_batches = division(method.context, parts) if parts > 1 else None
+    run: Step = eager(method, precision)
+    if micro_batches:
+        run = functools.partial(
+            accumulate, method, micro_batches=micro_batches, precision=precision
+        )
+    if start and faster is not None:
+        run = faster(run)
     counter = FlopCounterMode(display=False)
     rows, part = None, None
     if ranks.size() > 1:
@@ -251,14 +261,12 @@ def train(
             inputs, labels[index], Draw(seed, step), step / steps, part=part, drawn=sent["method"]
         )
         with counter if step == 0 else contextlib.nullcontext():
-            if micro_batches:
-                outcome = accumulate(method, given, micro_batches, precision)
-            else:
-                with precision():
-                    outcome = method(given)
-                outcome.loss.backward()
+            outcome = run(given)
         if step == 0:
             flops.fill_(counter.get_total_flops() * ranks.size())
+        if step == 0 and faster is not None:
+            # Not before: operations inside compiled code would not be counted.
+            run = faster(run)
         outcome = _shared(method, outcome, trained, step == start)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
@@ -281,7 +289,7 @@ def train(
             _check_equal(method)
         if trace and step == 0:
             trace("first_step", sorted(method.state_dict().items()))
-        curves["loss"][step] = outcome.loss.detach()
+        curves["loss"][step] = outcome.loss
         curves["gradient_norm"][step] = norm
         if outcome.pretext is not None:
             curves["pretext"][step] = outcome.pretext

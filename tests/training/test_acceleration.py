@@ -127,6 +127,7 @@ def test_graphs_take_whole_steps() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own imports
 @pytest.mark.skipif(sys.platform != "linux", reason="needs g++")
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_compiled_networks_take_the_same_steps(method: str) -> None:

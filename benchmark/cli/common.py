@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from benchmark.config import params
 from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
 from benchmark.core.errors import CheckFailed, UserError, unknown
+from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.images import check_images, data_folder
+from benchmark.planning.shard import Shard
 from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Record, store
+
+if TYPE_CHECKING:
+    from benchmark.execution.missing import Way, Work
 
 NAMED = 3
 """Crashed cells that the last line names; each also has a line of its own."""
@@ -40,12 +47,23 @@ def add_experiment(verb: argparse.ArgumentParser) -> None:
 
 
 def add_machine(verb: argparse.ArgumentParser) -> None:
-    """`--jobs` and `--device`."""
+    """Where and how cells are trained."""
     verb.add_argument(
         "--jobs", default="auto", metavar="N",
-        help="cells trained in parallel (default: one for each CPU core, or one on a GPU)",
+        help="most cells trained at once (default: one for each CPU core or GPU)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--per-gpu", metavar="K", help="cells trained at once on each GPU (default: 1)"
+    )
+    verb.add_argument(
+        "--devices", default="1", metavar="N",
+        help="GPUs, or CPU cores, that train each cell together (default: 1)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    verb.add_argument(
+        "--shard", metavar="I/N",
+        help="only the I-th of N parts of the cells, e.g. 2/8: for job arrays",
+    )  # fmt: skip
 
 
 def add_retry(verb: argparse.ArgumentParser) -> None:
@@ -116,29 +134,70 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
 
 def count(text: str, option: str) -> int | None:
     """The number that an option asks for, None for `auto`."""
-    if text == "auto":
-        return None
+    return None if text == "auto" else number(text, option, "auto or a number from 1")
+
+
+def number(text: str, option: str, expected: str = "a number from 1") -> int:
+    """The number, from 1, that an option asks for."""
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UserError(f"{option} is {text!r}, expected auto or a number from 1")
+        raise UserError(f"{option} is {text!r}, expected {expected}")
     return int(text)
+
+
+def trains(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Makes a verb that trains usable under torchrun: rank 0 runs it, and the others help to train."""
+
+    @functools.wraps(run)
+    def together(arguments: argparse.Namespace) -> None:
+        from benchmark.execution import launched
+
+        if launched.place() is None:
+            run(arguments)
+            return
+        with launched.Group(arguments.device) as group:
+            if not group.leads:
+                group.follow(store(arguments.root), functools.partial(data_folder, arguments.root))
+                return
+            given = {"--jobs": arguments.jobs != "auto", "--per-gpu": arguments.per_gpu is not None,
+                     "--devices": arguments.devices != "1"}  # fmt: skip
+            for option in (name for name, is_given in given.items() if is_given):
+                raise UserError(f"{option} is for processes that this command starts, not torchrun")
+            arguments.devices, arguments.group = str(group.size), group
+            run(arguments)
+
+    return together
+
+
+def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
+    """The way of running cells that the command asks for."""
+    from benchmark.execution import local
+
+    if group := getattr(arguments, "group", None):
+        return lambda work: group.way(work)
+    per_gpu = arguments.per_gpu
+    return local.workers(
+        count(arguments.jobs, "--jobs"),
+        None if per_gpu is None else number(per_gpu, "--per-gpu"),
+    )
 
 
 def train_missing(
     arguments: argparse.Namespace, found: Params, tasks: Sequence[Task]
 ) -> Mapping[str, Record]:
-    """The last record of every task by fingerprint, see `execution.local.train_missing`.
+    """The last record of every task by fingerprint, see `execution.missing.train_missing`.
 
     On a signal it prints what was saved and raises KeyboardInterrupt.
     """
-    from benchmark.execution import local
+    from benchmark.execution import missing, processes
 
     try:
-        summary = local.train_missing(
+        summary = missing.train_missing(
             tasks, store(arguments.root), data_folder(arguments.root, found.track),
-            count(arguments.jobs, "--jobs"), arguments.device, arguments.root, arguments.retry,
+            way(arguments), arguments.device, arguments.root, arguments.retry,
             getattr(arguments, "state", False), found.storage,
+            number(arguments.devices, "--devices"),
         )  # fmt: skip
-    except local.Stopped as stopped:
+    except processes.Stopped as stopped:
         for line in stopped.lines:
             print(f"  {line}", file=sys.stderr)
         raise KeyboardInterrupt from None
@@ -151,9 +210,32 @@ def train_missing(
     return summary.records
 
 
+def shard_of(arguments: argparse.Namespace) -> Shard:
+    """The part of the cells that the command trains: by default all."""
+    return Shard() if arguments.shard is None else Shard.parse(arguments.shard)
+
+
+def part(shard: Shard, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of a shard; prints what it leaves to the others."""
+    own = shard.of(tasks)
+    if shard.count > 1:
+        print(
+            f"shard {shard.place} of {shard.count}: {len(own)} of {counted(len(tasks), 'cell')}; "
+            f"{len(tasks) - len(own)} are left to the other shards",
+            file=sys.stderr,
+        )
+    return own
+
+
+def lacking(tasks: Sequence[Task], records: Mapping[str, Record]) -> list[Task]:
+    """The tasks that have no result among records by fingerprint."""
+    found = {key for key, entry in records.items() if entry.is_final}
+    return [task for task in tasks if task.fingerprint not in found]
+
+
 def refuse_crashes(tasks: Sequence[Task], records: Mapping[str, Record]) -> None:
     """Raises CheckFailed if the last training run of any of the cells crashed."""
-    crashed = [task.cell.name for task in tasks if not records[task.fingerprint].is_final]
+    crashed = [task.cell.name for task in lacking(tasks, records)]
     if crashed:
         names = ", ".join(crashed[:NAMED])
         more = f" and {len(crashed) - NAMED} more" if len(crashed) > NAMED else ""

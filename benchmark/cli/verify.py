@@ -9,12 +9,18 @@ from benchmark.cli.common import (
     add_machine,
     add_set,
     add_track,
-    count,
     named,
+    number,
+    part,
     planned,
     read_judged,
+    shard_of,
+    trains,
+    way,
 )
 from benchmark.core.errors import CheckFailed, UserError
+from benchmark.planning.cell import tasks
+from benchmark.planning.images import dataset_checksum
 
 HELP = "train cells again from nothing and compare the records"
 
@@ -33,6 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_machine(verb)
 
 
+@trains
 def run(arguments: argparse.Namespace) -> None:
     """Trains cells again from nothing and compares."""
     from benchmark.execution import verify
@@ -45,8 +52,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:
         cells = verify.sample(cells, arguments.sample, arguments.seed)
-    jobs = count(arguments.jobs, "--jobs")
-    verdicts = verify.verify(arguments.root, found, cells, jobs, arguments.device)
+    shard = shard_of(arguments)
+    if shard.count > 1:
+        own = part(shard, tasks(cells, dataset_checksum(arguments.root, found)))
+        cells = [task.cell for task in own]
+        if not cells:
+            return
+    devices = number(arguments.devices, "--devices")
+    verdicts = verify.verify(
+        arguments.root, found, cells, way(arguments), arguments.device, devices
+    )
     for entry in verdicts:
         print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")
     accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}

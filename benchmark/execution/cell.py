@@ -46,7 +46,7 @@ def run(
     store: Store,
     device: torch.device,
     progress: Progress,
-    checkpoint_steps: int = 200,
+    checkpoint_steps: int | None = None,
     storage: Storage = "auto",
 ) -> Record:
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
@@ -82,7 +82,7 @@ def run(
         result = Result(metrics={}, curves={}, cause="out of memory")
     entry = Record.of(task, determinism.environment(device, ranks.size()), status, result)
     joules = energy.joules()
-    if device.type == "cuda":
+    if device.type == "cuda" and status != OUT_OF_MEMORY:  # then the others are elsewhere
         joules = ranks.total(joules)
     if ranks.rank():
         return entry
@@ -107,7 +107,7 @@ def _result(
     store: Store,
     device: torch.device,
     progress: Progress,
-    checkpoint_steps: int,
+    checkpoint_steps: int | None,
     storage: Storage,
 ) -> tuple[Status, Result, dict[str, Any]]:
     cell = task.cell

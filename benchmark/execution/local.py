@@ -1,288 +1,177 @@
-"""Many cells at once: worker processes of one machine, each training one cell at a time."""
+"""Many cells at once: worker processes of one machine, each training one cell at a time.
+
+A slot is what trains a cell: a worker, or several that train it together on a device each.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import multiprocessing
+import itertools
 import os
-import signal
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from benchmark.core import determinism
 from benchmark.core.errors import UserError
 from benchmark.core.system import cores
-from benchmark.data.manifest import Storage
+from benchmark.core.wording import counted
 from benchmark.execution import worker
-from benchmark.execution.progress import Bars, starting
+from benchmark.execution.missing import Summary, Work, kept
+from benchmark.execution.processes import PATIENCE, Stopped, ending
+from benchmark.execution.progress import Bars
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
-from benchmark.planning.images import check_transfer
-from benchmark.results import published
-from benchmark.results.records import Record, RunLog, Store
+from benchmark.results.records import Record, Result, RunLog
 
-if TYPE_CHECKING:  # Windows has no fork server
-    from multiprocessing.context import ForkServerContext, SpawnContext
-
-LOADED = ["timm", "scipy.stats"]
-"""Modules that take seconds to import, torch among them. sklearn is left out: its import starts a
-thread, and a process with threads cannot be forked safely."""
-
-PATIENCE = 30.0
-"""Seconds that workers get to save their checkpoints before they are killed."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-class Stopped(Exception):
-    """Ctrl-C or a termination signal; `lines` state what was saved of each running cell."""
+def workers(jobs: int | None = None, per_gpu: int | None = None) -> Callable[[Work], Pool]:
+    """The way of running cells on this machine, at most `jobs` at once.
 
-    def __init__(self, lines: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.lines = lines
+    By default a cell for each CPU core, or `per_gpu` (1) for each GPU; fewer if each takes several. The
+    result raises UserError if the machine has fewer devices than a cell takes.
+    """
+
+    def start(work: Work) -> Pool:
+        devices, kind = (work.gpus, "GPU") if work.gpus else (cores(), "CPU core")
+        if work.devices > devices:
+            has = f"this machine has {counted(devices, kind)}"
+            raise UserError(f"--devices is {work.devices}, expected at most {devices}: {has}")
+        if per_gpu and not work.gpus:
+            raise UserError(f"--per-gpu is {per_gpu}, but cells run on the CPU: expected --jobs")
+        most = devices // work.devices * (per_gpu or 1)
+        # More workers than cores are the user's choice; of a GPU's memory each needs its share.
+        asked = min(jobs or most, most) if work.gpus else jobs or most
+        return Pool(work, min(asked, work.cells))
+
+    return start
 
 
-@dataclass
-class Summary:
-    """The outcome of the cells that were asked for."""
+def visible(gpus: int, outer: str | None) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES must be for a process to see one GPU alone, for each of `gpus`.
 
-    found: int = 0
-    """Already in the store."""
-    trained: int = 0
-    crashed: list[str] = field(default_factory=list)
-    """One line for each cell whose training ended in an error, with the cause."""
-    records: dict[str, Record] = field(default_factory=dict)
-    """The last record of every cell that was asked for, by fingerprint."""
-
-
-class _Signals:
-    """Remembers a signal to stop, instead of stopping at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked:
-            print(
-                f"\nstopping: workers get {PATIENCE:.0f} s to end their step and save …",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-        self.asked = True
-
-    @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Ignores Ctrl-C while a process is started, which inherits this.
-
-        A terminal's Ctrl-C reaches every process of the group; workers get their signal from the parent.
-        """
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, handler)
+    `outer` is the variable's present value: the numbers or UUIDs of the GPUs that may be used.
+    """
+    return (
+        [name.strip() for name in outer.split(",")][:gpus]
+        if outer
+        else [str(n) for n in range(gpus)]
+    )
 
 
 @dataclass
 class _Slot:
-    process: BaseProcess
-    pipe: Connection
+    workers: list[tuple[BaseProcess, Connection]] = field(default_factory=list)
+    """By rank; none before the first cell and after a crash."""
     task: Task | None = None
     step: int = 0
-    """The last step that the worker reported."""
+    """The last step that the first worker reported."""
+    environment: Mapping[str, Any] | None = None
+    """None until the workers are ready."""
+    done: dict[int, str] = field(default_factory=dict)
+    """The status that each worker came to, by rank."""
+    usable: bool = True
+
+    def heard(self) -> list[tuple[int, tuple[Any, ...]]]:
+        """One message of each worker that has one, with its rank.
+
+        A worker that died comes first: it explains what the others say.
+        """
+        found = [
+            (rank, message)
+            for rank, (_, pipe) in enumerate(self.workers)
+            if (message := _received(pipe))
+        ]
+        return sorted(found, key=lambda one: one[1] != LOST)
+
+    def death(self, rank: int) -> str:
+        """How a worker died, in words."""
+        process, _ = self.workers[rank]
+        process.join(PATIENCE)
+        which = f"worker {rank} of the cell" if len(self.workers) > 1 else "the worker"
+        return f"{which} died ({ending(process.exitcode)})"
+
+    def kill(self) -> None:
+        """Ends all workers at once."""
+        for process, _ in self.workers:
+            process.kill()
+        for process, pipe in self.workers:
+            process.join()
+            pipe.close()
+        self.workers.clear()
 
 
-def train_missing(
-    tasks: Sequence[Task],
-    store: Store,
-    data: Path,
-    jobs: int | None,
-    device: str = "auto",
-    root: Path | None = None,
-    retry: bool = False,
-    states: bool = False,
-    storage: Storage = "auto",
-) -> Summary:
-    """Trains every task that the store has no finished record of, `jobs` at a time.
-
-    The default of `jobs` is the number of CPU cores, or 1 on a GPU. `data` is the folder of the built
-    dataset. With the `root` of a project, its published records are adopted if the environment that made
-    them is the one of this machine. `storage` is where the images are kept. With `retry`, cells that ran
-    out of memory are trained again, and with `states` those whose final state is not stored. Raises
-    UserError before any training if a cell cannot be built, and Stopped on a signal, after the workers
-    have saved their state.
-    """
-    wanted = {task.fingerprint: task for task in tasks}
-    summary = Summary(records=store.read(tasks))
-
-    def counts(task: Task, entry: Record | None) -> bool:
-        if entry is None or not entry.is_final or (retry and entry.status == OUT_OF_MEMORY):
-            return False
-        kept = entry.status != "done" or task.cell.config.training is None
-        return not states or kept or store.trained(task.training_key).is_file()
-
-    def lacking() -> list[Task]:
-        missing = [t for key, t in wanted.items() if not counts(t, summary.records.get(key))]
-        summary.found = len(wanted) - len(missing)
-        return missing
-
-    missing = lacking()
-    if not missing:
-        return summary
-    for task in missing:
-        check_transfer(data, task.cell.config.evaluation.transfer)
-    determinism.prepare()
-    with _Signals() as signals:
-        context = _context(signals)
-        with starting():
-            environment, loaded = _check(context, signals, missing, data, device)
-        for line in loaded:
-            print(line, file=sys.stderr)
-        for entry in published.finished(missing, root) if root else ():
-            if entry.environment == environment and counts(wanted[entry.fingerprint], entry):
-                store.put(entry, None)
-                summary.records[entry.fingerprint] = entry
-        missing = lacking()
-        if not missing:
-            return summary
-        jobs = jobs or (cores() if environment["device"] == "cpu" else 1)
-        pool = _Pool(context, signals, store, data, min(jobs, len(missing)), device, storage)
-        with Bars(total=len(wanted), done=summary.found, slots=len(pool.slots)) as bars:
-            pool.run(missing, bars, summary)
-    summary.records |= store.read(missing)
-    return summary
+LOST = ("lost",)
 
 
-def _context(signals: _Signals) -> SpawnContext | ForkServerContext:
-    """How workers start: on Linux they are forked from one process that has imported `LOADED`.
-
-    Elsewhere each worker imports them: macOS's libraries do not survive a fork, and Windows has no fork.
-    """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
-    with signals.held_back():
-        forkserver.ensure_running()
-    return context
-
-
-def _started(
-    context: SpawnContext | ForkServerContext,
-    signals: _Signals,
-    target: Callable[..., None],
-    *arguments: Any,
-) -> tuple[BaseProcess, Connection]:
-    """A process that runs `target` with a pipe and the arguments, and this end of the pipe."""
-    ours, theirs = context.Pipe()
-    given = (dict(os.environ), target, theirs, *arguments)
-    process = context.Process(target=worker.begin, args=given)
-    # A forked process inherits from the fork server that Ctrl-C is ignored. The first start waits for
-    # the imports of the server: Ctrl-C must reach this process meanwhile.
-    forked = context.get_start_method() == "forkserver"
+def _received(pipe: Connection) -> tuple[Any, ...] | None:
     try:
-        with contextlib.nullcontext() if forked else signals.held_back():
-            process.start()
+        return tuple(pipe.recv()) if pipe.poll() else None
     except (EOFError, OSError):
-        # A termination of the whole process group ends the fork server.
-        if signals.asked:
-            raise Stopped from None
-        raise
-    theirs.close()
-    return process, ours
+        return LOST
 
 
-def _check(
-    context: SpawnContext | ForkServerContext,
-    signals: _Signals,
-    tasks: Sequence[Task],
-    data: Path,
-    device: str,
-) -> tuple[dict[str, Any], list[str]]:
-    """Refuses cells that cannot be built; see `worker.check` for what it returns.
+class Pool:
+    """Slots and the task of each; see `missing.Way`."""
 
-    It runs in a process of its own, since this one never loads torch.
-    """
-    distinct = {}
-    for task in tasks:
-        config = task.cell.config
-        training = config.training
-        shape: tuple[Any, ...] = (config.image_size,)
-        if training:
-            shape += (
-                training.batch_size, training.view_batching, training.teacher, training.sizes,
-            )  # fmt: skip
-        shape += (config.evaluation.finetune,)
-        key = shape, config.method, config.backbone, config.norms, task.cell.weights
-        distinct[str(key)] = task.cell
-    process, ours = _started(context, signals, worker.check, list(distinct.values()), data, device)
-    try:
-        while not ours.poll(0.2):
-            if signals.asked:
-                process.terminate()
-                raise Stopped
-        environment, refusal, loaded = ours.recv()
-    except EOFError:
-        if signals.asked:
-            raise Stopped from None
-        raise RuntimeError("the check of the networks died; its error is above") from None
-    finally:
-        process.join()
-    if refusal:
-        raise UserError(refusal)
-    return dict(environment), loaded
-
-
-class _Pool:
-    """Worker processes and the task of each."""
-
-    def __init__(
-        self,
-        context: SpawnContext | ForkServerContext,
-        signals: _Signals,
-        store: Store,
-        data: Path,
-        jobs: int,
-        device: str,
-        storage: Storage,
-    ) -> None:
-        self.context, self.signals, self.store, self.data = context, signals, store, data
-        self.device, self.storage = device, storage
+    def __init__(self, work: Work, count: int) -> None:
+        self.work, self.signals = work, work.processes.signals
+        self.gpus = visible(work.gpus, os.environ.get(VISIBLE))
+        sets = max(1, len(self.gpus) // work.devices)
+        self.sharing = -(-count // sets)
+        """How many workers have the same GPU."""
         self.stopping = False
-        self.slots = [self._start() for _ in range(max(1, jobs))]
+        self.meetings: Iterator[str] = itertools.repeat("")
+        """Where workers that train together meet: a new file each time, see `core.ranks.join`."""
+        self.all = [_Slot() for _ in range(count)]
 
-    def _start(self) -> _Slot:
-        given = (self.store.folder, self.data, self.device, self.storage)
-        return _Slot(*_started(self.context, self.signals, worker.main, *given))
+    @property
+    def slots(self) -> int:
+        """How many cells run at once."""
+        return len(self.all)
 
-    def run(self, queue: Sequence[Task], bars: Bars, summary: Summary) -> None:
+    def _start(self, place: int) -> _Slot:
+        work, size = self.work, self.work.devices
+        meeting = next(self.meetings)
+        slot = _Slot()
+        for rank in range(size):
+            variables = {}
+            if self.gpus:
+                first = place % (len(self.gpus) // size) * size
+                variables = {VISIBLE: self.gpus[first + rank]}
+            member = worker.Member(rank, size, meeting) if size > 1 else None
+            given = (
+                work.store.folder, work.data, work.device, work.storage, self.sharing, member,
+            )  # fmt: skip
+            slot.workers.append(work.processes.start(worker.main, *given, variables=variables))
+        return slot
+
+    def run(self, missing: Sequence[Task], bars: Bars, summary: Summary) -> None:
         """Hands out the cells and waits until all are done."""
-        waiting = list(queue)
+        if self.work.devices == 1:
+            self._run(missing, bars, summary)
+            return
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            self.meetings = (f"file://{folder}/{number}" for number in itertools.count())
+            self._run(missing, bars, summary)
+
+    def _run(self, missing: Sequence[Task], bars: Bars, summary: Summary) -> None:
+        waiting = list(missing)
         refusal: str | None = None
         try:
-            for slot in self.slots:
-                self._hand_out(slot, waiting, bars)
-            while any(slot.task for slot in self.slots) and not self.ended():
+            while not self.ended():
+                for place, slot in enumerate(self.all):
+                    if waiting and slot.usable and slot.task is None:
+                        self._hand_out(place, waiting.pop(0), bars)
+                if not any(slot.task for slot in self.all):
+                    break
                 bars.tick()
-                for place, slot in enumerate(self.slots):
-                    refusal = self._listen(place, slot, waiting, bars, summary) or refusal
+                for place in range(self.slots):
+                    refusal = self._listen(place, waiting, bars, summary) or refusal
                 if refusal:
                     self.stopping = True
         finally:
@@ -290,121 +179,133 @@ class _Pool:
         if refusal:
             raise UserError(refusal)
         if self.ended():
-            raise Stopped([self._kept(slot) for slot in self.slots if slot.task])
+            store = self.work.store
+            raise Stopped([kept(s.task, store, s.step) for s in self.all if s.task])
 
     def ended(self) -> bool:
         """Whether no more cells are to be handed out."""
         return self.stopping or self.signals.asked
 
-    def _hand_out(self, slot: _Slot, waiting: list[Task], bars: Bars) -> None:
-        slot.task, slot.step = (waiting.pop(0) if waiting else None), 0
-        cell = slot.task.cell if slot.task else None
-        if slot.task:
-            slot.pipe.send(slot.task)
-        trained = cell is not None and cell.config.training is not None
-        bars.start(self.slots.index(slot), cell.label if cell else "", trained)
+    def _hand_out(self, place: int, task: Task, bars: Bars) -> None:
+        if not self.all[place].workers:
+            self.all[place] = self._start(place)
+        slot = self.all[place]
+        slot.task, slot.step, slot.done = task, 0, {}
+        for _, pipe in slot.workers:
+            with contextlib.suppress(OSError):  # a worker that died is heard of next
+                pipe.send(task)
+        bars.start(place, task.cell.label, task.cell.config.training is not None)
 
-    def _listen(
-        self,
-        place: int,
-        slot: _Slot,
-        waiting: list[Task],
-        bars: Bars,
-        summary: Summary,
-    ) -> str | None:
-        """Handles one message of a worker; returns the line of a refusal."""
-        task = slot.task
-        if task is None:
+    def _listen(self, place: int, waiting: list[Task], bars: Bars, summary: Summary) -> str | None:
+        """Handles the messages of a slot; returns the line of a refusal."""
+        slot = self.all[place]
+        if slot.task is None:
             return None
-        cell = task.cell
-        # Waits on the process too: a killed worker closes its pipe without a message.
-        wait([slot.pipe, slot.process.sentinel], timeout=0.25 / len(self.slots))
-        try:
-            message = slot.pipe.recv() if slot.pipe.poll() else None
-        except (EOFError, OSError):
-            message = ("lost",)
-        if message is None:
-            return None
-        kind = message[0]
-        if kind == "step":
-            slot.step = message[1]
-            bars.step(place, *message[1:])
-            return None
-        if kind == "refused":
-            slot.task = None
-            return str(message[1])
-        if kind == "stopped":
-            self.stopping = True
-            return None
-        if kind == "lost":
-            if self.ended():
+        # Waits on the processes too: a killed worker closes its pipe without a message.
+        ends = [end for process, pipe in slot.workers for end in (pipe, process.sentinel)]
+        wait(ends, timeout=0.25 / self.slots)
+        for rank, (kind, *said) in slot.heard():
+            if kind == "ready":
+                slot.environment = said[0]
+            elif kind == "step":
+                slot.step = said[0]
+                bars.step(place, *said)
+            elif kind == "stopped":
+                self.stopping = True
+            elif kind == "done":
+                slot.done[rank] = said[0]
+                if said[0] == OUT_OF_MEMORY and len(slot.workers) > 1:
+                    self._out_of_memory(place, bars, summary)
+                    return None
+                if len(slot.done) == len(slot.workers):
+                    self._finish(place, slot.done[0], bars, summary)
+            elif kind == "refused":
+                slot.kill()
+                slot.task, slot.usable = None, False
+                return str(said[0])
+            elif kind == "lost" and self.ended():
                 return None
-            slot.process.join(PATIENCE)
-            cause = f"the worker died ({_exit(slot.process.exitcode)})"
-            self.store.put(Record.of_crash(task, {}, cause), RunLog())
-            summary.crashed.append(f"{cell.name}: {cause}")
-            bars.finish(place, f"{cell.label}: {cause}")
-            self.slots[place] = slot = self._start()
-        elif kind == "crashed":
-            summary.crashed.append(f"{cell.name}: {message[1]}")
-            bars.finish(place, f"{cell.label}: crashed: {message[1]}")
+            elif slot.environment is None:
+                return self._retire(place, rank, said, waiting, bars)
+            else:
+                self._crash(place, rank, said, bars, summary)
+                return None
+        return None
+
+    def _finish(self, place: int, status: str, bars: Bars, summary: Summary) -> None:
+        slot = self.all[place]
+        assert slot.task
+        summary.trained += 1
+        bars.finish(place, f"{slot.task.cell.label}: {status}")
+        slot.task = None
+        bars.start(place, "", trained=False)
+
+    def _out_of_memory(self, place: int, bars: Bars, summary: Summary) -> None:
+        """Ends workers of which one ran out of memory, since the others wait for it."""
+        slot = self.all[place]
+        assert slot.task
+        if self.work.store.record(slot.task.fingerprint) is None:
+            result = Result(metrics={}, curves={}, cause="out of memory")
+            entry = Record.of(slot.task, slot.environment or {}, OUT_OF_MEMORY, result)
+            self.work.store.put(entry, RunLog())
+        self._finish(place, slot.done.get(0, OUT_OF_MEMORY), bars, summary)
+        slot.kill()
+
+    def _crash(
+        self, place: int, rank: int, said: Sequence[str], bars: Bars, summary: Summary
+    ) -> None:
+        """Stores that a cell crashed, and ends its workers; the next cell gets new ones."""
+        slot = self.all[place]
+        assert slot.task
+        cell, environment, log = slot.task.cell, dict(slot.environment or {}), RunLog()
+        if said:
+            cause, log = said[0], RunLog(traceback=said[1])
+            shown = f"crashed: {cause}"
         else:
-            summary.trained += 1
-            bars.finish(place, f"{cell.label}: {message[1]}")
-        self._hand_out(slot, waiting, bars)
+            shown = cause = slot.death(rank)
+            environment = {}
+        self.work.store.put(Record.of_crash(slot.task, environment, cause), log)
+        summary.crashed.append(f"{cell.name}: {cause}")
+        bars.finish(place, f"{cell.label}: {shown}")
+        slot.kill()
+        self.all[place] = _Slot()
+
+    def _retire(
+        self, place: int, rank: int, said: Sequence[str], waiting: list[Task], bars: Bars
+    ) -> str | None:
+        """Gives up a slot whose workers cannot start, as on a lost GPU; its cell goes to another."""
+        slot = self.all[place]
+        assert slot.task
+        cause = said[0] if said else slot.death(rank)
+        slot.kill()
+        waiting.insert(0, slot.task)
+        slot.task, slot.usable = None, False
+        bars.start(place, "", trained=False)
+        if not any(other.usable for other in self.all):
+            return f"no worker can start: {cause}"
+        bars.note(f"one worker less, which could not start: {cause}")
         return None
 
     def _end(self) -> None:
         """Ends the workers: idle ones at once, busy ones after they have saved a checkpoint."""
-        for slot in self.slots:
+        for slot in self.all:
             if slot.task is None:
-                try:
-                    slot.pipe.send(None)
-                except OSError:
-                    continue
+                for _, pipe in slot.workers:
+                    with contextlib.suppress(OSError):
+                        pipe.send(None)
+            elif slot.environment is None:
+                slot.kill()
             else:
-                slot.process.terminate()
+                slot.workers[0][0].terminate()  # which tells those that train with it
         deadline = time.monotonic() + PATIENCE
-        for slot in self.slots:
-            # A dead fork server does not report its children; their ends of the pipes close with them.
-            with contextlib.suppress(EOFError, OSError):
-                while slot.pipe.poll(max(0.0, deadline - time.monotonic())):
-                    slot.pipe.recv()
-            slot.process.join(max(0.1, deadline - time.monotonic()))
-            if slot.process.is_alive():
-                slot.process.kill()
-                slot.process.join()
-            slot.pipe.close()
-
-    def _kept(self, slot: _Slot) -> str:
-        """What the store has of the cell of a worker that was stopped."""
-        task = slot.task
-        assert task is not None
-        name, recipe = task.cell.name, task.cell.config.training
-        if self.store.record(task.fingerprint):
-            return f"{name}: finished"
-        if recipe is None:
-            return f"{name}: nothing to save; its evaluation starts again"
-        judged = task.cell.config.evaluation.judge == "test"
-        if judged and self.store.trained(task.training_key).is_file():
-            return f"{name}: its training is saved; its evaluation starts again"
-        saved = _saved_steps(self.store.checkpoint(task.fingerprint))
-        lost = f"; {slot.step - saved} more are lost" if slot.step > saved else ""
-        return f"{name}: {saved} of {recipe.steps} steps are saved{lost}"
-
-
-def _saved_steps(checkpoint: Path) -> int:
-    """The steps that a checkpoint has done, 0 without a whole one; this process never loads torch."""
-    try:
-        with safe_open(checkpoint, "numpy") as file:
-            return int(json.loads(file.metadata()["checkpoint"])["step"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _exit(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return "signal SIGKILL, which the system sends when memory runs out"
-    if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
+        for slot in self.all:
+            for rank, (process, pipe) in enumerate(slot.workers):
+                if rank and slot.task:
+                    process.kill()  # the first worker has saved what there is to save
+                # A dead fork server does not report its children; their ends of the pipes close with
+                # them.
+                with contextlib.suppress(EOFError, OSError):
+                    while pipe.poll(max(0.0, deadline - time.monotonic())):
+                        pipe.recv()
+                process.join(max(0.1, deadline - time.monotonic()))
+            slot.kill()

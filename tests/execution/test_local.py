@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,8 +17,8 @@ import torch
 
 from benchmark.core import canonical_json, determinism
 from benchmark.core.errors import UserError
-from benchmark.execution import local
 from benchmark.execution.cell import run
+from benchmark.execution.missing import kept
 from benchmark.results import published as collect
 from benchmark.results.records import Record, Result, RunLog
 from benchmark.training.checkpoint import save_checkpoint
@@ -141,6 +140,50 @@ def test_a_fresh_clone_trains_only_what_is_not_published(
 def test_two_workers_give_the_bytes_of_one(root: Path, trained: tuple[Path, Ended]) -> None:
     assert tiny.run(root, "train", "--jobs", "2").returncode == 0
     assert tiny.published(root) == tiny.published(trained[0])
+
+
+def test_two_shards_at_once_train_what_one_run_trains(
+    root: Path, trained: tuple[Path, Ended]
+) -> None:
+    """In one folder, each cell once; the same command without a shard then has nothing to train."""
+    both = [tiny.begin(root, "train", "--jobs", "1", "--shard", f"{n}/2") for n in (1, 2)]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in both]
+    finally:
+        for process in both:
+            tiny.end(process)
+    assert [process.returncode for process in both] == [0, 0], said
+    for place, text in enumerate(said, 1):
+        own = 5 // 2 + place % 2
+        lines = text.splitlines()
+        assert lines[0] == (
+            f"shard {place} of 2: {own} of 5 cells; {5 - own} are left to the other shards"
+        )
+        assert f"{own} trained, 0 found done, 0 crashed" in lines
+    done = tiny.run(root, "train")
+    assert done.returncode == 0
+    assert done.stderr == "0 trained, 5 found done, 0 crashed\n"
+    assert tiny.published(root) == tiny.published(trained[0])
+
+
+def test_a_shard_publishes_whole_methods_only(root: Path, trained: tuple[Path, Ended]) -> None:
+    """Raw pixels cost least, so they are in the last of five shards, by themselves."""
+    done = tiny.run(root, "train", "--shard", "5/5")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert "1 trained, 0 found done, 0 crashed" in lines
+    assert lines[-1] == (
+        "not published: simclr, supervised (4 cells without a result); when all shards are done, the "
+        "same command without --shard publishes them"
+    )
+    (name,) = tiny.published(root)
+    assert tiny.published(root)[name] == tiny.published(trained[0])[name]
+    assert name == "raw-pixels/raw-pixels-pixels-none-s0.json"
+    wrong = tiny.run(root, "train", "--shard", "6/5")
+    assert wrong.returncode == 2
+    assert wrong.stderr == (
+        "benchmark: --shard is '6/5', expected I/N with I from 1 to N, e.g. 2/8\n"
+    )
 
 
 def test_one_cell_is_trained_but_not_published(trained: tuple[Path, Ended], tmp_path: Path) -> None:
@@ -275,26 +318,24 @@ def test_what_cannot_be_saved_is_said(long: tuple[Path, Path, list[subprocess.Po
     root, checkpoint, _ = long
     cell = tiny.cell("rotation-resnet-bn-s0", "long")
     task = cell.on(tiny.dataset(root))
-    pool = local._Pool.__new__(local._Pool)
-    pool.store = tiny.store(root)
-    slot = local._Slot(multiprocessing.Process(), multiprocessing.Pipe()[0], task, 0)
+    store = tiny.store(root)
     none = f"{cell.name}: 0 of {tiny.LONG} steps are saved"
-    assert pool._kept(slot) == none
-    slot.step = 7
-    assert pool._kept(slot) == f"{none}; 7 more are lost"
+    assert kept(task, store, 0) == none
+    assert kept(task, store, 7) == f"{none}; 7 more are lost"
     checkpoint.parent.mkdir(parents=True)
     canonical_json.write(checkpoint, b"half")
-    assert pool._kept(slot) == f"{none}; 7 more are lost"
+    assert kept(task, store, 7) == f"{none}; 7 more are lost"
     network = torch.nn.Linear(1, 1)
     save_checkpoint(checkpoint, "any", 5, network, None, {})
-    assert pool._kept(slot) == (f"{cell.name}: 5 of {tiny.LONG} steps are saved; 2 more are lost")
-    kept = pool.store.trained(task.training_key)
-    save_checkpoint(kept, "any", tiny.LONG, network, None, {})
-    assert pool._kept(slot).endswith("its training is saved; its evaluation starts again")
-    pool.store.put(Record.of(task, {}, "done", Result()), RunLog())
-    assert pool._kept(slot) == f"{cell.name}: finished"
-    slot.task = tiny.cell("raw-pixels-pixels-none-s0").on(task.dataset)
-    assert "nothing to save" in pool._kept(slot)
+    assert kept(task, store, 7) == (
+        f"{cell.name}: 5 of {tiny.LONG} steps are saved; 2 more are lost"
+    )
+    save_checkpoint(store.trained(task.training_key), "any", tiny.LONG, network, None, {})
+    assert kept(task, store, 7).endswith("its training is saved; its evaluation starts again")
+    store.put(Record.of(task, {}, "done", Result()), RunLog())
+    assert kept(task, store, 7) == f"{cell.name}: finished"
+    control = tiny.cell("raw-pixels-pixels-none-s0").on(task.dataset)
+    assert "nothing to save" in kept(control, store, 0)
 
 
 def test_a_lack_of_memory_is_trained_again_when_asked(root: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmark.components import registry
+from benchmark.components import plugins, registry
 from benchmark.methods.base import Method
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration, NormConfig
@@ -39,8 +40,8 @@ class Passed(NamedTuple):
 def configured(
     method: str, backbone: str, norms: Any, training: dict[str, Any], options: dict[str, Any]
 ) -> Configuration:
-    views = FACTS[method]["views"]
-    batching = {"view_batching": FACTS[method].get("view_batching", "separate")}
+    views = registry.facts("method", method)["views"]
+    batching = {"view_batching": registry.facts("method", method).get("view_batching", "separate")}
     given = {
         "batch_size": BATCH, "images_seen": STEPS * BATCH, "learning_rate": 0.05,
         "weight_decay": 0.01, "views": [VIEW] * views, **batching, **training,
@@ -110,3 +111,20 @@ def differences(one: Passed, other: Passed, rtol: float = 1e-6, atol: float = 1e
         for name, (a, b) in pairs.items()
         if not torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
     ]
+
+
+def several(folder: Path, configs: list[Configuration]) -> list[Passed]:
+    """A few steps of each."""
+    found = []
+    for number, one in enumerate(configs):
+        try:
+            found.append(passed(folder / str(number), one, 1))
+        except Exception as error:
+            raise RuntimeError(f"{one.method} {one.backbone} {one.norms}") from error
+    return found
+
+
+def with_plug_ins(files: Sequence[str], folder: Path, configs: list[Configuration]) -> list[Passed]:
+    """The same with components of these files."""
+    with plugins.added(files):
+        return several(folder, configs)

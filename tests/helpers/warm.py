@@ -105,12 +105,12 @@ def serve() -> None:
     from multiprocessing import forkserver, resource_tracker
 
     from benchmark.core import determinism
-    from benchmark.execution import local
+    from benchmark.execution import processes
 
     determinism.start("cpu")
-    # As `local` starts it: the workers inherit that Ctrl-C is ignored.
+    # As `processes` starts it: the workers inherit that Ctrl-C is ignored.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    forkserver.set_forkserver_preload(local.LOADED)
+    forkserver.set_forkserver_preload(processes.LOADED)
     forkserver.ensure_running()
     signal.signal(signal.SIGINT, handler)
     # The children cannot wait for it, which is how the original looks whether it runs.

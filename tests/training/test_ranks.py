@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmark.components import plugins
 from benchmark.planning.configuration import Configuration
 from tests.helpers import ranks, small, trainings
 from tests.helpers.trainings import BATCH, FACTS, configured
@@ -34,22 +37,16 @@ def config(method: str, backbone: str, norm: str) -> Configuration:
     return configured(method, backbone, {"norm": norm, **small.options("norm", norm)}, given, {})
 
 
-def trained(folder: Path, configs: list[Configuration]) -> list[trainings.Passed]:
-    """A few steps of each."""
-    found = []
-    for number, one in enumerate(configs):
-        try:
-            found.append(trainings.passed(folder / str(number), one, 1))
-        except Exception as error:
-            raise RuntimeError(f"{one.method} {one.backbone} {one.norms}") from error
-    return found
-
-
-def compare(folder: Path, cases: dict[Any, Configuration], size: int) -> dict[Any, list[str]]:
+def compare(
+    folder: Path,
+    cases: dict[Any, Configuration],
+    size: int,
+    train: Callable[[Path, list[Configuration]], list[trainings.Passed]] = trainings.several,
+) -> dict[Any, list[str]]:
     """What differs between `size` processes and one, by case; in double precision, to 1e-9."""
     configs = list(cases.values())
-    (one,) = ranks.run(1, folder, trained, folder / "1", configs)
-    first, *_ = ranks.run(size, folder, trained, folder / str(size), configs)
+    (one,) = ranks.run(1, folder, train, folder / "1", configs)
+    first, *_ = ranks.run(size, folder, train, folder / str(size), configs)
     finite = [bool(each.trained.curves["loss"].isfinite().all()) for each in one]
     assert [case for case, good in zip(cases, finite, strict=True) if not good] == []
     differences = (
@@ -137,3 +134,121 @@ def test_processes_are_one_whatever_the_recipe(tmp_path: Path, size: int) -> Non
         for name, (method, norms, training, options) in OTHERS.items()
     }
     assert compare(tmp_path, cases, size) == {}
+
+
+PLUG_IN_NORM = '''
+import torch
+from torch import nn
+
+COMPONENT = {
+    "kind": "norm", "name": "batch-rms", "version": 1, "options": {}, "batch_dependent": True,
+}
+
+
+class BatchRMS(nn.Module):
+    """Divides each channel by its root mean square over the batch, without running statistics."""
+
+    def __init__(self, width, channels):
+        super().__init__()
+        self.channels = channels
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        axes = [axis for axis in range(x.ndim) if axis != self.channels % x.ndim]
+        shape = [1] * x.ndim
+        shape[self.channels] = -1
+        rms = x.square().mean(axes).add(1e-5).sqrt()
+        return x / rms.view(shape) * self.gain.view(shape)
+
+
+def build(name, site):
+    return BatchRMS(site.width, -1 if site.shape == "tokens" else 1)
+'''
+PLUG_IN_METHOD = '''
+import torch
+
+from benchmark.methods.base import Method, Outcome
+from benchmark.methods.heads import mlp
+
+COMPONENT = {
+    "kind": "method", "name": "decorrelate", "version": 1, "options": {}, "title": "Decorrelate",
+    "views": 2, "sections": ["backbone", "projector", "predictor"], "teacher": False,
+}
+
+
+class Decorrelate(Method):
+    """A loss of the whole batch after a predictor of projections, and a mean over steps."""
+
+    def __init__(self, backbone, context):
+        super().__init__(backbone, context)
+        self.projector = mlp([backbone.width, 16, 8], context.norms["projector"])
+        self.predictor = mlp([8, 16, 8], context.norms["predictor"])
+        self.register_buffer("centre", torch.zeros(8))
+
+    def forward(self, batch):
+        first, second = self.each_view(self.predictor, self.projections(batch.views))
+        z = torch.cat((first, second)) - self.centre
+        self.centre.lerp_(z.detach().mean(0).to(self.centre), 0.1)
+        correlation = z.T @ z / len(z)
+        loss = (correlation - torch.eye(8).to(z)).square().sum() + (first - second).square().mean()
+        return Outcome(loss, None)
+
+
+build = Decorrelate
+'''
+SHORT_SIGHTED = '''
+import torch
+import torch.nn.functional as F
+
+from benchmark.methods.base import Method, Outcome
+
+COMPONENT = {
+    "kind": "method", "name": "short-sighted", "version": 1, "options": {}, "title": "Short",
+    "views": 2, "sections": ["backbone"], "teacher": False,
+}
+
+
+class ShortSighted(Method):
+    """Asks the backbone by itself, so that its loss would be of a part of the batch."""
+
+    def forward(self, batch):
+        first, second = (self.backbone(view) for view in batch.views)
+        return Outcome(F.cross_entropy(first @ second.T, torch.arange(len(first))), None)
+
+
+build = ShortSighted
+'''
+
+
+def written(folder: Path, **files: str) -> list[str]:
+    found = []
+    for name, text in files.items():
+        found.append(str(folder / f"{name}.py"))
+        Path(found[-1]).write_text(text, encoding="utf-8")
+    return found
+
+
+def test_plug_ins_see_the_whole_batch(tmp_path: Path) -> None:
+    files = written(tmp_path, norm=PLUG_IN_NORM, method=PLUG_IN_METHOD)
+    with plugins.added(files):
+        cases = {
+            (method, backbone, norm): configured(
+                method, backbone, {"norm": norm}, {"learning_rate": 0.002}, {}
+            )
+            for method, backbone, norm in (
+                ("decorrelate", "resnet", "batch-rms"),
+                ("decorrelate", "vit", "bn"),
+                ("simclr", "vit", "batch-rms"),
+                ("byol", "resnet", "batch-rms"),
+            )
+        }
+        assert compare(tmp_path, cases, 2, functools.partial(trainings.with_plug_ins, files)) == {}
+
+
+def test_a_loss_that_misses_a_part_of_the_batch_is_refused(tmp_path: Path) -> None:
+    files = written(tmp_path, method=SHORT_SIGHTED)
+    with plugins.added(files):
+        cases = [configured("short-sighted", "resnet", {"norm": "ln"}, {}, {})]
+    train = functools.partial(trainings.with_plug_ins, files)
+    with pytest.raises(RuntimeError, match="ShortSighted: its loss is not of the whole batch"):
+        ranks.run(2, tmp_path, train, tmp_path, cases)

@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
-from benchmark.execution.local import train_missing
+from benchmark.execution import local
+from benchmark.execution.missing import train_missing
 from benchmark.planning import plan
 from benchmark.planning.cell import Cell, Row, tasks
 from benchmark.planning.images import data_folder, dataset_checksum
@@ -36,7 +37,9 @@ def measure(
         with tempfile.TemporaryDirectory(prefix="benchmark-speed-") as folder:
             store = Store(Path(folder))
             begun = time.perf_counter()
-            train_missing(wanted, store, data_folder(root, params.track), jobs, device)
+            train_missing(
+                wanted, store, data_folder(root, params.track), local.workers(jobs), device
+            )
             seconds = time.perf_counter() - begun
             found = [store.record(task.fingerprint) for task in wanted]
             records.append(

@@ -22,11 +22,15 @@ def track_file(root: Path, track: str) -> Path:
     """A track's params.yaml: the one at the top for `mini`, `tracks/NAME/params.yaml` for others."""
     path = root / "params.yaml" if track == "mini" else root / "tracks" / track / "params.yaml"
     if not path.is_file():
-        known = {p.parent.name for p in (root / "tracks").glob("*/params.yaml")}
         if not (root / "params.yaml").is_file():
             raise UserError(f"no params.yaml in {root}: run this at the top of the project")
-        raise unknown("track", track, known | {"mini"})
+        raise unknown("track", track, tracks(root))
     return path
+
+
+def tracks(root: Path) -> list[str]:
+    """The names of a project's tracks, `mini` first."""
+    return ["mini", *sorted(path.parent.name for path in (root / "tracks").glob("*/params.yaml"))]
 
 
 def read(path: Path, given: Sequence[str] = ()) -> Params:

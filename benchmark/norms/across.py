@@ -128,6 +128,15 @@ def _grouped(own: int, groups: int, strided: bool, size: int, parts: int) -> tup
     return group, torch.stack([row.bincount(minlength=groups) for row in group])
 
 
+def own_groups(own: int, groups: int, strided: bool) -> int:
+    """How many of the groups are this process's if no two processes share one, otherwise 0."""
+    if ranks.size() == 1:
+        return groups
+    counts = _groups(own, groups, strided)[1]
+    whole = bool((counts.bool().sum(0) == 1).all())
+    return int(counts[ranks.rank()].bool().sum()) if whole else 0
+
+
 def _groups(own: int, groups: int, strided: bool) -> tuple[Tensor, Tensor]:
     """The group of each of this process's rows (n,), and how many each process has of it (W, G)."""
     group, counts = _grouped(own, groups, strided, ranks.size(), ranks.current_parts())

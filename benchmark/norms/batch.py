@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.core import ranks
 from benchmark.core.errors import UserError
-from benchmark.norms.across import normalise, record
+from benchmark.norms.across import normalise, own_groups, record
 from benchmark.norms.bases import RunningNorm
 from benchmark.norms.factory import EPS, MOMENTUM, ChannelsLast, OverTokens, Site
 
@@ -78,32 +78,32 @@ class GhostBatchNorm(RunningNorm):
         values = x.numel() // x.shape[1] * ranks.size() // self.groups
         if values == 1:
             raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no variance")
-        if ranks.size() > 1:
-            strided = self.assignment == "strided"
-            y, mean, variance = normalise(x, self.weight, self.bias, self.eps, self.groups, strided)
-            record(self, mean, variance, values)
+        strided = self.assignment == "strided"
+        groups = own_groups(len(x), self.groups, strided)
+        if groups == 0:  # processes share them
+            y, mean, var = normalise(x, self.weight, self.bias, self.eps, self.groups, strided)
+            record(self, mean, var, values)
             return y
         # The groups become channels side by side, so that one call normalizes all of them.
-        mean, var = self.running_mean.repeat(self.groups), self.running_var.repeat(self.groups)
-        weight, bias = (
-            None if p is None else p.repeat(self.groups) for p in (self.weight, self.bias)
-        )
-        y = F.batch_norm(self._beside(x), mean, var, weight, bias, True, self.counted(), self.eps)
-        self.running_mean.copy_(mean.view(self.groups, -1).mean(0))
-        self.running_var.copy_(var.view(self.groups, -1).mean(0))
-        return self._apart(y)
+        mean, var = self.running_mean.repeat(groups), self.running_var.repeat(groups)
+        weight, bias = (None if p is None else p.repeat(groups) for p in (self.weight, self.bias))
+        beside = self._beside(x, groups)
+        y = F.batch_norm(beside, mean, var, weight, bias, True, self.counted(), self.eps)
+        self.running_mean.copy_(ranks.mean(mean.view(groups, -1).mean(0)))
+        self.running_var.copy_(ranks.mean(var.view(groups, -1).mean(0)))
+        return self._apart(y, groups)
 
-    def _beside(self, x: Tensor) -> Tensor:
+    def _beside(self, x: Tensor, groups: int) -> Tensor:
         """(groups · n, C, …) → (n, groups · C, …), channels last, the memory format of maps here."""
         parts = x.movedim(1, -1)
         if self.assignment == "strided":
-            parts = parts.unflatten(0, (-1, self.groups)).movedim(1, -2)
+            parts = parts.unflatten(0, (-1, groups)).movedim(1, -2)
         else:
-            parts = parts.unflatten(0, (self.groups, -1)).movedim(0, -2)
+            parts = parts.unflatten(0, (groups, -1)).movedim(0, -2)
         return parts.flatten(-2).movedim(-1, 1)
 
-    def _apart(self, y: Tensor) -> Tensor:
+    def _apart(self, y: Tensor, groups: int) -> Tensor:
         """The inverse of `_beside`."""
-        parts = y.movedim(1, -1).unflatten(-1, (self.groups, -1))
+        parts = y.movedim(1, -1).unflatten(-1, (groups, -1))
         parts = parts.movedim(-2, 1 if self.assignment == "strided" else 0)
         return parts.flatten(0, 1).movedim(-1, 1)

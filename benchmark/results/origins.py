@@ -149,7 +149,7 @@ def publish(root: Path, tasks: Sequence[Task], records: Mapping[str, Record], st
         old = known.get(label)
         if old is not None and old.record != checksum:
             old = None
-        kept = _better(old, _made(label, checksum, store.run_log(task.fingerprint)))
+        kept = _better(old, made(label, checksum, store.run_log(task.fingerprint)))
         if kept is None or kept.marks:
             elsewhere = elsewhere if elsewhere is not None else _by_record(root, first.track)
             other = elsewhere.get(checksum)
@@ -178,8 +178,11 @@ def _facts(of: _Facts) -> dict[str, Any]:
     return {key: getattr(of, key) for key in _Facts.model_fields}
 
 
-def _made(label: str, checksum: str, log: RunLog) -> Origin | None:
-    """The origin by a cell's run log; None for an adopted record, which has no log."""
+def made(label: str, checksum: str, log: RunLog) -> Origin | None:
+    """The origin of the record with this checksum by its run log; None if the log does not name it all.
+
+    A published record that the store took over has no log.
+    """
     if log.program is None or log.machine is None or log.started is None:
         return None
     started = datetime.fromtimestamp(log.started, UTC).isoformat(timespec="seconds")

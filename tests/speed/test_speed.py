@@ -91,7 +91,7 @@ def test_a_stretch_counts_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
             tick()
             clock[0] += 0.25
 
-    found = timing._stretch(run, seconds=5.0, images=8, device="cpu")
+    found = timing.stretch(run, seconds=5.0, images=8, device="cpu")
     assert found.images_per_second == 32.0
 
 

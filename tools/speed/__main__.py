@@ -6,6 +6,7 @@ python -m tools.speed --part training --seconds 5
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, metavar="N")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each turn")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: results/speed")
+    parser.add_argument(
+        "--lenient", action="store_true", help="leave out libraries that are not installed"
+    )
     arguments = parser.parse_args(argv)
     return exit_code("speed", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    # A termination ends the timed processes too, which are in groups of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts = arguments.part or PARTS
     for part in parts:
         if part not in PARTS:
@@ -41,6 +48,7 @@ def _run(arguments: argparse.Namespace) -> None:
     page = speed(
         Path.cwd(), arguments.device, parts, arguments.case or (),
         [number or cores() for number in threads], arguments.rounds, arguments.seconds,
+        arguments.out, arguments.lenient,
     )  # fmt: skip
     print(page)
 

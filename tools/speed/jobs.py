@@ -26,8 +26,9 @@ def measure(
 ) -> dict[str, Any]:
     """Trains the same cells with each number of workers, from nothing to their records.
 
-    SimCLR on the ResNet under three norms and four seeds, each for `images` images. The starts of the
-    processes are part of it. UserError where the track's images have not been built.
+    SimCLR on the ResNet under three norms and four seeds, each for `images` images, on `device`, cpu or
+    cuda. The starts of the processes are part of it. UserError where the track's images have not been
+    built.
     """
     dataset = dataset_checksum(root, params)
     cells = [_cell(params, scheme, seed, images) for scheme in SCHEMES for seed in SEEDS]
@@ -37,9 +38,8 @@ def measure(
         with tempfile.TemporaryDirectory(prefix="benchmark-speed-") as folder:
             store = Store(Path(folder))
             begun = time.perf_counter()
-            train_missing(
-                wanted, store, data_folder(root, params.track), local.workers(jobs), device
-            )
+            way = local.workers(jobs, jobs if device == "cuda" else None)
+            train_missing(wanted, store, data_folder(root, params.track), way, device)
             seconds = time.perf_counter() - begun
             found = [store.record(task.fingerprint) for task in wanted]
             records.append(

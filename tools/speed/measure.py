@@ -28,12 +28,15 @@ def speed(
     threads: Sequence[int],
     rounds: int,
     seconds: float,
+    folder: Path | None = None,
+    lenient: bool = False,
 ) -> Path:
     """Measures the named parts and returns the page that is written.
 
     `names` are cases, all of the device's where empty; `threads` are the numbers of CPU cores that a
     single training gets. Parts that are not measured now stay as the last measurement left them; what is
-    measured is written at once.
+    measured is written at once, into `folder` or results/speed. Where `lenient`, a library that is not
+    installed has no figure but a reason.
     """
     known = [case.name for of in CASES.values() for case in of]
     for name in names:
@@ -41,14 +44,14 @@ def speed(
             raise unknown("case", name, known)
     if max(threads) > cores():
         raise UserError(f"--threads is {max(threads)}, and this process may use {cores()} cores")
-    facts = _facts(device)
-    kind = "cpu" if facts["device"] == "cpu" else "cuda"
+    here = facts(device)
+    kind = "cpu" if here["device"] == "cpu" else "cuda"
     cases = [case for case in CASES[kind] if case.name in names or not names]
     if not cases:
         raise UserError(f"none of the cases {', '.join(names)} is for this device, {kind}")
-    machine = report.machine(facts)
-    folder = root / "results" / "speed"
-    name = re.sub(r"\W+", "-", (machine["cpu"] if kind == "cpu" else facts["device"]).lower())
+    machine = report.machine(here)
+    folder = folder or root / "results" / "speed"
+    name = re.sub(r"\W+", "-", (machine["cpu"] if kind == "cpu" else here["device"]).lower())
     name = f"{name}-{machine['cores']}-cores" if kind == "cpu" else name
     document = report.load(folder, name, machine)
     page = folder / f"{name}.md"
@@ -57,13 +60,17 @@ def speed(
             measured: list[dict[str, Any]] = []
             for count in threads:
                 found = []
+                missing: dict[str, str] | None = {} if lenient else None
                 for number, one in enumerate(
-                    timing.rounds(case, CONTESTANTS, root, device, _cores(count), rounds, seconds)
+                    timing.rounds(
+                        case, CONTESTANTS, root, device, usable(count), rounds, seconds, missing
+                    )
                 ):
                     said = ", ".join(f"{k} {v.images_per_second:.0f}" for k, v in one.items())
                     print(f"{case.name} ×{count} round {number + 1}: {said}", file=sys.stderr)
                     found.append(one)
-                measured.append(report.entry(case, count, found))
+                reasons = {"missing": missing} if missing else {}
+                measured.append(report.entry(case, count, found) | reasons)
             others = [e for e in document.get("training", []) if e["case"] != case.name]
             document["training"] = sorted(others + measured, key=lambda e: _place(e["case"], kind))
             page = report.write(folder, name, document)
@@ -84,15 +91,15 @@ def _place(case: str, kind: str) -> int:
     return [known.name for known in CASES[kind]].index(case)
 
 
-def _cores(count: int) -> list[int]:
+def usable(count: int) -> list[int]:
     """The CPU cores that a training gets, by number; those of this process, the last first."""
     import os
 
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(count)
-    return sorted(usable)[-count:]
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(count)
+    return sorted(own)[-count:]
 
 
-def _facts(device: str) -> dict[str, Any]:
+def facts(device: str) -> dict[str, Any]:
     """The environment of a training here, from a process of its own: this one never loads torch."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_environment, (device,))

@@ -136,7 +136,9 @@ def _training(entries: Sequence[Mapping[str, Any]]) -> str:
                 _range(ratios.get("bare")),
             ]
         )
-    return _table(head, rows) + "\n\nImages a second and ratios within rounds: median (range)."
+    reasons = dict.fromkeys(why for one in entries for why in one.get("missing", {}).values())
+    said = "Images a second and ratios within rounds: median (range)."
+    return "\n\n".join([_table(head, rows), said, *reasons])
 
 
 def _range(values: Mapping[str, float] | None, unit: str = "") -> str:

@@ -10,8 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -50,24 +51,24 @@ def rounds(
     cores: Sequence[int],
     count: int,
     seconds: float,
+    missing: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Stretch]]:
     """`count` rounds of the named contestants, each for `seconds`, on the CPU cores given.
 
-    Raises UserError where a contestant cannot be built.
+    Raises UserError where a contestant cannot be built. With `missing`, such a contestant is left out
+    and the reason is entered there.
     """
-    determinism.prepare()
-    context = multiprocessing.get_context("spawn")
     started: dict[str, tuple[SpawnProcess, Connection]] = {}
     try:
         for name in names:
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, name, case, root, device, tuple(cores))
-            )
-            process.start()
-            theirs.close()
-            started[name] = (process, ours)
-            if refusal := _receive(ours, name):
+            started[name] = process, pipe = _start(name, case, root, device, cores, len(cores))
+            refusal = _receive(pipe, name)
+            if refusal and missing is not None:
+                missing[name] = str(refusal)
+                del started[name]
+                process.join()
+                continue
+            if refusal:
                 raise UserError(str(refusal))
             _group(process, signal.SIGSTOP)
         for _ in range(count):
@@ -82,14 +83,58 @@ def rounds(
                 found[name] = answer
             yield found
     finally:
-        for process, pipe in started.values():
-            _group(process, signal.SIGCONT)
-            with contextlib.suppress(OSError):
-                pipe.send(None)
-        for process, _ in started.values():
-            process.join(PATIENCE)
-            _group(process, signal.SIGKILL)
-            process.join()
+        _end(started.values())
+
+
+def together(
+    case: Case, name: str, root: Path, device: str, cores: Sequence[int], count: int, seconds: float
+) -> list[Stretch]:
+    """`count` processes of one contestant, all at the same time, each with one thread as a cell has.
+
+    Raises UserError where it cannot be built.
+    """
+    started: list[tuple[SpawnProcess, Connection]] = []
+    try:
+        # One by one, so that those before a failure are ended.
+        started.extend(_start(name, case, root, device, cores, 1) for _ in range(count))
+        for _, pipe in started:
+            if refusal := _receive(pipe, name):
+                raise UserError(str(refusal))
+        for _, pipe in started:
+            pipe.send(seconds)
+        found = [_receive(pipe, name) for _, pipe in started]
+    finally:
+        _end(started)
+    for answer in found:
+        if not isinstance(answer, Stretch):
+            raise RuntimeError(f"{name}: {answer}")
+    return [answer for answer in found if isinstance(answer, Stretch)]
+
+
+def _start(
+    name: str, case: Case, root: Path, device: str, cores: Sequence[int], threads: int
+) -> tuple[SpawnProcess, Connection]:
+    determinism.prepare()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    given = (theirs, name, case, root, device, tuple(cores), threads)
+    process = context.Process(target=_serve, args=given)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _end(started: Collection[tuple[SpawnProcess, Connection]]) -> None:
+    """Ends the processes; at once if this one is interrupted or has failed."""
+    patience = PATIENCE if sys.exc_info()[0] is None else 0.0
+    for process, pipe in started:
+        _group(process, signal.SIGCONT)
+        with contextlib.suppress(OSError):
+            pipe.send(None)
+    for process, _ in started:
+        process.join(patience)
+        _group(process, signal.SIGKILL)
+        process.join()
 
 
 def _receive(pipe: Connection, name: str) -> object:
@@ -106,7 +151,13 @@ def _group(process: SpawnProcess, number: signal.Signals) -> None:
 
 
 def _serve(
-    pipe: Connection, name: str, case: Case, root: Path, device_name: str, cores: Sequence[int]
+    pipe: Connection,
+    name: str,
+    case: Case,
+    root: Path,
+    device_name: str,
+    cores: Sequence[int],
+    threads: int,
 ) -> None:
     """Builds a contestant, then trains for as many seconds as each message says."""
     os.setpgrp()
@@ -117,7 +168,7 @@ def _serve(
 
     from tools.speed.pipelines import CONTESTANTS
 
-    torch.set_num_threads(len(cores))
+    torch.set_num_threads(threads)
     try:
         contestant = CONTESTANTS[name](case, root, device, workers=len(cores))
     except UserError as error:
@@ -126,12 +177,13 @@ def _serve(
     pipe.send(None)
     images = case.batch
     while (seconds := pipe.recv()) is not None:
-        pipe.send(_stretch(contestant.run, seconds, images, device.type))
+        pipe.send(stretch(contestant.run, seconds, images, device.type))
 
 
-def _stretch(
+def stretch(
     run: Callable[[Callable[[], None]], None], seconds: float, images: int, device: str
 ) -> Stretch:
+    """Runs a contestant, whose steps have so many images, for some seconds after a warm-up."""
     import torch
 
     begun = time.perf_counter()

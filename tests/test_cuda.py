@@ -6,13 +6,17 @@ All of it takes at most four minutes on a GPU of the H100's class:
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmark.config import params
 from benchmark.core.randomness import keyed
+from benchmark.core.transfer import send
 from benchmark.data.augment import view
 from benchmark.data.manifest import Storage
 from benchmark.evaluation.knn import knn_correct
@@ -22,6 +26,7 @@ from benchmark.execution.cell import run
 from benchmark.execution.missing import train_missing
 from benchmark.planning.cell import tasks
 from benchmark.results.records import Record, Store
+from benchmark.training.acceleration import accelerated, eager
 from benchmark.training.loop import Interrupted
 from tests.helpers import small, tiny
 
@@ -160,6 +165,53 @@ def test_two_processes_on_one_gpu_make_the_records_of_one(tmp_path: Path):
         found.append(train_missing(wanted, store, root / "data/mini", way, "cuda"))
     assert found[0].trained == found[1].trained == len(wanted)
     assert found[0].records == found[1].records
+
+
+def losses(method: str, **recipe: Any) -> Tensor:
+    """Of eight steps, with an optimizer and a teacher that move."""
+    network = small.build(method, "resnet", "bn").to(GPU).train()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.01)
+    found = []
+    with accelerated(network, small.recipe(**recipe), GPU) as faster:
+        one = faster(eager(network, contextlib.nullcontext))
+        for number in range(8):
+            given = small.batch(method, number)
+            drawn = send({"": network.draws(given.draw, given.size)}, GPU)[""]
+            views = [v.to(GPU) for v in given.views]
+            optimizer.zero_grad()
+            outcome = one(given._replace(views=views, labels=given.labels.to(GPU), drawn=drawn))
+            found.append(outcome.loss.clone())
+            optimizer.step()
+            network.after_step(number / 8)
+    return torch.stack(found).cpu()
+
+
+@pytest.mark.parametrize("method", sorted(set(small.TRAINED) - {"dino", "swav"}))
+def test_graphs_take_the_steps_of_eager_mode(method: str):
+    """Three steps are eager, five are replayed."""
+    torch.testing.assert_close(
+        losses(method, compile="graphs"), losses(method), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_fast_arithmetic_is_near():
+    torch.testing.assert_close(losses("simclr", math="fast"), losses("simclr"), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("method", small.TRAINED)
+def test_a_step_does_not_wait(method: str):
+    """The driver's own check of what the fake device counts."""
+    network = small.build(method, "vit", "ln").to(GPU).train()
+    given = small.batch(method)
+    drawn = send({"": network.draws(given.draw, given.size)}, GPU)[""]
+    views = [v.to(GPU) for v in given.views]
+    given = given._replace(views=views, labels=given.labels.to(GPU), drawn=drawn)
+    network(given).loss.backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        network(given).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_record(tmp_path: Path):

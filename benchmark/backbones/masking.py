@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ def embedded(net: Any, images: Tensor) -> Tensor:
     if sum(token.shape[1] for token in special) != net.num_prefix_tokens or net.pos_embed is None:
         raise UserError(f"a {type(net).__name__} takes images of one size")
     grid = net.patch_embed.dynamic_feat_size(images.shape[2:])
-    matrix = _resampling(net.patch_embed.grid_size, grid).to(net.pos_embed)
+    like = net.pos_embed
+    matrix = _resampling(net.patch_embed.grid_size, grid, like.device, like.dtype)
     first = 0 if net.no_embed_class else net.num_prefix_tokens
     # Autocast would make the sum, and so the residual stream, less precise than at the own size.
     with torch.autocast(images.device.type, enabled=False):
@@ -43,14 +45,18 @@ def own_size(net: Any, images: Tensor) -> bool:
     return bool(net.dynamic_img_size or images.shape[2:] == net.patch_embed.img_size)
 
 
-def _resampling(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+@functools.cache
+def _resampling(
+    old: tuple[int, int], new: tuple[int, int], device: torch.device, kind: torch.dtype
+) -> Tensor:
     """The (new, old) matrix of timm's resampling of positions from one grid to another (bicubic).
 
     It is the resampling of the unit vectors. A matrix product has a deterministic gradient on every
-    device, interpolate does not.
+    device, interpolate does not. It is made once, since its copy to the device waits.
     """
     unit = torch.eye(old[0] * old[1], device="cpu")[None]
-    return resample_abs_pos_embed(unit, list(new), list(old), num_prefix_tokens=0)[0]
+    matrix = resample_abs_pos_embed(unit, list(new), list(old), num_prefix_tokens=0)[0]
+    return matrix.to(device, kind)
 
 
 def encode_visible(
@@ -149,8 +155,8 @@ def _bilinear(size: int, out: int, like: Tensor) -> Tensor:
 
     A matrix product has a deterministic gradient on every device, interpolate does not.
     """
-    position = ((torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5).clamp(
-        0, size - 1
-    )
-    weight = (1 - (position[:, None] - torch.arange(size)).abs()).clamp(min=0)
+    places = torch.arange(out, dtype=torch.float64, device=like.device)
+    position = ((places + 0.5) * size / out - 0.5).clamp(0, size - 1)
+    pixels = torch.arange(size, device=like.device)
+    weight = (1 - (position[:, None] - pixels).abs()).clamp(min=0)
     return weight.to(like)

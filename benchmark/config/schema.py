@@ -85,6 +85,10 @@ class Training(Model):
     clip_grad_norm: float | None = Field(gt=0)
     """Largest gradient norm, or null for none; a recipe may have another."""
     precision: Literal["float32", "bfloat16"]
+    math: Literal["deterministic", "fast"] = "deterministic"
+    """`fast`: TF32, and kernels that give other bits each time; on a GPU alone."""
+    compile: Literal["none", "inductor", "graphs"] = "none"
+    """How a step runs: as written, compiled, or as a CUDA graph (on a GPU alone)."""
     weight_decay_on: Literal["weights", "all"]
     """`weights`: parameters of two or more dimensions, whatever norms are around them."""
     teacher: dict[str, Any]

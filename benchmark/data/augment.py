@@ -1,21 +1,25 @@
 """Random views of a whole batch at once, on the device where the images are.
 
 Each operation follows torchvision's definition, with a draw of its own for every image. Random
-numbers come from CPU generators keyed by seed, step and view, so views are the same on every device.
+numbers come from CPU generators keyed by seed, step and view, so views are the same on every device,
+up to rounding. An accelerator gets them in one copy. Its operations have shapes that depend on no
+draw, take any image, and do not wait for it; those of a CPU skip images that were not chosen.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from benchmark.core.transfer import pack
 
 VERSION = 1
 """Raised if the same seed gives other views."""
@@ -47,16 +51,16 @@ def complete(spec: Mapping[str, Any]) -> dict[str, Any]:
     return DEFAULTS | dict(spec)
 
 
+BLUR_BYTES = 1 << 26
+"""Most bytes of windows that a CPU blurs at a time."""
+
+
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of a batch of views, on the CPU; the first dimension of each is the image's."""
+    """The random numbers of a batch of views; the first dimension of each is the image's."""
 
-    area: Tensor
-    """(N, 10), shares of the image."""
-    aspect: Tensor
-    """(N, 10), width / height."""
-    place: Tensor
-    """(N, 2), position of the crop in 0..1."""
+    box: Tensor
+    """(N, 4): top, left, height and width of the crop, whole pixels as float32."""
     mirrored: Tensor
     """(N,) bool, as are the other choices."""
     jittered: Tensor
@@ -70,6 +74,10 @@ class Draws:
     sigma: Tensor
     """(N,), pixels."""
 
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors by name."""
+        return ((field.name, getattr(self, field.name)) for field in fields(self))
+
 
 def views(
     images: Tensor,
@@ -81,29 +89,61 @@ def views(
     """Random views of each image, one for each spec, with a generator each.
 
     `images` (N, C, H, W), uint8 or float in 0..1; each view is float, (N, C, size, size) if its spec has
-    a size. Bytes are rounded to bytes again by the crop, as by torchvision and Pillow.
-    `rows` (N,) are the numbers of the images among the `size` images of a step, for all of which numbers
-    are drawn; by default they are all of it.
+    a size. Bytes are rounded to bytes again by the crop, as by torchvision and Pillow. If the images are
+    a part of a step's, `rows` (N,) are their numbers among its `size` images.
+    """
+    numbers = draw_views(size or len(images), images.shape[2:], specs, generators, rows)
+    return make_views(images, specs, pack(numbers, images.device).to(images.device))
+
+
+def draw_views(
+    count: int,
+    sides: Sequence[int],
+    specs: Sequence[Mapping[str, Any]],
+    generators: Sequence[torch.Generator],
+    rows: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The random numbers of `views` by name, on the CPU, for `count` images of `sides` (H, W).
+
+    With `rows` (N,), those of these images alone.
+    """
+    numbers: dict[str, Tensor] = {}
+    first = 0
+    for spec, run in _runs(specs):
+        given = generators[first : first + run]
+        drawn = [dict(draw(count, spec, generator, sides).items()) for generator in given]
+        for name in drawn[0]:
+            own = [one[name] if rows is None else one[name][rows] for one in drawn]
+            numbers[f"view {first} {name}"] = torch.cat(own)
+        first += run
+    return numbers
+
+
+def make_views(
+    images: Tensor, specs: Sequence[Mapping[str, Any]], numbers: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The views with the numbers of `draw_views`, which are on the images' device.
+
     Neighbours of one spec are made together, which gives the same bits as one after another in fewer
     and larger operations.
     """
-    pairs = zip(map(complete, specs), generators, strict=True)
     made: list[Tensor] = []
-    for spec, run in itertools.groupby(pairs, operator.itemgetter(0)):
-        drawn = [draw(size or len(images), spec, generator) for _, generator in run]
+    for spec, run in _runs(specs):
         names = [field.name for field in fields(Draws)]
-        columns = {name: [getattr(one, name) for one in drawn] for name in names}
-        if rows is not None:
-            columns = {name: [one[rows] for one in column] for name, column in columns.items()}
-        together = Draws(**{name: torch.cat(column) for name, column in columns.items()})
-        made += apply(images, spec, together).split(len(images))
+        draws = Draws(**{name: numbers[f"view {len(made)} {name}"] for name in names})
+        made += apply(images, spec, draws).chunk(run)
     return made
+
+
+def _runs(specs: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Neighbours of one spec, and how many they are."""
+    runs = itertools.groupby(map(complete, specs))
+    return [(spec, len(list(run))) for spec, run in runs]
 
 
 def view(images: Tensor, spec: dict[str, Any], generator: torch.Generator) -> Tensor:
     """One random view of each image (N, C, H, W); see `views`."""
-    spec = complete(spec)
-    return apply(images, spec, draw(len(images), spec, generator))
+    return views(images, [spec], [generator])[0]
 
 
 def pixels_for(specs: Sequence[Mapping[str, Any]], images: Tensor) -> Tensor:
@@ -115,8 +155,10 @@ def pixels_for(specs: Sequence[Mapping[str, Any]], images: Tensor) -> Tensor:
     return images if specs[0].get("size") else images.float() / 255
 
 
-def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
-    """The random numbers of `n` views.
+def draw(
+    n: int, spec: Mapping[str, Any], generator: torch.Generator, sides: Sequence[int]
+) -> Draws:
+    """The random numbers of `n` views of images of `sides` (H, W).
 
     All are drawn, used or not, so that a change of one field leaves the draws of the others unchanged.
     """
@@ -127,9 +169,12 @@ def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
     ratio = map(math.log, spec["crop_ratio"])
     # In the order in which version 1 drew them.
     return Draws(
-        area=torch.empty(n, 10).uniform_(*spec["crop_scale"], generator=generator),
-        aspect=torch.empty(n, 10).uniform_(*ratio, generator=generator).exp(),
-        place=torch.rand(n, 2, generator=generator),
+        box=_boxes(
+            torch.empty(n, 10).uniform_(*spec["crop_scale"], generator=generator),
+            torch.empty(n, 10).uniform_(*ratio, generator=generator).exp(),
+            torch.rand(n, 2, generator=generator),
+            *sides,
+        ),
         mirrored=chance(spec["flip"]),
         jittered=chance(spec["jitter"]),
         order=torch.rand(n, 4, generator=generator).argsort(1),
@@ -144,16 +189,41 @@ def draw(n: int, spec: dict[str, Any], generator: torch.Generator) -> Draws:
 def apply(images: Tensor, spec: dict[str, Any], draws: Draws) -> Tensor:
     """The views with the given draws: k · N of N images, all images once for every N draws."""
     x = resized_crop(images, draws, spec["size"])
+    on_cpu = x.device.type == "cpu"
     strengths = [spec["brightness"], spec["contrast"], spec["saturation"], spec["hue"]]
     if spec["jitter"]:
-        x = color_jitter(x, strengths, draws.factors, draws.order, draws.jittered)
+        jitter = color_jitter if on_cpu else jitter_all
+        x = jitter(x, strengths, draws.factors, draws.order, draws.jittered)
     if spec["grayscale"] and x.shape[1] == 3:
         x = _where(draws.grayed, luma(x).expand_as(x), x)
     if spec["blur"]:
-        x = _where(draws.blurred, gaussian_blur(x, draws.sigma), x)
+        if on_cpu:
+            index = draws.blurred.nonzero().flatten()
+            x[index] = gaussian_blur(x[index], draws.sigma[index])
+        else:
+            x = _where(draws.blurred, blur_all(x, draws.sigma), x)
     if spec["solarize"]:
         x = _where(draws.solarized, torch.where(x >= 0.5, 1 - x, x), x)
     return x
+
+
+def _boxes(area: Tensor, aspect: Tensor, place: Tensor, height: int, width: int) -> Tensor:
+    """RandomResizedCrop's box (N, 4) from ten shares and ratios (N, 10) and a place (N, 2).
+
+    torchvision tries ten times for a box that fits, then takes the whole image (for square images and
+    ratios around 1, its fallback).
+    """
+    area = area * height * width
+    w = (area * aspect).sqrt().round()
+    h = (area / aspect).sqrt().round()
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    first = fits.float().argmax(1, keepdim=True)
+    found = fits.any(1)
+    w = torch.where(found, w.gather(1, first)[:, 0], torch.tensor(float(width)))
+    h = torch.where(found, h.gather(1, first)[:, 0], torch.tensor(float(height)))
+    top = (place[:, 0] * (height - h + 1)).floor()
+    left = (place[:, 1] * (width - w + 1)).floor()
+    return torch.stack([top, left, h, w], 1)
 
 
 def resized_crop(images: Tensor, draws: Draws, size: int = 0) -> Tensor:
@@ -163,28 +233,16 @@ def resized_crop(images: Tensor, draws: Draws, size: int = 0) -> Tensor:
     by one matrix for each image: a crop, a resize and a mirror are linear and separable.
     """
     count, _, height, width = images.shape
-    area = draws.area * height * width
-    w = (area * draws.aspect).sqrt().round()
-    h = (area / draws.aspect).sqrt().round()
-    # torchvision tries ten times for a box that fits, then takes the whole image (for square images
-    # and ratios around 1, its fallback).
-    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-    first = fits.float().argmax(1, keepdim=True)
-    found = fits.any(1)
-    w = torch.where(found, w.gather(1, first)[:, 0], torch.tensor(float(width)))
-    h = torch.where(found, h.gather(1, first)[:, 0], torch.tensor(float(height)))
-    top = (draws.place[:, 0] * (height - h + 1)).floor()
-    left = (draws.place[:, 1] * (width - w + 1)).floor()
-    if images.dtype == torch.uint8 and images.device.type == "cpu":
-        boxes = torch.stack([top, left, h, w], 1).long().tolist()
-        return _crop_bytes(images, boxes, draws.mirrored.tolist(), (size or height, size or width))
     rounded = images.dtype == torch.uint8
+    if rounded and images.device.type == "cpu":
+        boxes = draws.box.long().tolist()
+        return _crop_bytes(images, boxes, draws.mirrored.tolist(), (size or height, size or width))
     if rounded:
         images = images.float()
+    top, left, h, w = draws.box.unbind(1)
     rows = _resampling(top, h, height, size or height)
     columns = _resampling(left, w, width, size or width)
     columns = torch.where(draws.mirrored[:, None, None], columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
     if len(rows) > count:
         images = images.repeat(len(rows) // count, 1, 1, 1)
     found = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
@@ -222,9 +280,9 @@ def _resampling(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
     Bilinearly, and where pixels shrink with a triangle that is wider by the same factor, as torchvision
     with `antialias=True`.
     """
-    pixels = torch.arange(size, dtype=torch.float32)
+    pixels = torch.arange(size, dtype=torch.float32, device=start.device)
     scale = (length / out)[:, None]
-    position = (torch.arange(out, dtype=torch.float32) + 0.5) * scale - 0.5
+    position = (torch.arange(out, dtype=torch.float32, device=start.device) + 0.5) * scale - 0.5
     position = position.clamp(min=0).minimum((length - 1)[:, None]) + start[:, None]
     distance = (position[:, :, None] - pixels).abs_()
     if out >= size:
@@ -232,6 +290,10 @@ def _resampling(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
     weight = distance.div_(scale.clamp(min=1)[:, :, None]).neg_().add_(1).clamp_(min=0)
     weight *= ((pixels >= start[:, None]) & (pixels < (start + length)[:, None]))[:, None]
     return weight / weight.sum(2, keepdim=True)
+
+
+CONTRAST, SATURATION, HUE = 1, 2, 3
+"""The jitter's operations by their place in `strengths` and `factors`; 0 is the brightness."""
 
 
 def color_jitter(
@@ -253,19 +315,51 @@ def color_jitter(
     for turn in range(len(operations)):
         for which, operation in enumerate(operations):
             strength = strengths[which]
-            # The indices are known on the CPU, so choosing them does not wait for the device.
             index = torch.nonzero(applied & (turns[:, which] == turn)).flatten()
             if not strength or not len(index):
                 continue
-            number = factors[index, which]
-            factor = (
-                (2 * number - 1) * strength
-                if operation is _hue
-                else max(0.0, 1 - strength) + number * (1 + strength - max(0.0, 1 - strength))
-            )
-            index = index.to(x.device)
-            changed = operation(x[index], factor.to(x)[:, None, None, None])
-            x[index] = changed
+            factor = _amount(which, factors[index, which], strength)
+            x[index] = operation(x[index], factor[:, None, None, None])
+    return x
+
+
+def _amount(which: int, number: Tensor, strength: float) -> Tensor:
+    """torchvision's random factor of an operation, the shift of the hue, from numbers in 0..1."""
+    if which == HUE:
+        return (2 * number - 1) * strength
+    least = max(0.0, 1 - strength)
+    return least + number * (1 + strength - least)
+
+
+def jitter_all(
+    x: Tensor, strengths: Sequence[float], factors: Tensor, order: Tensor, applied: Tensor
+) -> Tensor:
+    """As `color_jitter`, without lists of images: each operation takes all of them.
+
+    Brightness, contrast and saturation are blends with black, with the mean grey and with the grey
+    image. So the next blend of each image is one operation, whichever of them it is, and the hue, which
+    costs most, is turned once: after the blends that come before it.
+    """
+    amounts = [_amount(which, factors[:, which], given) for which, given in enumerate(strengths)]
+    amount = torch.stack(amounts, 1).to(x)
+    hue_turn = (order == HUE).int().argmax(1)
+
+    def blended(turn: int, wanted: Tensor) -> Tensor:
+        which = order[:, turn, None]
+        # A blend with a factor of 1 changes nothing.
+        factor = amount.gather(1, which).where((applied & wanted)[:, None], 1.0)
+        grey = luma(x)
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        which, factor = which[:, :, None, None], factor[:, :, None, None]
+        other = grey.where(which == SATURATION, mean.where(which == CONTRAST, 0.0))
+        return other.lerp(x, factor).clamp_(0, 1)
+
+    for turn in range(3):
+        x = blended(turn, turn < hue_turn)
+    if strengths[HUE] and x.shape[1] == 3:
+        x = _where(applied, _hue(x, amount[:, HUE, None, None, None]), x)
+    for turn in range(1, 4):
+        x = blended(turn, turn > hue_turn)
     return x
 
 
@@ -292,31 +386,61 @@ def _hue(x: Tensor, shift: Tensor) -> Tensor:
         high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
     )
     hue = (hue + 6 * shift[:, 0]) % 6
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
+    offsets = _by_channel((5.0, 3.0, 1.0), x.device)
     k = (offsets + hue[:, None]) % 6
     return high[:, None] - span[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of each image with its own sigma (N,) in pixels, edges reflected."""
-    radius = max(1, round(min(x.shape[2:]) * 0.05))
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.device)
+    radius, kernel = _kernel(x, sigma)
+    each = math.prod(x.shape[1:]) * kernel.shape[1] * x.element_size()
+    part = max(1, BLUR_BYTES // each)
+    blurred = []
+    for images, weights in zip(x.split(part), kernel.split(part), strict=True):
+        for axis in (2, 3):
+            windows = _reflected(images, axis, radius).unfold(axis, 2 * radius + 1, 1)
+            images = (windows * weights[:, None, None, None]).sum(-1)
+        blurred.append(images)
+    return torch.cat(blurred)
+
+
+def blur_all(x: Tensor, sigma: Tensor) -> Tensor:
+    """As `gaussian_blur`, as a sum of shifted images: a few launches in the memory of three batches."""
+    radius, kernel = _kernel(x, sigma)
     for axis in (2, 3):
-        pad = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
-        windows = F.pad(x, pad, mode="reflect").unfold(axis, 2 * radius + 1, 1)
-        x = (windows * kernel[:, None, None, None]).sum(-1)
+        padded, side = _reflected(x, axis, radius), x.shape[axis]
+        x = torch.zeros_like(x)
+        for shift, weight in enumerate(kernel[:, :, None, None, None].unbind(1)):
+            x.addcmul_(padded.narrow(axis, shift, side), weight)
     return x
+
+
+def _kernel(x: Tensor, sigma: Tensor) -> tuple[int, Tensor]:
+    """The radius in pixels, and the weights (N, 2 · radius + 1) of each image's pixels along an axis."""
+    radius = max(1, round(min(x.shape[2:]) * 0.05))
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=sigma.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    return radius, kernel / kernel.sum(1, keepdim=True)
+
+
+def _reflected(x: Tensor, axis: int, radius: int) -> Tensor:
+    pad = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
+    return F.pad(x, pad, mode="reflect")
 
 
 def luma(x: Tensor) -> Tensor:
     """Grey (N, 1, H, W) of RGB, with the weights of ITU-R 601; grey images as they are."""
     if x.shape[1] != 3:
         return x
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
-    return (x * weights).sum(1, keepdim=True)
+    return (x * _by_channel((0.2989, 0.587, 0.114), x.device)).sum(1, keepdim=True)
+
+
+@functools.cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Constants (1, C, 1, 1), made once: a copy of Python's numbers waits for the device."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _where(chosen: Tensor, changed: Tensor, x: Tensor) -> Tensor:
-    return torch.where(chosen.to(x.device)[:, None, None, None], changed, x)
+    return torch.where(chosen[:, None, None, None], changed, x)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from benchmark.data.manifest import UNLABELLED, Manifest, Storage
 from benchmark.data.shards import Shards
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 IN_MEMORY = 1 << 30
 """Most bytes of images that `auto` puts into a process's own memory."""
@@ -30,7 +33,7 @@ def share_device(processes: int) -> None:
 
 
 AHEAD = 2
-"""Batches that are gathered while the device is busy with an earlier one."""
+"""Batches that are gathered, or drawn, while the device is busy with an earlier one."""
 
 
 def chosen(storage: Storage, size: int, device: torch.device) -> Literal["device", "host", "disk"]:
@@ -142,11 +145,16 @@ def ahead(images: Images | Tensor, indices: Iterable[Tensor]) -> Iterator[Tensor
             batch.record_stream(current)
         return batch
 
+    yield from map(ready, in_advance(lambda index: images.copied(index, stream), indices))
+
+
+def in_advance(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`make` of each item, in order, done by a thread while earlier results are used."""
     with ThreadPoolExecutor(1) as thread:
-        waiting: deque[Future[Tensor]] = deque()
-        for index in indices:
-            waiting.append(thread.submit(images.copied, index, stream))
+        waiting: deque[Future[Made]] = deque()
+        for item in items:
+            waiting.append(thread.submit(make, item))
             if len(waiting) > AHEAD:
-                yield ready(waiting.popleft().result())
+                yield waiting.popleft().result()
         while waiting:
-            yield ready(waiting.popleft().result())
+            yield waiting.popleft().result()

@@ -32,6 +32,7 @@ from benchmark.provenance.program import program
 from benchmark.provenance.trace import Tracer
 from benchmark.results.records import Record, Result, RunLog, Status, Store, Watched
 from benchmark.training import network
+from benchmark.training.acceleration import accelerated
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.loop import MARKS, Progress, Trained, train
 
@@ -148,12 +149,13 @@ def _result(
                 counts(recipe.images_seen, recipe.batch_size, len(MARKS)),
             )  # fmt: skip
             final = store.trained(key), key
-        trained = train(
-            method, recipe, cell.config.seed, trained_on[0], trained_on[1].to(device),
-            standardise, device, store.checkpoint(task.fingerprint), task.fingerprint,
-            lambda done, _, loss: progress(done, total, loss), checkpoint_steps,
-            online_knn, final, trace,
-        )  # fmt: skip
+        with accelerated(method, recipe, device) as faster:
+            trained = train(
+                method, recipe, cell.config.seed, trained_on[0], trained_on[1].to(device),
+                standardise, device, store.checkpoint(task.fingerprint), task.fingerprint,
+                lambda done, _, loss: progress(done, total, loss), checkpoint_steps,
+                online_knn, final, trace, faster,
+            )  # fmt: skip
         log |= _training_log(recipe, trained, time.perf_counter() - begun)
         status, curves = trained.status, trained.curves
         scores = [score if math.isfinite(score) else None for score in trained.online_knn.tolist()]

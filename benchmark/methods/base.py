@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.backbones.base import Backbone, ImageShape, Mask, MaskedBackbone
 from benchmark.core import ranks
 from benchmark.core.randomness import Draw, keyed
+from benchmark.core.transfer import pack
 from benchmark.methods.micro_batches import MicroBatches, Part
 from benchmark.norms.factory import SectionNorms
 
@@ -34,6 +36,8 @@ class Batch(NamedTuple):
     """How the step is divided; None for one pass, and for a micro-batch."""
     part: Part | None = None
     """The part of the step that this is; None for a whole step."""
+    drawn: Mapping[str, Tensor] = MappingProxyType({})
+    """What `Method.draws` returned for the step, on the device; see `Method.drawn`."""
 
     @property
     def size(self) -> int:
@@ -154,6 +158,22 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Outcome:
         """The loss of one step, or of one micro-batch of it."""
+
+    def draws(self, draw: Draw, size: int) -> dict[str, Tensor]:
+        """The random numbers of a step of `size` images, by name, on the CPU.
+
+        The loop asks for them a step or two ahead, in another thread if it trains on an accelerator, and
+        sends them there in one copy that nothing waits for. `drawn` has them in the step.
+        """
+        return {}
+
+    def drawn(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What `draws` returned for this step, on the device."""
+        if batch.drawn:
+            return batch.drawn
+        # Called without the loop.
+        device = batch.views[0].device
+        return pack(self.draws(batch.draw, batch.size), device).to(device)
 
     def rate_factors(self) -> Mapping[nn.Parameter, float]:
         """Factors of the learning rate of parameters, if they are not all 1."""

@@ -34,6 +34,8 @@ COMPONENT = {
 class BYOL(TeacherMethod):
     """The student predicts its teacher's projection of the other view, without negatives."""
 
+    taught = (0, 1)
+
     def __init__(
         self,
         backbone: Backbone,

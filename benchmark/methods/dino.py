@@ -72,6 +72,8 @@ class Prototypes(nn.Linear):
 class DINO(TeacherMethod):
     """The student's distribution over prototypes matches its teacher's on the other global views."""
 
+    taught = (0, 1)
+
     def __init__(
         self,
         backbone: Backbone,
@@ -116,10 +118,6 @@ class DINO(TeacherMethod):
     def query_and_target(self) -> QueryAndTarget:
         """The student's scores against the teacher's."""
         return QueryAndTarget(self.student(), self.teacher.network)
-
-    def targets(self, batch: Batch) -> list[Tensor]:
-        """The teacher's output of each global view."""
-        return self.each_target(self.teacher, batch, (0, 1))
 
     def sharpening(self, progress: float) -> float:
         """The teacher's temperature, which changes linearly during the share `temperature_warmup`.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from benchmark.backbones.base import Backbone
+from benchmark.core.randomness import Draw
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import sigreg
@@ -45,7 +47,12 @@ class LeJEPA(Method):
         super().__init__(backbone, context)
         widths = [backbone.width, hidden, hidden, output]
         self.projector = mlp(widths, context.norms["projector"])
-        self.weight, self.slices, self.points = weight, slices, points
+        self.weight, self.output, self.slices, self.points = weight, output, slices, points
+
+    def draws(self, draw: Draw, size: int) -> dict[str, Tensor]:
+        """The directions (D, M), not normalized, for embeddings of D dimensions."""
+        shape = self.output, self.slices
+        return {"slices": torch.randn(shape, generator=draw.generator("slices"))}
 
     def forward(self, batch: Batch) -> Outcome:
         """(1 − λ) mean ‖zᵥ − z̄‖² + λ SIGReg, with new random directions in each step (§5).
@@ -54,9 +61,7 @@ class LeJEPA(Method):
         """
         z = torch.stack(self.projections(batch.views))
         prediction = (z - z[:2].mean(0)).square().mean()
-        directions = torch.randn(
-            z.shape[2], self.slices, generator=batch.draw.generator("slices")
-        ).to(z)
+        directions = self.drawn(batch)["slices"].to(z)
         gaussian = torch.stack([sigreg(view, directions, self.points) for view in z]).mean()
         return Outcome((1 - self.weight) * prediction + self.weight * gaussian, None)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmark.backbones.base import Backbone, Mask, MaskedBackbone, patches, random_mask
 from benchmark.core.errors import UserError
+from benchmark.core.randomness import Draw
 from benchmark.methods.base import Batch, Context, MaskedMethod, Outcome
 from benchmark.methods.losses import masked_reconstruction, patch_errors
 
@@ -66,11 +67,16 @@ class MAE(MaskedMethod):
         )
         self.mask_ratio, self.patch, self.normalize_target = mask_ratio, patch, normalize_target
 
+    def draws(self, draw: Draw, size: int) -> dict[str, Tensor]:
+        """The step's mask, see `Mask`."""
+        mask = self.mask(size, draw.generator("mask"))
+        return {"hidden": mask.hidden, "visible": mask.visible}
+
     def forward(self, batch: Batch) -> Outcome:
         """Mean squared error on the hidden patches, each standardised if `normalize_target`."""
         (view,) = batch.views
-        mask = self.mask(batch.size, batch.draw.generator("mask"))
-        mask = mask._replace(hidden=batch.own(mask.hidden), visible=batch.own(mask.visible))
+        drawn = self.drawn(batch)
+        mask = Mask(batch.own(drawn["hidden"]), batch.own(drawn["visible"]), self.patch)
         prediction, target, hidden = self.reconstruct(view, mask)
         return Outcome(masked_reconstruction(prediction, target, hidden), None)
 

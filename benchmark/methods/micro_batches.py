@@ -35,9 +35,9 @@ class MicroBatches:
     """Sample i of n is in part i mod `count`, otherwise in part ⌊i · count / n⌋: as norms assign their
     samples to groups."""
 
-    def rows(self, n: int) -> list[Tensor]:
-        """The samples of each part (n / count,) of a batch of n, in ascending order."""
-        samples = torch.arange(n)
+    def rows(self, n: int, device: torch.device | None = None) -> list[Tensor]:
+        """The samples of each part (n / count,) of a batch of n, in ascending order, on a device."""
+        samples = torch.arange(n, device=device)
         if self.strided:
             return [samples[part :: self.count] for part in range(self.count)]
         return list(samples.chunk(self.count))
@@ -73,9 +73,9 @@ class MicroBatches:
 
     def through(self, network: nn.Module, x: Tensor) -> Tensor:
         """The network's output (N, D) of a batch (N, …), a part at a time."""
-        rows = self.rows(len(x))
-        outputs = self.each(network, lambda number: network(x[rows[number].to(x.device)]))
-        return torch.cat(outputs)[torch.cat(rows).argsort().to(x.device)]
+        rows = self.rows(len(x), x.device)
+        outputs = self.each(network, lambda number: network(x[rows[number]]))
+        return torch.cat(outputs)[torch.cat(rows).argsort()]
 
 
 def _copy(values: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:

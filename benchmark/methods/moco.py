@@ -70,6 +70,7 @@ class MoCo(TeacherMethod):
         self.projector = mlp(widths, context.norms["projector"])
         self.teacher = Teacher(self.student(), context.teacher)
         self.temperature, self.symmetric = temperature, symmetric
+        self.taught = (1, 0) if symmetric else (1,)  # the other view of each query
         self.momentum, self.momentum_end = momentum, momentum_end or momentum
         self.queue: Tensor
         start = torch.randn(queue, output, generator=keyed(0, "moco queue"))
@@ -87,20 +88,17 @@ class MoCo(TeacherMethod):
         """
         queries = self.each_view(self.student(), batch.views if self.symmetric else batch.views[:1])
         keys = [F.normalize(target, dim=1) for target in self.targets(batch)]
+        negatives = self.queue.clone()  # the queue moves before the gradients are computed
         outcomes = [
             info_nce(
-                F.normalize(query, dim=1), self.matching(batch, key), self.queue, self.temperature
+                F.normalize(query, dim=1), self.matching(batch, key), negatives, self.temperature
             )
             for query, key in zip(queries, keys, strict=True)
         ]
         if batch.last:
-            self.queue = torch.cat((self.queue[len(keys) * len(keys[0]) :], *keys))
+            self.queue.copy_(torch.cat((negatives[len(keys) * len(keys[0]) :], *keys)))
         losses, accuracies = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).mean(), torch.stack(accuracies).mean())
-
-    def targets(self, batch: Batch) -> list[Tensor]:
-        """The teacher's output of the other view of each query."""
-        return self.each_target(self.teacher, batch, [1, 0] if self.symmetric else [1])
 
 
 build = MoCo

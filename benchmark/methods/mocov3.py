@@ -40,6 +40,8 @@ COMPONENT = {
 class MoCoV3(TeacherMethod):
     """A query must find the key of its own image among the keys of the batch."""
 
+    taught = (0, 1)
+
     def __init__(
         self,
         backbone: Backbone,

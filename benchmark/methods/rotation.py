@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
 from benchmark.core.errors import UserError
+from benchmark.core.randomness import Draw
 from benchmark.methods.base import Batch, Context, Method, Outcome
 from benchmark.methods.losses import classification
 
@@ -36,6 +37,12 @@ class Rotation(Method):
         self.classifier = nn.Linear(backbone.width, 4)
         self.rotations = rotations
 
+    def draws(self, draw: Draw, size: int) -> dict[str, Tensor]:
+        """The number of quarter turns of each image, if it gets one of the four."""
+        if self.rotations == 4:
+            return {}
+        return {"turns": torch.randint(4, (size,), generator=draw.generator("rotation"))}
+
     def forward(self, batch: Batch) -> Outcome:
         """Cross-entropy over the four turns.
 
@@ -45,17 +52,14 @@ class Rotation(Method):
         """
         (view,) = batch.views
         if self.rotations == 4:
-            target = torch.arange(4).repeat(len(view))
+            target = torch.arange(4, device=view.device).repeat(len(view))
         else:
-            drawn = torch.randint(4, (batch.size,), generator=batch.draw.generator("rotation"))
-            target = batch.own(drawn)
-        turned = torch.empty_like(view.repeat(self.rotations, 1, 1, 1))
-        for turns in range(4):
-            chosen = torch.nonzero(target == turns).flatten()
-            index = (chosen // self.rotations).to(view.device)
-            turned[chosen.to(view.device)] = view[index].rot90(turns, (2, 3))
-        logits = self.classifier(self.backbone(turned))
-        return Outcome(*classification(logits, target.to(view.device)))
+            target = batch.own(self.drawn(batch)["turns"])
+        # All four are made, so that no shape depends on a draw.
+        turned = torch.stack([view.rot90(turns, (2, 3)) for turns in range(4)])
+        image = torch.arange(len(target), device=view.device) // self.rotations
+        logits = self.classifier(self.backbone(turned[target, image].contiguous()))
+        return Outcome(*classification(logits, target))
 
 
 build = Rotation

@@ -85,25 +85,38 @@ class SwAV(Method):
         self.prototypes.weight.requires_grad_(batch.progress >= self.freeze)
         z = [F.normalize(e, dim=1) for e in self.projections(batch.views)]
         scores = [self.prototypes(embedding) for embedding in z]
-        targets = [self.assign(number, score.detach()) for number, score in enumerate(scores[:2])]
+        filled = self.filled(batch.draw.step, batch.progress, len(z[0]))
+        targets = [
+            self.assign(self.queue[number] if filled else None, score.detach())
+            for number, score in enumerate(scores[:2])
+        ]
         self.enqueue(z[:2], batch.progress)
         return Outcome(*swapped_prediction([score / self.temperature for score in scores], targets))
 
+    def filled(self, step: int, progress: float, batch: int) -> bool:
+        """Whether earlier steps of `batch` images have filled the queues.
+
+        Known from the step alone: to look into a queue would wait for the device.
+        """
+        length = self.queue.shape[1]
+        # The step whose embeddings are now the oldest of a full queue.
+        oldest = step - length // batch
+        return bool(length) and oldest >= 0 and oldest / round(step / progress) >= self.queue_from
+
     @torch.no_grad()
-    def assign(self, number: int, scores: Tensor) -> Tensor:
-        """The assignment (N, K) of a view from its scores (N, K) and the queue, once it is full."""
-        filled = bool(self.queue.numel()) and bool(self.queue[number, -1].any())
-        if filled:
-            scores = torch.cat((scores, self.prototypes(self.queue[number])))
-        assignment = sinkhorn(scores, self.epsilon, self.iterations)
-        return assignment[: len(assignment) - (self.queue.shape[1] if filled else 0)]
+    def assign(self, queue: Tensor | None, scores: Tensor) -> Tensor:
+        """The assignment (N, K) of a view from its scores (N, K) and those of a queue (L, D)."""
+        count = len(scores)
+        if queue is not None:
+            scores = torch.cat((scores, self.prototypes(queue)))
+        return sinkhorn(scores, self.epsilon, self.iterations)[:count]
 
     @torch.no_grad()
     def enqueue(self, z: list[Tensor], progress: float) -> None:
         """Adds each view's embeddings to the front of its queue, from which the oldest drop out."""
         if self.queue.shape[1] and progress >= self.queue_from:
             newer = self.queue[:, : self.queue.shape[1] - len(z[0])]
-            self.queue = torch.cat((torch.stack(z).detach().to(newer), newer), 1)
+            self.queue.copy_(torch.cat((torch.stack(z).detach().to(newer), newer), 1))
 
 
 build = SwAV

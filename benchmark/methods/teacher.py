@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.core import ranks
+from benchmark.core.randomness import Draw
 from benchmark.methods.base import Batch, Method, Policy
 from benchmark.norms.history import POLICIES, give_history
 
@@ -51,16 +53,23 @@ class Teacher(nn.Module):
             layer.history = rising(0.0, 1.0, batch.progress)
         if not self.policy.shuffle:
             return self._passed(x, batch)
-        generator = batch.draw.generator(f"shuffle {number}")
-        order = torch.randperm(len(x) * ranks.size(), generator=generator).to(x.device)
-        shuffled = ranks.gather(x)[order]
-        passed = ranks.gather(self._passed(ranks.own(shuffled), batch))
+        name = f"shuffle {number}"
+        order = batch.drawn.get(name)
+        if order is None:
+            order = shuffled(batch.draw, name, len(x) * ranks.size()).to(x.device)
+        mixed = ranks.gather(x)[order]
+        passed = ranks.gather(self._passed(ranks.own(mixed), batch))
         return ranks.own(passed[order.argsort()])
 
     def _passed(self, x: Tensor, batch: Batch) -> Tensor:
         return (
             batch.micro_batches.through(self.network, x) if batch.micro_batches else self.network(x)
         )
+
+
+def shuffled(draw: Draw, name: str, size: int) -> Tensor:
+    """The order (size,) in which a batch enters a teacher that shuffles."""
+    return torch.randperm(size, generator=draw.generator(name))
 
 
 class TeacherMethod(Method):
@@ -70,6 +79,9 @@ class TeacherMethod(Method):
     """
 
     teacher: Teacher
+    taught: Sequence[int] | None = None
+    """The views that the teacher sees, in the order of the targets; None: all, whose orders are not
+    drawn ahead."""
     momentum: float
     """The weight that the teacher keeps at the first step."""
     momentum_end: float = 1.0
@@ -83,9 +95,19 @@ class TeacherMethod(Method):
         """The teacher starts at the student's initial weights."""
         self.teacher.load(self.student())
 
+    def draws(self, draw: Draw, size: int) -> dict[str, Tensor]:
+        """The order of each batch of the teacher, if it shuffles."""
+        if not self.context.teacher.shuffle or self.taught is None:
+            return {}
+        joint = self.context.view_batching == "joint"
+        passes = self.taught[:1] if joint else self.taught
+        length = size * len(self.taught) if joint else size
+        names = [f"shuffle {number}" for number in passes]
+        return {name: shuffled(draw, name, length) for name in names}
+
     def targets(self, batch: Batch) -> list[Tensor]:
-        """The teacher's output of each view."""
-        return self.each_target(self.teacher, batch)
+        """The teacher's output of each view in `taught`."""
+        return self.each_target(self.teacher, batch, self.taught)
 
     def after_step(self, progress: float) -> None:
         """The teacher follows the student, by default more slowly at every step (BYOL, §3.2)."""

@@ -95,6 +95,9 @@ class TrainingConfig(Value):
     clip_grad_norm: float | None = None
     """Largest gradient norm; None without clipping."""
     precision: Literal["float32", "bfloat16"]
+    math: Literal["deterministic", "fast"] = "deterministic"
+    compile: Literal["none", "inductor", "graphs"] = "none"
+    """See `training.acceleration`."""
     weight_decay_on: Literal["weights", "all"]
     view_batching: Literal["separate", "joint"]
     optimizer: NamedConfig

@@ -248,8 +248,10 @@ def resolve(
         used["training"], used["views"] = part_version("training"), part_version("views")
         training = {
             **params.training.model_dump(
-                exclude={"teacher", "clip_grad_norm", "micro_batches"}, exclude_none=True
+                exclude={"teacher", "clip_grad_norm", "micro_batches", "math", "compile"},
+                exclude_none=True,
             ),
+            **params.training.model_dump(include={"math", "compile"}, exclude_defaults=True),
             # What the recipe has of its own.
             **recipe.model_dump(
                 include={"batch_size", "warmup_fraction", "weight_decay_on"}, exclude_none=True

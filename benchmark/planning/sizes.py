@@ -201,6 +201,8 @@ def _check_micro_batches(config: Configuration) -> None:
             f"{recipe.batch_size}"
         )
     refused = f"micro_batches is {count}, expected 1"
+    if recipe.compile == "graphs":
+        raise ParamsError(f"training: {refused} with compile graphs, which record a whole step")
     facts = registry.facts("method", name)
     options = registry.complete("method", name, config.method.options)
     if whole_batch_loss(config):

@@ -27,7 +27,7 @@ def accumulate(
 
     Both are means over the micro-batches, detached. `precision` is the context of each forward pass.
     """
-    rows = micro_batches.rows(batch.size)
+    rows = micro_batches.rows(batch.size, batch.views[0].device)
     with precision():
         targets = method.targets(batch._replace(micro_batches=micro_batches))
 

@@ -20,12 +20,14 @@ from benchmark.components.facts import SECTIONS
 from benchmark.core import ranks
 from benchmark.core.errors import UserError
 from benchmark.core.randomness import Draw, keyed
-from benchmark.data.augment import pixels_for, views
-from benchmark.data.storage import Images, ahead
+from benchmark.core.transfer import send
+from benchmark.data.augment import draw_views, make_views, pixels_for
+from benchmark.data.storage import Images, ahead, in_advance
 from benchmark.methods.base import Batch, Method, Outcome
 from benchmark.methods.micro_batches import Part
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
+from benchmark.training.acceleration import Step, eager
 from benchmark.training.accumulation import accumulate, division
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
@@ -129,6 +131,7 @@ def train(
     online_knn: Callable[[Callable[[], bool]], float | None] | None = None,
     final: tuple[Path, str] | None = None,
     trace: Callable[[str, Iterable[tuple[str, Tensor]]], None] | None = None,
+    faster: Callable[[Step], Step] | None = None,
 ) -> Trained:
     """Trains `method` in place on uint8 images (N, C, H, W) and labels (N,) on `device`.
 
@@ -139,6 +142,7 @@ def train(
     function that returns whether to continue; it returns None if it was stopped, and the resumed run
     judges again. `final` is the file of the state at the end, and its fingerprint: if it exists, nothing
     is trained. `trace` gets the `views` of the first step and the state after it (`first_step`).
+    `faster` makes another step of the eager one after the first, see `training.acceleration`.
     """
     batch, steps = recipe.batch_size, recipe.steps
     groups = parameter_groups(
@@ -221,35 +225,57 @@ def train(
     precision = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=mixed)
     parts = recipe.micro_batches
     micro_batches = division(method.context, parts) if parts > 1 else None
+    run: Step = eager(method, precision)
+    if micro_batches:
+        run = functools.partial(
+            accumulate, method, micro_batches=micro_batches, precision=precision
+        )
+    if start and faster is not None:
+        run = faster(run)
     counter = FlopCounterMode(display=False)
     rows, part = None, None
     if ranks.size() > 1:
         rows = ranks.rows(batch // ranks.size())
-        part = Part(rows, batch)
+        part = Part(rows.to(device), batch)
 
     def indices(step: int) -> Tensor:
         found = batch_indices(seed, step, batch, len(images))
         return found if rows is None else found[rows]
 
-    for step, pixels in enumerate(ahead(images, map(indices, range(start, steps))), start):
-        index = indices(step).to(device)
+    def numbers(step: int) -> dict[str, dict[str, Tensor]]:
+        """What a step needs of the CPU: its images, and the random numbers of views and method."""
         generators = [keyed(seed, "view", number, step) for number in range(len(recipe.views))]
-        made = views(pixels_for(recipe.views, pixels), recipe.views, generators, rows, batch)
+        return {
+            "images": {"index": indices(step)},
+            "views": draw_views(batch, images.shape[2:], recipe.views, generators, rows),
+            "method": method.draws(Draw(seed, step), batch),
+        }
+
+    span = range(start, steps)
+    # A CPU has no time to spare while it computes a step.
+    drawn = map(numbers, span) if device.type == "cpu" else in_advance(numbers, span)
+    ready = isinstance(images, Tensor) or images.ready
+    gathered = None if ready else ahead(images, map(indices, span))
+    for step, given_numbers in enumerate(drawn, start):
+        sent = send(given_numbers, device)
+        index = sent["images"]["index"]
+        pixels = images[index] if gathered is None else next(gathered)
+        made = make_views(pixels_for(recipe.views, pixels), recipe.views, sent["views"])
         inputs = [standardise(one) for one in made]
         if trace and step == 0:
             whole = map(ranks.gather, inputs)
             trace("views", ((str(number), one) for number, one in enumerate(whole)))
         optimizer.zero_grad()
-        given = Batch(inputs, labels[index], Draw(seed, step), step / steps, part=part)
+        given = Batch(
+            inputs, labels[index], Draw(seed, step), step / steps, part=part, drawn=sent["method"]
+        )
         with counter if step == 0 else contextlib.nullcontext():
-            if micro_batches:
-                outcome = accumulate(method, given, micro_batches, precision)
-            else:
-                with precision():
-                    outcome = method(given)
-                outcome.loss.backward()
+            outcome = run(given)
         if step == 0:
             flops.fill_(counter.get_total_flops() * ranks.size())
+        if step == 0 and faster is not None:
+            # Not before: operations inside compiled code would not be counted.
+            run = faster(run)
         outcome = _shared(method, outcome, trained, step == start)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
@@ -272,7 +298,7 @@ def train(
             _check_equal(method)
         if trace and step == 0:
             trace("first_step", sorted(method.state_dict().items()))
-        curves["loss"][step] = outcome.loss.detach()
+        curves["loss"][step] = outcome.loss
         curves["gradient_norm"][step] = norm
         if outcome.pretext is not None:
             curves["pretext"][step] = outcome.pretext

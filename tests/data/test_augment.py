@@ -11,7 +11,14 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from benchmark.data import augment
-from benchmark.data.augment import color_jitter, gaussian_blur, resized_crop, view
+from benchmark.data.augment import (
+    blur_all,
+    color_jitter,
+    gaussian_blur,
+    jitter_all,
+    resized_crop,
+    view,
+)
 
 STILL = {
     "crop_scale": [1.0, 1.0],
@@ -77,7 +84,7 @@ def boxes(cropped):
 
 def crop(x, scale, ratio, flip, generator, size=0):
     spec = STILL | {"crop_scale": scale, "crop_ratio": ratio, "flip": flip}
-    return resized_crop(x, augment.draw(len(x), spec, generator), size)
+    return resized_crop(x, augment.draw(len(x), spec, generator, x.shape[2:]), size)
 
 
 def crops(n, scale, ratio, flip, side=28, seed=0):
@@ -134,7 +141,7 @@ def test_operations_after_a_resize_are_on_the_smaller_view():
     spec = STILL | {"crop_scale": [0.2, 1.0], "size": 12}
     plain = view(x, spec, keyed())
     blurred = view(x, spec | {"blur": 1.0, "solarize": 1.0}, keyed())
-    sigma = augment.draw(8, spec, keyed()).sigma
+    sigma = augment.draw(8, spec, keyed(), (28, 28)).sigma
     expected = TF.solarize(gaussian_blur(plain, sigma), 0.5)
     torch.testing.assert_close(blurred, expected)
 
@@ -186,6 +193,7 @@ def amounts(strengths, factors):
 OPERATIONS = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
 
 
+@pytest.mark.parametrize("jitter", [color_jitter, jitter_all])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "strengths",
@@ -198,14 +206,14 @@ OPERATIONS = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF
         [1.5, 1.5, 1.5, 0.5],
     ],
 )
-def test_jitter_is_torchvisions_in_each_images_own_order(strengths, channels):
+def test_jitter_is_torchvisions_in_each_images_own_order(strengths, channels, jitter):
     n = 24
     x = pictures(n, channels)
     x[0, :, :9] = 0.5  # grey pixels, which have no hue
     factors = torch.rand(n, 4, generator=keyed(1))
     order = torch.rand(n, 4, generator=keyed(2)).argsort(1)
     applied = torch.arange(n) % 4 != 3
-    found = color_jitter(x, strengths, factors, order, applied)
+    found = jitter(x, strengths, factors, order, applied)
     for place in range(n):
         expected = x[place]
         for which in order[place].tolist() if applied[place] else []:
@@ -215,21 +223,25 @@ def test_jitter_is_torchvisions_in_each_images_own_order(strengths, channels):
         torch.testing.assert_close(found[place], expected, atol=2e-5, rtol=1e-5)
 
 
-def test_pure_colours_keep_their_hue_and_turn_as_torchvisions():
+@pytest.mark.parametrize("jitter", [color_jitter, jitter_all])
+def test_pure_colours_keep_their_hue_and_turn_as_torchvisions(jitter):
     colours = torch.tensor([[r, g, b] for r in (0, 1.0) for g in (0, 1.0) for b in (0, 1.0)])
     x = colours.T.reshape(1, 3, 2, 4)
     for draw in (0.0, 0.3, 0.5, 1.0):
         factors = torch.full((1, 4), draw)
         applied = torch.ones(1, dtype=torch.bool)
-        found = color_jitter(x, [0, 0, 0, 0.5], factors, torch.arange(4)[None], applied)
+        found = jitter(x, [0, 0, 0, 0.5], factors, torch.arange(4)[None], applied)
         torch.testing.assert_close(found, TF.adjust_hue(x, draw - 0.5), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("blur", [gaussian_blur, blur_all])
+@pytest.mark.parametrize("part", [1, 1 << 26])
 @pytest.mark.parametrize(("side", "kernel"), [(28, 3), (32, 5), (64, 7)])
-def test_blur_is_torchvisions_with_each_images_own_sigma(side, kernel):
+def test_blur_is_torchvisions_with_each_images_own_sigma(side, kernel, part, blur, monkeypatch):
+    monkeypatch.setattr(augment, "BLUR_BYTES", part)
     x = pictures(6, 3, side)
     sigma = torch.tensor([0.1, 0.3, 0.7, 1.0, 1.5, 2.0])
-    found = gaussian_blur(x, sigma)
+    found = blur(x, sigma)
     for image, blurred, width in zip(x, found, sigma.tolist(), strict=True):
         expected = TF.gaussian_blur(image, [kernel, kernel], [width, width])
         torch.testing.assert_close(blurred, expected, atol=1e-5, rtol=1e-5)
@@ -352,7 +364,7 @@ def test_a_field_leaves_the_draws_of_the_others(changed, monkeypatch):
                 lambda x, _, *given: logged.update(jitter=given) or x,
             )
             patch.setattr(augment, "gaussian_blur", lambda x, sigma: logged.update(blur=sigma) or x)
-            # The choices of gray, blur and solarize, in this order.
+            # The choices of gray and solarize, in this order; a blur takes its images alone.
             patch.setattr(
                 augment,
                 "_where",
@@ -374,7 +386,7 @@ def test_a_field_leaves_the_draws_of_the_others(changed, monkeypatch):
         assert all(map(torch.equal, before["jitter"], after["jitter"]))
     if field != "blur":
         assert torch.equal(before["blur"], after["blur"])
-    same = {"blur": 1, "grayscale": 2}.get(field, 3)
+    same = 1 if field == "grayscale" else 2
     assert all(map(torch.equal, before["chosen"][-same:], after["chosen"][-same:]))
 
 

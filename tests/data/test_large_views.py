@@ -12,7 +12,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from benchmark.data import augment
 from benchmark.data.augment import Draws, apply, complete, draw, pixels_for, resized_crop, views
 from benchmark.data.standardise import centre_crop
 
@@ -29,6 +28,9 @@ SPEC = {
 }
 
 
+SIDES = 256, 256
+
+
 def photographs(count: int, channels: int = 3, side: int = 256) -> Tensor:
     """Smooth images with sharp edges, uint8."""
     dice = torch.Generator().manual_seed(count + channels)
@@ -39,27 +41,19 @@ def photographs(count: int, channels: int = 3, side: int = 256) -> Tensor:
     return ((smooth + 0.4 * edges).clamp(0, 1) * 255).round().byte()
 
 
-def boxes(draws: Draws, monkeypatch: pytest.MonkeyPatch, side: int = 256) -> list[list[int]]:
+def boxes(draws: Draws) -> list[list[int]]:
     """Top, left, height and width of each crop."""
-    found: list[list[int]] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(augment, "_crop_bytes", lambda images, given, *_: found.extend(given))
-        resized_crop(torch.zeros(1, 1, side, side, dtype=torch.uint8), draws, 224)
-    return found
+    return draws.box.int().tolist()
 
 
 @pytest.mark.parametrize("size", [224, 96, 256, 300])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_crops_of_bytes_are_torchvisions(
-    size: int, channels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crops_of_bytes_are_torchvisions(size: int, channels: int) -> None:
     """Up and down: boxes have from 72 to 256 pixels."""
     images, generator = photographs(24, channels), torch.Generator().manual_seed(0)
-    draws = draw(24, complete(SPEC), generator)
+    draws = draw(24, complete(SPEC), generator, SIDES)
     found = resized_crop(images, draws, size)
-    for image, view, box, mirrored in zip(
-        images, found, boxes(draws, monkeypatch), draws.mirrored, strict=True
-    ):
+    for image, view, box, mirrored in zip(images, found, boxes(draws), draws.mirrored, strict=True):
         expected = F.resized_crop(image, *box, [size, size], antialias=True)
         if mirrored:
             expected = F.horizontal_flip(expected)
@@ -69,10 +63,10 @@ def test_crops_of_bytes_are_torchvisions(
 
 
 @pytest.mark.parametrize("size", [224, 96, 256])
-def test_accelerators_crop_as_cpus_do(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerators_crop_as_cpus_do(size: int) -> None:
     """They multiply matrices, here on the CPU. The kernel rounds to bytes after each axis."""
     images, generator = photographs(24), torch.Generator().manual_seed(1)
-    draws = draw(24, complete(SPEC), generator)
+    draws = draw(24, complete(SPEC), generator, SIDES)
     by_kernel = resized_crop(images, draws, size)
     by_matrices = resized_crop(images.float(), draws, size).round() / 255
     gap = (by_kernel - by_matrices).abs() * 255
@@ -80,12 +74,10 @@ def test_accelerators_crop_as_cpus_do(size: int, monkeypatch: pytest.MonkeyPatch
     assert gap.max() <= 1 + 1e-4
 
 
-def test_crops_have_torchvisions_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_have_torchvisions_distribution() -> None:
     count = 4000
     spec = complete(SPEC)
-    own = np.array(
-        boxes(draw(count, spec, torch.Generator().manual_seed(2)), monkeypatch), dtype=float
-    )
+    own = np.array(boxes(draw(count, spec, torch.Generator().manual_seed(2), SIDES)), dtype=float)
     image = torch.zeros(3, 256, 256, dtype=torch.uint8)
     torch.manual_seed(2)
     transform = v2.RandomResizedCrop(224, SPEC["crop_scale"], SPEC["crop_ratio"])
@@ -106,19 +98,19 @@ def test_crops_have_torchvisions_distribution(monkeypatch: pytest.MonkeyPatch) -
         assert ks_2samp(values, other[name]).pvalue > 0.001, name
     # A wrong range would be found.
     narrow = complete({**SPEC, "crop_scale": (0.12, 1.0)})
-    wrong = np.array(boxes(draw(count, narrow, torch.Generator().manual_seed(2)), monkeypatch))
+    wrong = np.array(boxes(draw(count, narrow, torch.Generator().manual_seed(2), SIDES)))
     assert ks_2samp(features(wrong.astype(float))["area"], other["area"]).pvalue < 0.001
 
 
-def test_whole_views_are_torchvisions_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_views_are_torchvisions_operations() -> None:
     """Blur, grey and solarization of a crop of 224 pixels; the jitter has tests of its own."""
     spec = complete({**SPEC, "blur": 1.0, "grayscale": 1.0, "solarize": 1.0, "size": 224})
     images, generator = photographs(8), torch.Generator().manual_seed(3)
-    draws = draw(8, spec, generator)
+    draws = draw(8, spec, generator, SIDES)
     made = apply(images, spec, draws)
     assert made.shape == (8, 3, 224, 224)
     for image, view, box, mirrored, sigma in zip(
-        images, made, boxes(draws, monkeypatch), draws.mirrored, draws.sigma.tolist(), strict=True
+        images, made, boxes(draws), draws.mirrored, draws.sigma.tolist(), strict=True
     ):
         crop = F.resized_crop(image, *box, [224, 224], antialias=True)
         crop = F.horizontal_flip(crop) if mirrored else crop

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmark.backbones.base import random_mask
 from benchmark.core.errors import UserError
-from benchmark.core.randomness import keyed
+from benchmark.core.randomness import Draw, keyed
 from benchmark.evaluation.features import reestimate
 from benchmark.methods.heads import mlp
 from benchmark.methods.losses import nt_xent
@@ -319,3 +319,21 @@ def test_maes_decoder_has_the_blocks_and_heads_asked_for(depth, heads):
 def test_a_decoder_that_cannot_be_is_refused(backbone, given, said):
     with pytest.raises(UserError, match=f"^method mae: {said}"):
         build("mae", backbone, "ln", **given)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_numbers_drawn_ahead_are_those_of_the_step(method):
+    """The loop draws them before the step; a call without the loop draws them itself."""
+    losses = []
+    for ahead in (False, True):
+        network = build(method, "resnet", "bn").train()
+        given = batch(method, 3)
+        drawn = network.draws(given.draw, given.size)
+        losses.append(network(given._replace(drawn=drawn) if ahead else given).loss)
+    assert torch.equal(*losses)
+    assert bool(drawn) == (
+        method in {"byol", "dino", "lejepa", "mae", "moco", "mocov3", "rotation"}
+    )
+    if drawn:  # and they are used
+        given = given._replace(drawn=network.draws(Draw(1, 3), given.size))
+        assert not torch.equal(build(method, "resnet", "bn").train()(given).loss, losses[0])

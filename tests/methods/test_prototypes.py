@@ -149,3 +149,24 @@ def test_dino_warms_the_teachers_temperature_up():
         torch.testing.assert_close(losses[-1][0], expected)
     same = [torch.equal(*pair) for pair in losses]
     assert same == [False] * 4 + [True] * 3
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1, 1 / 3, 0.7, 1.0])
+@pytest.mark.parametrize("steps", [1, 7, 30])
+def test_swav_knows_when_its_queue_is_full_without_looking(start, steps):
+    """As a queue that is looked into at every step knows it, also after a restart."""
+    network = build("swav", "resnet", "ln", queue=16, queue_from=start)
+    for step in range(steps):
+        full = bool(network.queue[0, -1].any())
+        assert network.filled(step, step / steps, 8) == full
+        network.enqueue([torch.ones(8, 8)] * 2, step / steps)
+
+
+@pytest.mark.parametrize("method", ["moco", "swav"])
+def test_queues_stay_where_they_are_in_memory(method):
+    """A CUDA graph replays a step on the addresses that it was recorded with."""
+    network = build(method, "resnet", "ln", queue=8).train()
+    place, before = network.queue.data_ptr(), network.queue.clone()
+    network(batch(method)).loss.backward()
+    assert network.queue.data_ptr() == place
+    assert not torch.equal(network.queue, before)

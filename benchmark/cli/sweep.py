@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from benchmark.cli.common import (
+    add_cluster,
     add_experiment,
     add_machine,
     add_retry,
@@ -33,6 +34,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_set(verb)
     add_experiment(verb)
     add_machine(verb)
+    add_cluster(verb)
     add_retry(verb)
 
 

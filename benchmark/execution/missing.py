@@ -58,6 +58,12 @@ class Work:
     """How many GPUs cells can use; 0 if they run on the CPU."""
     cells: int
     """How many are to be trained."""
+    done: Callable[[Task], bool]
+    """Whether the store has the result of a cell by now: another command may have trained it."""
+
+
+Check = Callable[[Processes, Sequence[Task], Path, str], tuple[dict[str, Any], int, list[str]]]
+"""See `check_here`."""
 
 
 class Way(Protocol):
@@ -87,14 +93,16 @@ def train_missing(
     retry: bool = False,
     states: bool = False,
     storage: Storage = "auto",
+    check: Check | None = None,
 ) -> Summary:
     """Trains every task that the store has no finished record of, in a way that `way` makes.
 
     `data` is the folder of the built dataset. With the `root` of a project, its published records are
     adopted if the environment that made them is the one of this machine. `storage` is where the images
     are kept. With `retry`, cells that ran out of memory are trained again, and with `states` those whose
-    final state is not stored. Raises UserError before any training if a cell cannot be built, and
-    Stopped on a signal, after the running cells have saved their state.
+    final state is not stored. `check` is made where the cells run, if that is not here. Raises UserError
+    before any training if a cell cannot be built, and Stopped on a signal, after the running cells have
+    saved their state.
     """
     wanted = {task.fingerprint: task for task in tasks}
     summary = Summary(records=store.read(tasks))
@@ -119,7 +127,7 @@ def train_missing(
     with Signals() as signals:
         processes = Processes(signals)
         with starting():
-            environment, gpus, loaded = _check(processes, missing, data, device)
+            environment, gpus, loaded = (check or check_here)(processes, missing, data, device)
         for line in loaded:
             print(line, file=sys.stderr)
         for entry in published.finished(missing, root) if root else ():
@@ -129,14 +137,26 @@ def train_missing(
         missing = lacking()
         if not missing:
             return summary
-        made = way(Work(processes, store, data, device, storage, environment, gpus, len(missing)))
+        made = way(
+            Work(
+                processes,
+                store,
+                data,
+                device,
+                storage,
+                environment,
+                gpus,
+                len(missing),
+                lambda task: counts(task, store.last(task.fingerprint)),
+            )
+        )
         with Bars(total=len(wanted), done=summary.found, slots=made.slots) as bars:
             made.run(missing, bars, summary)
     summary.records |= store.read(missing)
     return summary
 
 
-def _check(
+def check_here(
     processes: Processes, tasks: Sequence[Task], data: Path, device: str
 ) -> tuple[dict[str, Any], int, list[str]]:
     """Refuses cells that cannot be built; see `worker.check` for what it returns.

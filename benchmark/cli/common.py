@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +19,7 @@ from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Record, store
 
 if TYPE_CHECKING:
-    from benchmark.execution.cluster import Asked
+    from benchmark.execution.missing import Way, Work
 
 NAMED = 3
 """Crashed cells that the last line names; each also has a line of its own."""
@@ -47,78 +44,19 @@ def add_experiment(verb: argparse.ArgumentParser) -> None:
 
 
 def add_machine(verb: argparse.ArgumentParser) -> None:
-    """`--jobs` and `--device`."""
+    """Where and how cells are trained."""
     verb.add_argument(
         "--jobs", default="auto", metavar="N",
-        help="cells trained in parallel (default: one for each CPU core, or one on a GPU)",
+        help="most cells trained at once (default: one for each CPU core or GPU)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--per-gpu", metavar="K", help="cells trained at once on each GPU (default: 1)"
+    )
+    verb.add_argument(
+        "--devices", default="1", metavar="N",
+        help="GPUs, or CPU cores, that train each cell together (default: 1)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
-
-
-def add_cluster(verb: argparse.ArgumentParser) -> None:
-    """`--on` and what belongs to it."""
-    verb.add_argument(
-        "--on", metavar="ADDRESS",
-        help="train on a Ray cluster: HOST:PORT of its head, or auto (also BENCHMARK_ON); "
-        "--jobs is then the most cells at once",
-    )  # fmt: skip
-    verb.add_argument("--cores", metavar="N", help="with --on: cores of each cell (default: 1)")
-    verb.add_argument(
-        "--gpus", metavar="N",
-        help="with --on: GPUs of each cell, at most 1, e.g. 0.5 (default: 1 where a node has any)",
-    )  # fmt: skip
-    verb.add_argument(
-        "--shared", metavar="DIR",
-        help="with --on: a folder that all machines see, for checkpoints of unfinished cells",
-    )  # fmt: skip
-
-
-def asked_cluster(arguments: argparse.Namespace, found: Params) -> Asked | None:
-    """The cluster that the command or BENCHMARK_ON names, with the track's resources; or None."""
-    options = {name: getattr(arguments, name, None) for name in ("cores", "gpus", "shared")}
-    if not hasattr(arguments, "on"):
-        return None
-    address = arguments.on or os.environ.get("BENCHMARK_ON")
-    if not address:
-        for name, value in options.items():
-            if value is not None:
-                raise UserError(
-                    f"--{name} is {value!r}, and only --on takes it: name a cluster too"
-                )
-        return None
-    from benchmark.execution.cluster import Asked
-
-    own = found.cluster
-    cores, gpus = _amount(options["cores"], "--cores"), _amount(options["gpus"], "--gpus")
-    cores = own.cores if cores is None else cores
-    gpus = own.gpus if gpus is None else gpus
-    if cores <= 0 or (cores > 1 and cores != int(cores)):
-        raise UserError(f"--cores is {cores:g}, expected a share of a core or a whole number")
-    if gpus is not None and not 0 <= gpus <= 1:
-        raise UserError(f"--gpus is {gpus:g}, expected 0 to 1: a cell trains on one GPU")
-    if arguments.device == "cuda" and gpus == 0:
-        raise UserError("--device is 'cuda' and --gpus is 0: give each cell a GPU or a part of one")
-    if arguments.device == "cpu" and gpus:
-        raise UserError(f"--device is 'cpu' and --gpus is {gpus:g}: leave out one of them")
-    if arguments.device not in ("auto", "cpu", "cuda"):
-        raise unknown("device", arguments.device, ("auto", "cpu", "cuda"))
-    shared = options["shared"] or own.shared
-    folder = (arguments.root / shared).absolute() if shared else None
-    if folder and not folder.is_dir():
-        raise UserError(f"--shared is {shared!r}, and there is no such folder")
-    return Asked(address, cores, gpus, count(arguments.jobs, "--jobs"), folder)
-
-
-def _amount(text: str | None, option: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{option} is {text!r}, expected a number")
-    return value
 
 
 def add_retry(verb: argparse.ArgumentParser) -> None:
@@ -189,11 +127,22 @@ def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
 
 def count(text: str, option: str) -> int | None:
     """The number that an option asks for, None for `auto`."""
-    if text == "auto":
-        return None
+    return None if text == "auto" else number(text, option, "auto or a number from 1")
+
+
+def number(text: str, option: str, expected: str = "a number from 1") -> int:
+    """The number, from 1, that an option asks for."""
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UserError(f"{option} is {text!r}, expected auto or a number from 1")
+        raise UserError(f"{option} is {text!r}, expected {expected}")
     return int(text)
+
+
+def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
+    """The way of running cells that the command asks for."""
+    from benchmark.execution import local
+
+    per_gpu = arguments.per_gpu
+    return local.workers(count(arguments.jobs, "--jobs"), per_gpu and number(per_gpu, "--per-gpu"))
 
 
 def train_missing(
@@ -203,20 +152,17 @@ def train_missing(
 
     On a signal it prints what was saved and raises KeyboardInterrupt.
     """
-    from benchmark.execution import cluster, local, missing, processes
+    from benchmark.cli import on_cluster
+    from benchmark.execution import missing, processes
 
-    asked = asked_cluster(arguments, found)
-    way: Callable[[missing.Work], missing.Way] = local.workers(count(arguments.jobs, "--jobs"))
-    check: missing.Check = missing.check_here
+    devices = number(arguments.devices, "--devices")
     try:
-        with contextlib.ExitStack() as stack:
-            if asked:
-                on = stack.enter_context(cluster.Cluster(asked))
-                way, check = on.way, on.check
+        with on_cluster.chosen(arguments, found) as cluster:
             summary = missing.train_missing(
-                tasks, store(arguments.root), data_folder(arguments.root, found.track), way,
-                arguments.device, arguments.root, arguments.retry,
-                getattr(arguments, "state", False), found.storage, check,
+                tasks, store(arguments.root), data_folder(arguments.root, found.track),
+                cluster.way if cluster else way(arguments), arguments.device, arguments.root,
+                arguments.retry, getattr(arguments, "state", False), found.storage, devices,
+                cluster.check if cluster else missing.check_here,
             )  # fmt: skip
     except processes.Stopped as stopped:
         for line in stopped.lines:

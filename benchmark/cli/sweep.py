@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from benchmark.cli import on_cluster
 from benchmark.cli.common import (
-    add_cluster,
     add_experiment,
     add_machine,
     add_retry,
@@ -34,7 +34,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_set(verb)
     add_experiment(verb)
     add_machine(verb)
-    add_cluster(verb)
+    on_cluster.add_arguments(verb)
     add_retry(verb)
 
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from statistics import fmean
 
+from benchmark.cli import on_cluster
 from benchmark.cli.common import (
-    add_cluster,
     add_experiment,
     add_machine,
     add_retry,
@@ -37,7 +37,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--method", metavar="M", help="only the cells of this method")
     verb.add_argument("--cell", action="append", metavar="C", help="only this cell (repeatable)")
     add_machine(verb)
-    add_cluster(verb)
+    on_cluster.add_arguments(verb)
     add_retry(verb)
     verb.add_argument(
         "--state", action="store_true",

@@ -9,10 +9,11 @@ from benchmark.cli.common import (
     add_machine,
     add_set,
     add_track,
-    count,
     named,
+    number,
     planned,
     read_judged,
+    way,
 )
 from benchmark.core.errors import CheckFailed, UserError
 
@@ -45,8 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:
         cells = verify.sample(cells, arguments.sample, arguments.seed)
-    jobs = count(arguments.jobs, "--jobs")
-    verdicts = verify.verify(arguments.root, found, cells, jobs, arguments.device)
+    devices = number(arguments.devices, "--devices")
+    verdicts = verify.verify(
+        arguments.root, found, cells, way(arguments), arguments.device, devices
+    )
     for entry in verdicts:
         print(f"{entry.cell.label:40} {entry.verdict:16} {entry.detail}")
     accepted = {"identical"} if arguments.exact else {"identical", "within tolerance"}

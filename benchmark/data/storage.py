@@ -20,6 +20,15 @@ IN_MEMORY = 1 << 30
 ON_DEVICE = 0.25
 """Largest share of a GPU's free memory that `auto` fills with images."""
 
+_sharing = 1
+
+
+def share_device(processes: int) -> None:
+    """Says how many processes use this one's GPU, which then share ON_DEVICE of its free memory."""
+    global _sharing
+    _sharing = processes
+
+
 AHEAD = 2
 """Batches that are gathered while the device is busy with an earlier one."""
 
@@ -35,7 +44,7 @@ def chosen(storage: Storage, size: int, device: torch.device) -> Literal["device
         return storage
     limit = IN_MEMORY
     if device.type == "cuda":
-        limit = int(ON_DEVICE * torch.cuda.mem_get_info(device)[0])
+        limit = int(ON_DEVICE / _sharing * torch.cuda.mem_get_info(device)[0])
     return "device" if size <= limit else "disk"
 
 

@@ -45,7 +45,7 @@ def run(
     store: Store,
     device: torch.device,
     progress: Progress,
-    checkpoint_steps: int = 200,
+    checkpoint_steps: int | None = None,
     storage: Storage = "auto",
 ) -> Record:
     """Trains and evaluates a cell, stores its record and run log, and returns the record.
@@ -100,7 +100,7 @@ def _result(
     store: Store,
     device: torch.device,
     progress: Progress,
-    checkpoint_steps: int,
+    checkpoint_steps: int | None,
     storage: Storage,
 ) -> tuple[Status, Result, dict[str, Any]]:
     cell = task.cell

@@ -89,7 +89,7 @@ class Cluster:
                 ray.shutdown()
 
     def check(
-        self, processes: Processes, tasks: Sequence[Task], data: Path, device: str
+        self, processes: Processes, tasks: Sequence[Task], data: Path, device: str, devices: int
     ) -> tuple[dict[str, Any], int, list[str]]:
         """Connects, refuses nodes that differ from this machine, and builds every network on a node.
 
@@ -112,7 +112,7 @@ class Cluster:
         self.slots = self.asked.jobs or total
         used = [entry for entry in nodes if room[entry["NodeID"]]]
         self.place = remote.Place(
-            data, "cuda" if self.gpus else "cpu", "auto", self.asked.shared,
+            data, "cuda" if self.gpus else "cpu", "auto", _sharing(self.gpus), self.asked.shared,
             os.environ.get(plugins.VARIABLE, ""), node.versions(node.packages()),
         )  # fmt: skip
         self._compare(used, tasks, data, signals)
@@ -129,7 +129,7 @@ class Cluster:
         room = has.get("CPU", 0) / self.asked.cores
         if self.gpus:
             # A cell has a part of one GPU.
-            room = min(room, int(has.get("GPU", 0)) * int(1 / self.gpus + 1e-9))
+            room = min(room, int(has.get("GPU", 0)) * _sharing(self.gpus))
         return int(room + 1e-9)
 
     def _compare(
@@ -184,7 +184,7 @@ class Driver:
         self.free = list(range(slots))
         self.running: dict[Any, _Running] = {}
         self.handed_out = 0
-        self.claims = _Claims(work.store)
+        self.claims = Claims(work.store)
         here = On(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox: Any = (
             ray.remote(remote.Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -313,7 +313,7 @@ class Driver:
         self.claims.close()
 
 
-class _Claims:
+class Claims:
     """Cells that a command has handed out: the system forgets them when its process ends.
 
     Each is a locked byte of one file. On Windows, which has no such locks, all are free.
@@ -363,6 +363,11 @@ def _gpus(asked: float | None, device: str, resources: Iterable[Mapping[str, flo
         any_there = any(has.get("GPU", 0) for has in resources)
         return 1.0 if device == "cuda" or (device == "auto" and any_there) else 0.0
     return asked
+
+
+def _sharing(gpus: float) -> int:
+    """How many cells that each get this share of a GPU have the same one."""
+    return int(1 / gpus + 1e-9) if gpus else 1
 
 
 def _needs(cores: float, gpus: float) -> str:

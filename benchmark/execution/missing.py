@@ -56,13 +56,15 @@ class Work:
     """This machine's `determinism.environment`."""
     gpus: int
     """How many GPUs cells can use; 0 if they run on the CPU."""
+    devices: int
+    """How many GPUs, or CPU cores, train each cell together."""
     cells: int
     """How many are to be trained."""
     done: Callable[[Task], bool]
     """Whether the store has the result of a cell by now: another command may have trained it."""
 
 
-Check = Callable[[Processes, Sequence[Task], Path, str], tuple[dict[str, Any], int, list[str]]]
+Check = Callable[[Processes, Sequence[Task], Path, str, int], tuple[dict[str, Any], int, list[str]]]
 """See `check_here`."""
 
 
@@ -93,14 +95,16 @@ def train_missing(
     retry: bool = False,
     states: bool = False,
     storage: Storage = "auto",
+    devices: int = 1,
     check: Check | None = None,
 ) -> Summary:
     """Trains every task that the store has no finished record of, in a way that `way` makes.
 
     `data` is the folder of the built dataset. With the `root` of a project, its published records are
     adopted if the environment that made them is the one of this machine. `storage` is where the images
-    are kept. With `retry`, cells that ran out of memory are trained again, and with `states` those whose
-    final state is not stored. `check` is made where the cells run, if that is not here. Raises UserError
+    are kept, and `devices` is how many train each cell together. With `retry`, cells that ran out of
+    memory are trained again, and with `states` those whose final state is not stored. `check` is made
+    where the cells run, by default here. Raises UserError
     before any training if a cell cannot be built, and Stopped on a signal, after the running cells have
     saved their state.
     """
@@ -127,7 +131,9 @@ def train_missing(
     with Signals() as signals:
         processes = Processes(signals)
         with starting():
-            environment, gpus, loaded = (check or check_here)(processes, missing, data, device)
+            environment, gpus, loaded = (check or check_here)(
+                processes, missing, data, device, devices
+            )
         for line in loaded:
             print(line, file=sys.stderr)
         for entry in published.finished(missing, root) if root else ():
@@ -137,19 +143,11 @@ def train_missing(
         missing = lacking()
         if not missing:
             return summary
-        made = way(
-            Work(
-                processes,
-                store,
-                data,
-                device,
-                storage,
-                environment,
-                gpus,
-                len(missing),
-                lambda task: counts(task, store.last(task.fingerprint)),
-            )
-        )
+        work = Work(
+            processes, store, data, device, storage, environment, gpus, devices, len(missing),
+            lambda task: counts(task, store.last(task.fingerprint)),
+        )  # fmt: skip
+        made = way(work)
         with Bars(total=len(wanted), done=summary.found, slots=made.slots) as bars:
             made.run(missing, bars, summary)
     summary.records |= store.read(missing)
@@ -157,7 +155,7 @@ def train_missing(
 
 
 def check_here(
-    processes: Processes, tasks: Sequence[Task], data: Path, device: str
+    processes: Processes, tasks: Sequence[Task], data: Path, device: str, devices: int
 ) -> tuple[dict[str, Any], int, list[str]]:
     """Refuses cells that cannot be built; see `worker.check` for what it returns.
 
@@ -175,7 +173,7 @@ def check_here(
         shape += (config.evaluation.finetune,)
         key = shape, config.method, config.backbone, config.norms, task.cell.weights
         distinct[str(key)] = task.cell
-    process, ours = processes.start(worker.check, list(distinct.values()), data, device)
+    process, ours = processes.start(worker.check, list(distinct.values()), data, device, devices)
     try:
         while not ours.poll(0.2):
             if processes.signals.asked:

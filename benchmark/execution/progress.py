@@ -116,6 +116,13 @@ class Bars(contextlib.ExitStack):
         if not self.terminal:
             self._say(f"[{self.done}/{self.total}] {line} ({self._left()})")
 
+    def note(self, line: str) -> None:
+        """Prints a line about the job."""
+        if self.terminal:
+            tqdm.write(line, file=sys.stderr)
+        else:
+            self._say(line)
+
     def tick(self) -> None:
         """Reports the running cells if nothing was reported for QUIET seconds; call it often."""
         if time.monotonic() - self.said < QUIET:

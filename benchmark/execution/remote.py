@@ -41,6 +41,8 @@ class Place:
     """The folder of the built dataset, the same on every node."""
     device: str
     storage: Storage
+    sharing: int
+    """How many cells have the same GPU."""
     shared: Path | None
     """A folder that all nodes see, with the checkpoints of unfinished cells."""
     plugins: str
@@ -93,6 +95,7 @@ class _Child:
     process: BaseProcess
     pipe: Connection
     home: Path
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 _idle: _Child | None = None
@@ -102,7 +105,7 @@ _idle: _Child | None = None
 def check(tasks: Sequence[Task], place: Place) -> tuple[dict[str, Any], int, list[str]]:
     """See `missing.check_here`, on this node."""
     with _no_main():
-        return missing.check_here(_processes(place), tasks, place.data, place.device)
+        return missing.check_here(_processes(place), tasks, place.data, place.device, 1)
 
 
 def run(number: int, task: Task, place: Place, mailbox: Any) -> Outcome:
@@ -129,6 +132,7 @@ def _followed(child: _Child, number: int, task: Task, mailbox: Any) -> Outcome:
     """Passes on the steps of a cell until it ends."""
     import ray
 
+    environment = child.environment
     step: tuple[int, int, float] | None = None
     told, deadline = time.monotonic(), float("inf")
     while True:
@@ -140,14 +144,23 @@ def _followed(child: _Child, number: int, task: Task, mailbox: Any) -> Outcome:
             stopped = deadline < float("inf")
             cause = f"the worker died ({ending(child.process.exitcode)})"
             return Outcome("stopped") if stopped else Outcome("lost", cause)
-        if message is not None and message[0] == "step":
-            step = message[1:]
-        elif message is not None and message[0] in ("refused", "stopped"):
-            return Outcome(message[0], "".join(map(str, message[1:])))
-        elif message is not None and message[0] == "unable":
-            return Outcome("lost", str(message[1]))
-        elif message is not None and message[0] in ("done", "crashed"):
-            return _ended(message[0], str(message[1]), task, Store(child.home))
+        kind, *said = message or ("nothing",)
+        if kind == "ready":
+            child.environment = environment = said[0]
+        elif kind == "step":
+            step = said[0], said[1], said[2]
+        elif kind == "unable":
+            line = f"node {ray.util.get_node_ip_address()}: no worker can start: {said[0]}"
+            return Outcome("refused", line)
+        elif kind == "refused":
+            return Outcome("refused", said[0])
+        elif kind == "stopped":
+            return Outcome("stopped")
+        elif kind == "crashed":
+            record = Record.of_crash(task, environment, said[0])
+            return Outcome("crashed", said[0], record, RunLog(traceback=said[1]))
+        elif kind == "done":
+            return _done(said[0], task, Store(child.home))
         now = time.monotonic()
         if now > deadline:
             child.process.kill()
@@ -159,7 +172,7 @@ def _followed(child: _Child, number: int, task: Task, mailbox: Any) -> Outcome:
             step = None
 
 
-def _ended(kind: Literal["done", "crashed"], said: str, task: Task, home: Store) -> Outcome:
+def _done(status: str, task: Task, home: Store) -> Outcome:
     """The outcome of a cell whose worker has stored its record."""
     paths = home.trained(task.training_key), home.trace(task.training_key)
     files = {
@@ -168,7 +181,7 @@ def _ended(kind: Literal["done", "crashed"], said: str, task: Task, home: Store)
         if path.is_file()
     }
     key = task.fingerprint
-    return Outcome(kind, said, home.last(key), home.run_log(key), files)
+    return Outcome("done", status, home.last(key), home.run_log(key), files)
 
 
 def _child(place: Place) -> _Child:
@@ -178,7 +191,7 @@ def _child(place: Place) -> _Child:
     if child is not None and child.process.is_alive():
         return child
     home = place.shared or Path(tempfile.mkdtemp(prefix="benchmark-"))
-    given = (home, place.data, place.device, place.storage)
+    given = (home, place.data, place.device, place.storage, place.sharing)
     with _no_main():
         return _Child(*_processes(place).start(worker.main, *given), home)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import CheckFailed, UserError
-from benchmark.execution import local
-from benchmark.execution.missing import train_missing
+from benchmark.execution.missing import Way, Work, train_missing
 from benchmark.execution.processes import Stopped
 from benchmark.planning.cell import Cell, Row, tasks
 from benchmark.planning.configuration import ranking_key
@@ -68,7 +67,12 @@ class _Published:
 
 
 def verify(
-    root: Path, params: Params, cells: Sequence[Cell], jobs: int | None, device: str
+    root: Path,
+    params: Params,
+    cells: Sequence[Cell],
+    way: Callable[[Work], Way],
+    device: str,
+    devices: int = 1,
 ) -> list[Verdict]:
     """Trains `cells` in a scratch folder and compares them with the published leaderboard.
 
@@ -84,8 +88,8 @@ def verify(
         try:
             wanted = tasks(cells, dataset)
             train_missing(
-                wanted, scratch, data_folder(root, params.track), local.workers(jobs), device,
-                storage=params.storage,
+                wanted, scratch, data_folder(root, params.track), way, device,
+                storage=params.storage, devices=devices,
             )  # fmt: skip
         except Stopped:
             raise KeyboardInterrupt from None

@@ -1,7 +1,9 @@
 """The process that trains cells: it receives them through a pipe and reports its progress.
 
-Messages to a worker are a task, or None to end it. Messages from it are tuples: ("step",
-step, steps, loss), ("done", status), ("stopped",), ("refused", line), ("crashed", cause, traceback).
+Messages to a worker are a task, or None to end it. Messages from it are tuples: ("ready", environment)
+or ("unable", cause) once, then ("step", step, steps, loss), ("done", status), ("stopped",), ("refused",
+line), ("crashed", cause, traceback). After a crash it ends: a bug may leave anything behind, and after
+some errors of CUDA no further call works in the process.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -23,6 +26,7 @@ from benchmark.core.errors import REFUSALS, UserError, refused
 from benchmark.planning.cell import Cell, Task
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from benchmark.data.manifest import Manifest, Storage
@@ -60,23 +64,48 @@ def begin(environment: Mapping[str, str], target: Callable[..., None], *argument
     target(*arguments)
 
 
-def main(
-    pipe: Connection, home: Path, data: Path, device_name: str, storage: Storage = "auto"
-) -> None:
-    """Trains the tasks that arrive until None arrives, a signal comes, or the parent is gone."""
-    stop = _Stop()
-    device = determinism.start(device_name)
-    from benchmark.execution.cell import run
-    from benchmark.results.records import Record, RunLog, Store
-    from benchmark.training.loop import Interrupted
+@dataclass(frozen=True)
+class Member:
+    """The place of a worker among those that train each cell together."""
 
-    store = Store(home)
+    rank: int
+    size: int
+    rendezvous: str
+    """See `core.ranks.join`."""
+
+
+def main(
+    pipe: Connection,
+    home: Path,
+    data: Path,
+    device_name: str,
+    storage: Storage = "auto",
+    sharing: int = 1,
+    member: Member | None = None,
+) -> None:
+    """Trains the tasks that arrive until None arrives, a signal comes, or the parent is gone.
+
+    `sharing` workers have the same device. If several train together, the first decides when to stop.
+    """
+    stop = _Stop()
 
     def report(*message: object) -> None:
         # The parent may be gone: then `stop` soon ends the work.
         with contextlib.suppress(OSError):
             pipe.send(message)
 
+    try:
+        device, environment = _start(device_name, sharing, member)
+    except Exception as error:
+        report("unable", str(error) if isinstance(error, UserError) else _cause(error))
+        return
+    from benchmark.execution.cell import run
+    from benchmark.results.records import Store
+    from benchmark.training.loop import Interrupted
+
+    store = Store(home)
+    report("ready", environment)
+    leads = member is None or member.rank == 0
     while not stop:
         try:
             if not pipe.poll(0.5):
@@ -85,11 +114,13 @@ def main(
         except (EOFError, OSError):
             return
         if task is None:
-            return
+            break
         reported = 0.0
 
         def progress(step: int, steps: int, loss: Tensor) -> bool:
             nonlocal reported
+            if not leads:
+                return True
             if time.monotonic() - reported > REPORT_SECONDS or step == steps:
                 reported = time.monotonic()
                 report("step", step, steps, float(loss))
@@ -107,18 +138,45 @@ def main(
                 # A full disk would fail every cell, and the cause could not be stored.
                 report("refused", refused(error))
                 continue
-            cause = f"{type(error).__name__}: {error}"
-            entry = Record.of_crash(task, determinism.environment(device), cause)
-            store.put(entry, RunLog(traceback=traceback.format_exc()))
-            report("crashed", cause, traceback.format_exc())
+            report("crashed", _cause(error), traceback.format_exc())
+            return
+    if member and not stop:
+        from benchmark.core import ranks
+
+        ranks.leave()
 
 
-def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> None:
+def _start(
+    device_name: str, sharing: int, member: Member | None
+) -> tuple[torch.device, dict[str, Any]]:
+    """The device and the environment of a worker, which meets those that it trains with."""
+    device = determinism.start(device_name)
+    import torch
+
+    from benchmark.data.storage import share_device
+
+    share_device(sharing)
+    if device.type == "cuda":
+        torch.zeros((), device=device).item()  # fails now if the GPU is lost
+    environment = determinism.environment(device)
+    if member:
+        from benchmark.core import ranks
+
+        ranks.join(member.rank, member.size, member.rendezvous, device)
+        environment["devices"] = member.size
+    return device, environment
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str, devices: int) -> None:
     """Builds the network of every cell without memory for its weights.
 
-    Sends this machine's `determinism.environment`, how many GPUs cells can use (0 if they run on the
-    CPU), the first refusal or None, and a line for each file of initial weights and each way in which a
-    scheme's norms take them.
+    `devices` train each cell together. Sends this machine's `determinism.environment`, how many GPUs
+    cells can use (0 if they run on the CPU), the first refusal or None, and a line for each file of
+    initial weights and each way in which a scheme's norms take them.
     """
     determinism.prepare()
     import torch
@@ -131,6 +189,8 @@ def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str) -> 
     try:
         device = determinism.start(device_name)
         environment = determinism.environment(device)
+        if devices > 1:
+            environment["devices"] = devices
         if device.type == "cuda":
             gpus = torch.cuda.device_count()
         # Not the test split: only the final stage of a cell reads that.

@@ -37,6 +37,13 @@ LOSS_CHECK = 25
 CHECKPOINT_SECONDS = 30.0
 """Longest time between two checkpoints, plus one step: the most that a killed run loses."""
 
+FIRST_CHECKPOINT = 1.0
+"""Seconds to the first checkpoint. Each further one comes after as long as the run has taken so far, so
+that a young run loses at most half of itself, up to CHECKPOINT_SECONDS."""
+
+SAVING = 0.02
+"""Largest share of the time that is spent saving, whatever a checkpoint takes."""
+
 MARKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of the training after which the online kNN judges the network."""
 
@@ -115,7 +122,7 @@ def train(
     checkpoint: Path,
     fingerprint: str,
     progress: Progress,
-    checkpoint_steps: int = 200,
+    checkpoint_steps: int | None = None,
     online_knn: Callable[[Callable[[], bool]], float | None] | None = None,
     final: tuple[Path, str] | None = None,
     trace: Callable[[str, Iterable[tuple[str, Tensor]]], None] | None = None,
@@ -124,6 +131,7 @@ def train(
 
     `progress` is called after every step. If it returns False, the state is saved and Interrupted is
     raised. A later call with the same fingerprint resumes from the checkpoint and gives the same bits.
+    Checkpoints are written by time, or after every `checkpoint_steps` steps if that is given.
     `online_knn` judges the network after each of MARKS and restores its state. Its argument is a
     function that returns whether to continue; it returns None if it was stopped, and the resumed run
     judges again. `final` is the file of the state at the end, and its fingerprint: if it exists, nothing
@@ -191,7 +199,8 @@ def train(
         judge(start)
         if ended := diverged(start):
             return ended
-    saved_at = time.monotonic()
+    begun = saved_at = time.monotonic()
+    interval = FIRST_CHECKPOINT
     mixed = recipe.precision == "bfloat16"
     precision = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=mixed)
     parts = recipe.micro_batches
@@ -246,10 +255,14 @@ def train(
         if not progress(done, steps, curves["loss"][step]):
             save(done)
             raise Interrupted
-        due = done % checkpoint_steps == 0 or time.monotonic() - saved_at > CHECKPOINT_SECONDS
+        now = time.monotonic()
+        due = (
+            now - saved_at > interval if checkpoint_steps is None else done % checkpoint_steps == 0
+        )
         if due and done < steps:
             save(done)
             saved_at = time.monotonic()
+            interval = max(min(CHECKPOINT_SECONDS, saved_at - begun), (saved_at - now) / SAVING)
     if final:
         save_checkpoint(*final, steps, method, None, saved_curves)
     return result("done", steps)

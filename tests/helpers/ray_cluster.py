@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ class Nodes:
     """A cluster: a head that runs no cells, and nodes that are added and removed."""
 
     def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.ray_cluster"],
-            cwd=tiny.PROJECT, env=tiny.environment(), text=True, start_new_session=True,
+            cwd=tiny.PROJECT, env=tiny.environment() | {"TEST_CLUSTER": self.mark}, text=True,
+            start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.address = str(self._answer())
@@ -40,6 +43,20 @@ class Nodes:
         self.process.stdin.close()
         self.process.wait(60)
         tiny.end(self.process)
+
+    def workers(self) -> dict[int, int]:
+        """The processes that have torch loaded on its nodes, and the parent of each."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                ours = self.mark.encode() in (folder / "environ").read_bytes()
+                serves = b"multiprocessing.forkserver" in (folder / "cmdline").read_bytes()
+                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if ours and serves and fields[0] not in "ZX":
+                found[int(folder.name)] = int(fields[1])
+        return found
 
     def _order(self, *order: Any) -> Any:
         assert self.process.stdin

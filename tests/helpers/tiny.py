@@ -34,7 +34,7 @@ PROJECT = Path(__file__).parents[2]
 BATCH, SIDE = 32, 16
 COUNTS = {"train": 160, "validation": 40, "test": 56}
 LONG = 1600
-"""Steps of the cell that tests interrupt: many times the 200 between two checkpoints."""
+"""Steps of the cell that tests interrupt: many seconds, so several checkpoints."""
 
 
 def real() -> dict[str, Any]:

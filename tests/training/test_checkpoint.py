@@ -124,7 +124,7 @@ class Case:
         progress: Progress = always,
         checkpoint: Path | None = None,
         fingerprint: str = "this cell",
-        every: int = 200,
+        every: int | None = 200,
         online_knn: Callable[[Method], OnlineKnn] | None = None,
     ) -> tuple[Method, Trained]:
         method = self.build()
@@ -257,10 +257,20 @@ def test_killed_between_two_checkpoints_goes_on_from_the_last(tmp_path: Path) ->
         case.checkpoint.unlink()
 
 
-def test_a_checkpoint_comes_by_time_where_steps_are_slow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (
+            0,
+            [1, 3, 7, 12, 17, 22],
+        ),  # after 7, 21, 49 and then every 35 s, which is at most 30 s late
+        (1, [1, 9, 17]),  # not before 50 s have passed, of which 2 % is 1 s
+    ],
+)
+def test_checkpoints_come_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: int, expected: list[int]
 ) -> None:
-    """A clock that moves 7 s in a step: one checkpoint in 30 s, and no other bits."""
+    """On a clock that moves 7 s in a step and `cost` s in a checkpoint; no bit changes."""
     case = Case("moco", "resnet", "bn", tmp_path)
     whole = case.train()
     saves, now = [], 0.0
@@ -272,14 +282,16 @@ def test_a_checkpoint_comes_by_time_where_steps_are_slow(
         return step < LATE
 
     def noted(path: Path, fingerprint: str, step: int, *rest: Any) -> None:
+        nonlocal now
+        now += cost
         saves.append(step)
         save(path, fingerprint, step, *rest)
 
     monkeypatch.setattr(loop.time, "monotonic", lambda: now)
     monkeypatch.setattr(loop, "save_checkpoint", noted)
     with pytest.raises(Interrupted):
-        case.train(slow)
-    assert saves == [*range(5, LATE, 5), LATE]
+        case.train(slow, every=None)
+    assert saves == [step for step in expected if step < LATE] + [LATE]
     assert_same(case.train(), whole)
 
 

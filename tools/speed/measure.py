@@ -72,7 +72,7 @@ def speed(
             ("mini", (1, cores()), 12_000) if kind == "cpu" else ("cifar10", (1, 4), 200_000)
         )
         found_params = params.read(params.track_file(root, track))
-        document["jobs"] = jobs.measure(root, found_params, device, counts, images)
+        document["jobs"] = jobs.measure(root, found_params, kind, counts, images)
         page = report.write(folder, name, document)
     if "harness" in parts:
         document["harness"] = overhead.measure(root)

@@ -116,11 +116,12 @@ class Cluster:
             os.environ.get(plugins.VARIABLE, ""), node.versions(node.packages()),
         )  # fmt: skip
         self._compare(used, tasks, data, signals)
-        ask = ray.remote(num_cpus=0, num_gpus=self.gpus)(remote.check)
+        ask = ray.remote(num_cpus=0, num_gpus=self.gpus, max_retries=RETRIES)(remote.check)
         try:
-            return _awaited([ask.remote([_portable(task) for task in tasks], self.place)], signals)[
-                0
-            ]
+            checked = ask.remote([_portable(task) for task in tasks], self.place)
+            _await([checked], signals)
+            environment, gpus, loaded = ray.get(checked)
+            return environment, gpus, loaded
         except ray.exceptions.RayTaskError as error:
             raise _refusal(error) from None
 
@@ -155,11 +156,14 @@ class Cluster:
                 )
                 for entry in nodes
             ]
-            found = _awaited(asked, signals)
+            _await(asked, signals)
         ray.cloudpickle.unregister_pickle_by_value(node)
-        for entry, line in zip(nodes, found, strict=True):
-            if line:
-                raise UserError(f"node {entry['NodeManagerAddress']}: {line}")
+        lost = ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError
+        for entry, ref in zip(nodes, asked, strict=True):
+            # A node that is lost meanwhile has nothing to differ in; each cell compares once more.
+            with contextlib.suppress(*lost):
+                if line := ray.get(ref):
+                    raise UserError(f"node {entry['NodeManagerAddress']}: {line}")
 
     def way(self, work: Work) -> Driver:
         """The way of running cells on this cluster."""
@@ -457,8 +461,8 @@ def _token(shared: Path | None) -> Iterator[str]:
         (shared / name).unlink(missing_ok=True)
 
 
-def _awaited(refs: Sequence[Any], signals: Signals) -> list[Any]:
-    """The results of tasks; Stopped on a signal."""
+def _await(refs: Sequence[Any], signals: Signals) -> None:
+    """Waits until tasks have ended; Stopped on a signal."""
     import ray
 
     left = list(refs)
@@ -466,7 +470,6 @@ def _awaited(refs: Sequence[Any], signals: Signals) -> list[Any]:
         if signals.asked:
             raise Stopped
         _, left = ray.wait(left, num_returns=len(left), timeout=0.25)
-    return list(ray.get(list(refs)))
 
 
 def _refusal(error: Any) -> Exception:

@@ -43,6 +43,8 @@ class Nodes:
         self.process.stdin.close()
         self.process.wait(60)
         tiny.end(self.process)
+        assert self.process.stdout
+        self.process.stdout.close()
 
     def workers(self) -> dict[int, int]:
         """The processes that have torch loaded on its nodes, and the parent of each."""

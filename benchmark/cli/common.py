@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
 from benchmark.core.errors import CheckFailed, UserError, unknown
+from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.images import check_images, data_folder
+from benchmark.planning.shard import Shard
 from benchmark.planning.sizes import check_cells
 from benchmark.results.records import Record, store
 
@@ -57,6 +60,10 @@ def add_machine(verb: argparse.ArgumentParser) -> None:
         help="GPUs, or CPU cores, that train each cell together (default: 1)",
     )  # fmt: skip
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    verb.add_argument(
+        "--shard", metavar="I/N",
+        help="only the I-th of N parts of the cells, e.g. 2/8: for job arrays",
+    )  # fmt: skip
 
 
 def add_retry(verb: argparse.ArgumentParser) -> None:
@@ -137,12 +144,41 @@ def number(text: str, option: str, expected: str = "a number from 1") -> int:
     return int(text)
 
 
+def trains(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Makes a verb that trains usable under torchrun: rank 0 runs it, and the others help to train."""
+
+    @functools.wraps(run)
+    def together(arguments: argparse.Namespace) -> None:
+        from benchmark.execution import launched
+
+        if launched.place() is None:
+            run(arguments)
+            return
+        with launched.Group(arguments.device) as group:
+            if not group.leads:
+                group.follow(store(arguments.root), functools.partial(data_folder, arguments.root))
+                return
+            given = {"--jobs": arguments.jobs != "auto", "--per-gpu": arguments.per_gpu is not None,
+                     "--devices": arguments.devices != "1"}  # fmt: skip
+            for option in (name for name, is_given in given.items() if is_given):
+                raise UserError(f"{option} is for processes that this command starts, not torchrun")
+            arguments.devices, arguments.group = str(group.size), group
+            run(arguments)
+
+    return together
+
+
 def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
     """The way of running cells that the command asks for."""
     from benchmark.execution import local
 
+    if group := getattr(arguments, "group", None):
+        return lambda work: group.way(work)
     per_gpu = arguments.per_gpu
-    return local.workers(count(arguments.jobs, "--jobs"), per_gpu and number(per_gpu, "--per-gpu"))
+    return local.workers(
+        count(arguments.jobs, "--jobs"),
+        None if per_gpu is None else number(per_gpu, "--per-gpu"),
+    )
 
 
 def train_missing(
@@ -177,9 +213,32 @@ def train_missing(
     return summary.records
 
 
+def shard_of(arguments: argparse.Namespace) -> Shard:
+    """The part of the cells that the command trains: by default all."""
+    return Shard() if arguments.shard is None else Shard.parse(arguments.shard)
+
+
+def part(shard: Shard, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of a shard; prints what it leaves to the others."""
+    own = shard.of(tasks)
+    if shard.count > 1:
+        print(
+            f"shard {shard.place} of {shard.count}: {len(own)} of {counted(len(tasks), 'cell')}; "
+            f"{len(tasks) - len(own)} are left to the other shards",
+            file=sys.stderr,
+        )
+    return own
+
+
+def lacking(tasks: Sequence[Task], records: Mapping[str, Record]) -> list[Task]:
+    """The tasks that have no result among records by fingerprint."""
+    found = {key for key, entry in records.items() if entry.is_final}
+    return [task for task in tasks if task.fingerprint not in found]
+
+
 def refuse_crashes(tasks: Sequence[Task], records: Mapping[str, Record]) -> None:
     """Raises CheckFailed if the last training run of any of the cells crashed."""
-    crashed = [task.cell.name for task in tasks if not records[task.fingerprint].is_final]
+    crashed = [task.cell.name for task in lacking(tasks, records)]
     if crashed:
         names = ", ".join(crashed[:NAMED])
         more = f" and {len(crashed) - NAMED} more" if len(crashed) > NAMED else ""

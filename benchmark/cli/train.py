@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -13,15 +14,20 @@ from benchmark.cli.common import (
     add_retry,
     add_set,
     add_track,
+    lacking,
     named,
+    part,
     planned,
     read_params,
     refuse_crashes,
     say_overrides,
+    shard_of,
     train_missing,
+    trains,
 )
+from benchmark.core.wording import counted
 from benchmark.planning import rate_table
-from benchmark.planning.cell import Row, tasks
+from benchmark.planning.cell import Row, Task, tasks
 from benchmark.planning.images import dataset_checksum
 from benchmark.results import origins, published
 from benchmark.results.records import Record, store
@@ -45,11 +51,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+@trains
 def run(arguments: argparse.Namespace) -> None:
     """Trains what is missing; publishes the records of whole methods.
 
-    Raises CheckFailed at the end if a cell crashed, so that no pipeline takes the stage for done.
+    A shard publishes only methods whose cells all have a result, and says which do not. Raises
+    CheckFailed at the end if a cell crashed, so that no pipeline takes the stage for done.
     """
+    shard = shard_of(arguments)
     found = read_params(arguments)
     cells = planned(arguments, found)
     if arguments.cell:
@@ -58,13 +67,21 @@ def run(arguments: argparse.Namespace) -> None:
     say_overrides(found)
     # A fresh clone has the published records and an empty store: only what is new is trained.
     wanted = tasks(cells, dataset)
-    records = train_missing(arguments, found, wanted)
+    own = part(shard, wanted)
+    records = train_missing(arguments, found, own)
     kept = store(arguments.root)
+    unfinished: list[Task] = []
     if arguments.cell:
-        for task in wanted:
+        for task in own:
             print(kept.cell_dir(task.fingerprint) / "record.json")
     else:
+        if shard.count > 1:
+            records = {**kept.read(wanted), **records}
+            unfinished = lacking(wanted, records)
+        waiting = list(dict.fromkeys(task.cell.method for task in unfinished))
         for method in dict.fromkeys(cell.method for cell in cells):
+            if method in waiting:
+                continue
             target = published.folder(arguments.root, found.track, arguments.experiment, method)
             of_method = [task for task in wanted if task.cell.method == method]
             published.publish(of_method, records, kept, target, found.overrides)
@@ -74,7 +91,13 @@ def run(arguments: argparse.Namespace) -> None:
                 rows.setdefault(task.cell.row, []).append(records[task.fingerprint])
             for row, seeds in rows.items():
                 print(f"{row}: {_summary(seeds, rate_table.metric(found))}")
-    refuse_crashes(wanted, records)
+        if unfinished:
+            print(
+                f"not published: {', '.join(waiting)} ({counted(len(unfinished), 'cell')} without a "
+                "result); when all shards are done, the same command without --shard publishes them",
+                file=sys.stderr,
+            )
+    refuse_crashes(own, records)
 
 
 def _summary(seeds: Sequence[Record], metric: str) -> str:

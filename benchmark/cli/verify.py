@@ -11,11 +11,16 @@ from benchmark.cli.common import (
     add_track,
     named,
     number,
+    part,
     planned,
     read_judged,
+    shard_of,
+    trains,
     way,
 )
 from benchmark.core.errors import CheckFailed, UserError
+from benchmark.planning.cell import tasks
+from benchmark.planning.images import dataset_checksum
 
 HELP = "train cells again from nothing and compare the records"
 
@@ -34,6 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_machine(verb)
 
 
+@trains
 def run(arguments: argparse.Namespace) -> None:
     """Trains cells again from nothing and compares."""
     from benchmark.execution import verify
@@ -46,6 +52,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:
         cells = verify.sample(cells, arguments.sample, arguments.seed)
+    shard = shard_of(arguments)
+    if shard.count > 1:
+        own = part(shard, tasks(cells, dataset_checksum(arguments.root, found)))
+        cells = [task.cell for task in own]
+        if not cells:
+            return
     devices = number(arguments.devices, "--devices")
     verdicts = verify.verify(
         arguments.root, found, cells, way(arguments), arguments.device, devices

@@ -69,8 +69,11 @@ def start(device: str = "auto") -> Any:
     return torch.device(device)
 
 
-def environment(device: Any) -> dict[str, Any]:
-    """What decides the bits of a result besides the cell's configuration."""
+def environment(device: Any, devices: int = 1) -> dict[str, Any]:
+    """What decides the bits of a result besides the cell's configuration.
+
+    `devices` is the number of those that train a cell together.
+    """
     import timm
     import torch
 
@@ -84,4 +87,6 @@ def environment(device: Any) -> dict[str, Any]:
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
+    if devices > 1:
+        facts["devices"] = devices
     return facts

@@ -72,21 +72,30 @@ class Draws:
 
 
 def views(
-    images: Tensor, specs: Sequence[dict[str, Any]], generators: Sequence[torch.Generator]
+    images: Tensor,
+    specs: Sequence[dict[str, Any]],
+    generators: Sequence[torch.Generator],
+    rows: Tensor | None = None,
+    size: int | None = None,
 ) -> list[Tensor]:
     """Random views of each image, one for each spec, with a generator each.
 
     `images` (N, C, H, W), uint8 or float in 0..1; each view is float, (N, C, size, size) if its spec has
     a size. Bytes are rounded to bytes again by the crop, as by torchvision and Pillow.
+    `rows` (N,) are the numbers of the images among the `size` images of a step, for all of which numbers
+    are drawn; by default they are all of it.
     Neighbours of one spec are made together, which gives the same bits as one after another in fewer
     and larger operations.
     """
     pairs = zip(map(complete, specs), generators, strict=True)
     made: list[Tensor] = []
     for spec, run in itertools.groupby(pairs, operator.itemgetter(0)):
-        drawn = [draw(len(images), spec, generator) for _, generator in run]
+        drawn = [draw(size or len(images), spec, generator) for _, generator in run]
         names = [field.name for field in fields(Draws)]
-        together = Draws(**{name: torch.cat([getattr(d, name) for d in drawn]) for name in names})
+        columns = {name: [getattr(one, name) for one in drawn] for name in names}
+        if rows is not None:
+            columns = {name: [one[rows] for one in column] for name, column in columns.items()}
+        together = Draws(**{name: torch.cat(column) for name, column in columns.items()})
         made += apply(images, spec, together).split(len(images))
     return made
 

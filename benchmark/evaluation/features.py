@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.data.storage import Images
+from benchmark.core import ranks
+from benchmark.data.storage import Images, ahead
 from benchmark.norms.bases import batch_norms
 
 CHUNK = 500
@@ -30,7 +31,13 @@ def in_parts(
     images: Images | Tensor, standardise: Callable[[Tensor], Tensor], size: int | None = None
 ) -> Iterator[Tensor]:
     """Standardised images of uint8 images (N, C, H, W), `size` at a time, or by default `chunk`."""
-    parts = images.split(size or chunk(images))
+    return standardised(images.split(size or chunk(images)), standardise)
+
+
+def standardised(
+    parts: Iterable[Tensor], standardise: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """The same of parts of uint8 images."""
     return (standardise(part.float() / 255) for part in parts)
 
 
@@ -62,18 +69,26 @@ def preserve_state(network: nn.Module) -> Iterator[None]:
 def embed(
     backbone: Backbone, images: Images | Tensor, standardise: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Every readout (N, width), float32, of uint8 images (N, C, H, W), in evaluation mode."""
+    """Every readout (N, width), float32, of uint8 images (N, C, H, W), in evaluation mode.
+
+    Processes that share the work have equal numbers of forward passes; some may do the last one, too.
+    """
     backbone.eval()
     found: dict[str, Tensor] = {}
+    passes = list(torch.arange(len(images)).split(chunk(images)))
+    each = -(-len(passes) // ranks.size())
+    passes += passes[-1:] * (each * ranks.size() - len(passes))
+    first = ranks.rank() * each if ranks.size() > 1 else 0
     start = 0
-    for part in in_parts(images, standardise):
+    for part in standardised(ahead(images, passes[first : first + each]), standardise):
         for name, z in backbone.features(part).items():
             if name not in found:
                 # Filled in place: to concatenate parts would take the memory twice.
-                found[name] = z.new_empty(len(images), z.shape[1], dtype=torch.float32)
+                rows = each * chunk(images) if ranks.size() > 1 else len(images)
+                found[name] = z.new_empty(rows, z.shape[1], dtype=torch.float32)
             found[name][start : start + len(part)] = z
         start += len(part)
-    return found
+    return {name: ranks.gather(z)[: len(images)] for name, z in found.items()}
 
 
 @torch.no_grad()
@@ -102,15 +117,17 @@ def reestimate(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative mean
+    whole = (torch.arange(batch) + start * batch for start in range(len(images) // batch))
     backbone.train()
     try:
-        for number, part in enumerate(in_parts(images, standardise, batch)):
-            if len(part) < batch:
-                break
-            if encode is None:
-                backbone.features(part)
-            else:
-                encode(part, number)
+        # A batch that processes cannot divide is computed by each of them.
+        with contextlib.nullcontext() if batch % ranks.size() == 0 else ranks.alone():
+            parts = standardised(ahead(images, map(ranks.own, whole)), standardise)
+            for number, part in enumerate(parts):
+                if encode is None:
+                    backbone.features(part)
+                else:
+                    encode(part, number)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ class FineTuned(Method):
     """A linear classifier on the pooled embedding, zero at first, trained with the backbone."""
 
     def __init__(self, backbone: Backbone, context: Context, recipe: FinetuneConfig) -> None:
-        super().__init__(backbone.requires_grad_(True), context)
+        own = dataclasses.replace(context, whole_batch_loss=False)
+        super().__init__(backbone.requires_grad_(True), own)
         self.recipe = recipe
         self.classifier = nn.Linear(backbone.width, context.classes)
         nn.init.zeros_(self.classifier.weight)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.components import registry
-from benchmark.core import determinism
+from benchmark.core import determinism, ranks
 from benchmark.core.errors import UserError
 from benchmark.data.load import load
 from benchmark.data.manifest import UNLABELLED, Storage
@@ -52,7 +52,8 @@ def run(
 
     `storage` is where the images are kept, which changes no result. Running out of memory and a loss
     that is not finite are results; other exceptions propagate. Raises `training.loop.Interrupted` if
-    `progress` says to stop.
+    `progress` says to stop. Processes that train the cell together (`core.ranks`) all call this with the
+    same arguments; rank 0 alone stores anything, and its `progress` decides for all.
     """
     registry.check_unchanged(task.cell.components)
     judge = task.cell.config.evaluation.judge
@@ -78,12 +79,17 @@ def run(
             raise
         status, training_log = OUT_OF_MEMORY, {}
         result = Result(metrics={}, curves={}, cause="out of memory")
-    entry = Record.of(task, determinism.environment(device), status, result)
+    entry = Record.of(task, determinism.environment(device, ranks.size()), status, result)
+    joules = energy.joules()
+    if device.type == "cuda" and status != OUT_OF_MEMORY:  # then the others are elsewhere
+        joules = ranks.total(joules)
+    if ranks.rank():
+        return entry
     log = RunLog(
         started=begun,
         wall_seconds=time.time() - begun,
         cpu_seconds=time.process_time() - cpu,
-        energy_joules=energy.joules(),
+        energy_joules=joules,
         program=program(),
         machine=machine(device),
         **training_log,
@@ -120,7 +126,7 @@ def _result(
     spec = cell.config.evaluation
     judged = spec.judge == "test"  # a trial of a sweep is scored by its nearest neighbours alone
     key = task.training_key
-    trace = Tracer(store.trace(key) if judged else None)
+    trace = Tracer(store.trace(key) if judged and ranks.rank() == 0 else None)
     tuned = (
         tunings(spec.finetune, on_device["train"], splits.manifest.seed) if spec.finetune else []
     )
@@ -166,7 +172,10 @@ def _result(
     if status == "done":
         if judged:
             # Before the evaluation, which re-estimates BN's statistics.
-            result["diagnostics"] |= diagnose(method, cell.config, on_device, standardise, initial)
+            with ranks.alone():
+                result["diagnostics"] |= diagnose(
+                    method, cell.config, on_device, standardise, initial
+                )
         found = evaluate(
             method.eval_backbone, on_device, spec, standardise, method.encode, splits.manifest.seed
         )

@@ -24,6 +24,7 @@ from benchmark.execution.processes import Processes, Signals, Stopped
 from benchmark.execution.progress import Bars, starting
 from benchmark.planning.cell import OUT_OF_MEMORY, Task
 from benchmark.planning.images import check_transfer
+from benchmark.planning.sizes import check_devices
 from benchmark.results import published
 from benchmark.results.records import Record, Store
 
@@ -125,6 +126,7 @@ def train_missing(
     missing = lacking()
     if not missing:
         return summary
+    check_devices([task.cell for task in missing], devices)
     for task in missing:
         check_transfer(data, task.cell.config.evaluation.transfer)
     determinism.prepare()

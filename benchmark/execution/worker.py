@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from benchmark.data.manifest import Manifest, Storage
     from benchmark.methods.base import Method
+    from benchmark.results.records import Store
+    from benchmark.training.loop import Progress
 
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress: reading the loss waits for the device."""
@@ -99,9 +101,7 @@ def main(
     except Exception as error:
         report("unable", str(error) if isinstance(error, UserError) else _cause(error))
         return
-    from benchmark.execution.cell import run
     from benchmark.results.records import Store
-    from benchmark.training.loop import Interrupted
 
     store = Store(home)
     report("ready", environment)
@@ -126,24 +126,39 @@ def main(
                 report("step", step, steps, float(loss))
             return not stop
 
-        try:
-            entry = run(task, data, store, device, progress, storage=storage)
-            report("done", entry.status)
-        except Interrupted:
-            report("stopped")
-        except UserError as error:
-            report("refused", str(error))
-        except Exception as error:  # any other error fails this cell only
-            if isinstance(error, OSError) and error.errno in REFUSALS:
-                # A full disk would fail every cell, and the cause could not be stored.
-                report("refused", refused(error))
-                continue
-            report("crashed", _cause(error), traceback.format_exc())
+        message = attempt(task, data, store, device, progress, storage)
+        report(*message)
+        if message[0] == "crashed":
             return
     if member and not stop:
         from benchmark.core import ranks
 
         ranks.leave()
+
+
+def attempt(
+    task: Task,
+    data: Path,
+    store: Store,
+    device: torch.device,
+    progress: Progress,
+    storage: Storage,
+) -> tuple[Any, ...]:
+    """Runs a cell and returns the message that says how it ended; no crash is stored."""
+    from benchmark.execution.cell import run
+    from benchmark.training.loop import Interrupted
+
+    try:
+        return "done", run(task, data, store, device, progress, storage=storage).status
+    except Interrupted:
+        return ("stopped",)
+    except UserError as error:
+        return "refused", str(error)
+    except Exception as error:  # any other error fails this cell only
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            # A full disk would fail every cell, and the cause could not be stored.
+            return "refused", refused(error)
+        return "crashed", _cause(error), traceback.format_exc()
 
 
 def _start(
@@ -158,13 +173,11 @@ def _start(
     share_device(sharing)
     if device.type == "cuda":
         torch.zeros((), device=device).item()  # fails now if the GPU is lost
-    environment = determinism.environment(device)
     if member:
         from benchmark.core import ranks
 
         ranks.join(member.rank, member.size, member.rendezvous, device)
-        environment["devices"] = member.size
-    return device, environment
+    return device, determinism.environment(device, member.size if member else 1)
 
 
 def _cause(error: Exception) -> str:
@@ -188,9 +201,7 @@ def check(pipe: Connection, cells: list[Cell], data: Path, device_name: str, dev
     loaded: dict[str, None] = {}
     try:
         device = determinism.start(device_name)
-        environment = determinism.environment(device)
-        if devices > 1:
-            environment["devices"] = devices
+        environment = determinism.environment(device, devices)
         if device.type == "cuda":
             gpus = torch.cuda.device_count()
         # Not the test split: only the final stage of a cell reads that.

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone, ImageShape, Mask, MaskedBackbone
+from benchmark.core import ranks
 from benchmark.core.randomness import Draw, keyed
 from benchmark.methods.micro_batches import MicroBatches, Part
 from benchmark.norms.factory import SectionNorms
 
 
 class Batch(NamedTuple):
-    """What one step, or one micro-batch of it, trains on."""
+    """What one step trains on, or one micro-batch or one process's share of it."""
 
     views: Sequence[Tensor]
     """As many as the method's `views`, then local ones if the recipe has any.
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
     micro_batches: MicroBatches | None = None
     """How the step is divided; None for one pass, and for a micro-batch."""
     part: Part | None = None
-    """The micro-batch that this is; None for a whole step."""
+    """The part of the step that this is; None for a whole step."""
 
     @property
     def size(self) -> int:
@@ -99,6 +100,8 @@ class Context:
     view_batching: str
     """`separate`: each view is a forward pass, and a BN batch, of its own; `joint`: see `each_view`."""
     teacher: Policy
+    whole_batch_loss: bool = False
+    """Whether the loss is not a mean over images, so that it needs all embeddings of a step at once."""
 
 
 class Method(nn.Module, ABC):
@@ -171,15 +174,26 @@ class Method(nn.Module, ABC):
     ) -> list[Tensor]:
         """The teacher's outputs (N, D) of the views `numbers` (by default all), batched as declared.
 
-        N is the number of images of the step, also for a micro-batch: `batch.own` has the others.
+        N is the number of images of the step, also for a part of it: `matching` has the part's.
         """
-        if batch.part is not None:
+        if batch.part is not None and batch.part.targets is not None:
             return list(batch.part.targets)
         numbers = range(len(batch.views)) if numbers is None else numbers
         if self.context.view_batching == "joint":
             views = torch.cat([batch.views[number] for number in numbers])
-            return list(teacher(views, batch, numbers[0]).chunk(len(numbers)))
-        return [teacher(batch.views[number], batch, number) for number in numbers]
+            with ranks.parts(len(numbers)):
+                outputs = ranks.gather(teacher(views, batch, numbers[0]))
+            return list(outputs.chunk(len(numbers)))
+        return [ranks.gather(teacher(batch.views[n], batch, n)) for n in numbers]
+
+    def matching(self, batch: Batch, values: Tensor) -> Tensor:
+        """Of values (N, …) of the step's images, those of the images that `each_view` returns."""
+        return values if self._gathers else batch.own(values)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether the step is divided among processes and the loss needs all of it."""
+        return self.context.whole_batch_loss and ranks.size() > 1
 
     def each_view(
         self, network: nn.Module, views: Sequence[Tensor], head: nn.Module | None = None
@@ -189,15 +203,33 @@ class Method(nn.Module, ABC):
         `separate`: each view is a forward pass, and a BN batch, of its own. `joint`: the views of one
         size are one pass of the network, and the outputs of all sizes one pass of the head, as in the
         authors' code of SwAV (2006.09882) and DINO (2104.14294).
+
+        If processes divide the step and the loss needs the whole batch, it has the rows of all images.
         """
         head = nn.Identity() if head is None else head
+        if not self._gathers:
+            return self._each_view(network, views, head)
+        if len(views[0]) == self.context.batch:  # outputs of an earlier call: each process has all
+            with ranks.alone():
+                return self._each_view(network, views, head)
+        outputs = self._each_view(network, views, head)
+        with ranks.parts(len(views)):
+            return list(ranks.gather(torch.cat(outputs)).chunk(len(views)))
+
+    def _each_view(
+        self, network: nn.Module, views: Sequence[Tensor], head: nn.Module
+    ) -> list[Tensor]:
         if self.context.view_batching == "separate":
             return [head(network(view)) for view in views]
         by_size: dict[torch.Size, list[int]] = {}
         for number, view in enumerate(views):
             by_size.setdefault(view.shape, []).append(number)
-        outputs = [network(torch.cat([views[n] for n in same])) for same in by_size.values()]
-        parts = head(torch.cat(outputs) if outputs[1:] else outputs[0]).chunk(len(views))
+        outputs = []
+        for same in by_size.values():
+            with ranks.parts(len(same)):
+                outputs.append(network(torch.cat([views[n] for n in same])))
+        with ranks.parts(len(views)):
+            parts = head(torch.cat(outputs) if outputs[1:] else outputs[0]).chunk(len(views))
         order = [number for same in by_size.values() for number in same]
         return [parts[order.index(number)] for number in range(len(views))]
 
@@ -211,7 +243,9 @@ class MaskedMethod(Method):
 
     def encode(self, images: Tensor, number: int) -> Tensor:
         """The encoding of masked images, since the network is not trained on whole ones."""
-        mask = self.mask(len(images), keyed(0, "statistics", number)).to(images.device)
+        mask = self.mask(len(images) * ranks.size(), keyed(0, "statistics", number))
+        mask = mask._replace(hidden=ranks.own(mask.hidden), visible=ranks.own(mask.visible))
+        mask = mask.to(images.device)
         return cast(MaskedBackbone, self.backbone).encode_masked(images, mask)
 
     @abstractmethod

@@ -58,7 +58,7 @@ class BYOL(TeacherMethod):
         """
         predict = nn.Sequential(self.student(), self.predictor)
         first, second = self.each_view(predict, batch.views)
-        targets = [batch.own(target) for target in self.targets(batch)]
+        targets = [self.matching(batch, target) for target in self.targets(batch)]
         loss = regression(first, targets[1], self.loss_norm)
         return Outcome(loss + regression(second, targets[0], self.loss_norm), None)
 

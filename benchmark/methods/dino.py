@@ -141,7 +141,10 @@ class DINO(TeacherMethod):
         head = nn.Sequential(self.projector, self.prototypes)
         scores = self.each_view(self.backbone, batch.views, head)
         outputs = self.targets(batch)
-        targets = [((batch.own(output) - self.center) / teacher).softmax(1) for output in outputs]
+        targets = [
+            ((self.matching(batch, output) - self.center) / teacher).softmax(1)
+            for output in outputs
+        ]
         if batch.last:
             self.center.lerp_(torch.cat(outputs).to(self.center).mean(0), 1 - self.rate)
         return Outcome(*swapped_prediction([score / student for score in scores], targets))

@@ -15,15 +15,15 @@ Result = TypeVar("Result")
 
 
 class Part(NamedTuple):
-    """A micro-batch's place in its step."""
+    """The place of a micro-batch, or of one process's images, in its step."""
 
     rows: Tensor
     """Its images (n,) by their number among those of the step."""
     size: int
     """The number of images of the step."""
-    targets: Sequence[Tensor]
-    """What `Method.targets` returned for the step."""
-    last: bool
+    targets: Sequence[Tensor] | None = None
+    """What `Method.targets` returned for the step, if it was computed before."""
+    last: bool = True
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ class MoCo(TeacherMethod):
         queries = self.each_view(self.student(), batch.views if self.symmetric else batch.views[:1])
         keys = [F.normalize(target, dim=1) for target in self.targets(batch)]
         outcomes = [
-            info_nce(F.normalize(query, dim=1), batch.own(key), self.queue, self.temperature)
+            info_nce(
+                F.normalize(query, dim=1), self.matching(batch, key), self.queue, self.temperature
+            )
             for query, key in zip(queries, keys, strict=True)
         ]
         if batch.last:

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from benchmark.core import ranks
 from benchmark.methods.base import Batch, Method, Policy
 from benchmark.norms.history import POLICIES, give_history
 
@@ -51,8 +52,10 @@ class Teacher(nn.Module):
         if not self.policy.shuffle:
             return self._passed(x, batch)
         generator = batch.draw.generator(f"shuffle {number}")
-        order = torch.randperm(len(x), generator=generator).to(x.device)
-        return self._passed(x[order], batch)[order.argsort()]
+        order = torch.randperm(len(x) * ranks.size(), generator=generator).to(x.device)
+        shuffled = ranks.gather(x)[order]
+        passed = ranks.gather(self._passed(ranks.own(shuffled), batch))
+        return ranks.own(passed[order.argsort()])
 
     def _passed(self, x: Tensor, batch: Batch) -> Tensor:
         return (

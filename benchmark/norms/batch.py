@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.core import ranks
 from benchmark.core.errors import UserError
+from benchmark.norms.across import normalise, record
 from benchmark.norms.bases import RunningNorm
 from benchmark.norms.factory import EPS, MOMENTUM, ChannelsLast, OverTokens, Site
 
@@ -52,6 +54,8 @@ class GhostBatchNorm(RunningNorm):
     groups of what each would have recorded.
     """
 
+    across_ranks = True
+
     def __init__(
         self,
         width: int,
@@ -68,12 +72,17 @@ class GhostBatchNorm(RunningNorm):
         """(N, C, …) → (N, C, …); N must be a multiple of the number of groups when training."""
         if not self.training:
             return self.evaluate(x)
-        if len(x) % self.groups:
-            raise UserError(
-                f"norm ghost-bn: {self.groups} groups do not divide a batch of {len(x)}"
-            )
-        if x.numel() == self.groups * x.shape[1]:
+        batch = len(x) * ranks.size()
+        if batch % self.groups:
+            raise UserError(f"norm ghost-bn: {self.groups} groups do not divide a batch of {batch}")
+        values = x.numel() // x.shape[1] * ranks.size() // self.groups
+        if values == 1:
             raise UserError(f"norm ghost-bn: {self.groups} groups of one value have no variance")
+        if ranks.size() > 1:
+            strided = self.assignment == "strided"
+            y, mean, variance = normalise(x, self.weight, self.bias, self.eps, self.groups, strided)
+            record(self, mean, variance, values)
+            return y
         # The groups become channels side by side, so that one call normalizes all of them.
         mean, var = self.running_mean.repeat(self.groups), self.running_var.repeat(self.groups)
         weight, bias = (

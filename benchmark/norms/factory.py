@@ -104,9 +104,12 @@ class SectionNorms:
     def build(self, site: Site) -> nn.Module:
         """A new layer for a site; raises UserError if the norm is not defined there."""
         try:
-            return self._module.build(self.name, site, **self.options)
+            layer: nn.Module = self._module.build(self.name, site, **self.options)
         except ValueError as error:
             raise UserError(f"norm {self.name!r} is not defined {site}: {error}") from None
+        if layer is not site.own:  # which depends on the batch only if it has running statistics
+            layer.batch_dependent = self.facts["batch_dependent"]
+        return layer
 
     def check_batch(self, size: int) -> None:
         """Raises UserError if the norm is not defined for batches of that size."""

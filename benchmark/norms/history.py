@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmark.core import ranks
 from benchmark.core.errors import UserError
+from benchmark.norms.across import moments, plain
 
 POLICIES = ("running", "momentum")
 
@@ -21,6 +23,8 @@ class HistoryBatchNorm(_BatchNorm):
     and while its running statistics are re-estimated (`momentum` None), it is plain BN.
     """
 
+    across_ranks = True
+
     def __init__(self, layer: _BatchNorm, policy: str) -> None:
         super().__init__(layer.num_features, layer.eps, layer.momentum, layer.affine)
         self.load_state_dict(layer.state_dict())
@@ -33,8 +37,10 @@ class HistoryBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
-        if self.momentum is None or not self.training:
+        if not self.training:
             return super().forward(x)
+        if self.momentum is None:
+            return plain(self, x)
         return self._trained(x, self.momentum)
 
     @torch.no_grad()
@@ -42,15 +48,13 @@ class HistoryBatchNorm(_BatchNorm):
         mean, variance = self.running_mean, self.running_var
         if mean is None or variance is None:
             raise ValueError("a BN without running statistics has no history")
-        batch_variance, batch_mean = torch.var_mean(
-            x.to(mean), [0, *range(2, x.ndim)], correction=0
-        )
+        batch_mean, batch_variance = moments(x.to(mean))
         if self.policy == "momentum":
             mean.lerp_(batch_mean, 1 - self.history)
             variance.lerp_(batch_variance, 1 - self.history)
             return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
         y = F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0, self.eps)
-        count = x.numel() / x.shape[1]
+        count = ranks.size() * x.numel() / x.shape[1]
         mean.lerp_(batch_mean, momentum)
         variance.lerp_(batch_variance * (count / max(count - 1, 1)), momentum)
         return y

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from benchmark.core import ranks
+from benchmark.norms.across import moments
 from benchmark.norms.bases import RunningNorm
 from benchmark.norms.factory import EPS, MOMENTUM, OverTokens, Site
 
@@ -40,6 +42,8 @@ class BatchRenorm(RunningNorm):
     so that evaluation is BN's.
     """
 
+    across_ranks = True
+
     def __init__(
         self,
         width: int,
@@ -70,10 +74,9 @@ class BatchRenorm(RunningNorm):
         if not self.training:
             return self.evaluate(x)
         shape = (1, -1, *[1] * (x.ndim - 2))
-        dims = [0, *range(2, x.ndim)]
         # The statistics have their own precision: under autocast x may be bfloat16.
         wide = x.to(self.running_mean)
-        variance, mean = torch.var_mean(wide, dims, correction=0)
+        mean, variance = moments(wide)
         with torch.no_grad():
             r_max, d_max = self.limits()
             batch_sd, sd = (variance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
@@ -82,7 +85,7 @@ class BatchRenorm(RunningNorm):
             share = self.counted()
             self.running_mean.lerp_(mean, share)
             # Unbiased, as torch's running variance, so that evaluation is BN's.
-            count = x.numel() / x.shape[1]
+            count = ranks.size() * x.numel() / x.shape[1]
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
         y = (wide - mean.view(shape)) * (r / (variance + self.eps).sqrt()).view(shape) + d.view(
             shape

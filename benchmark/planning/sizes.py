@@ -162,6 +162,35 @@ def _check_finetune(config: Configuration, tuned: FinetuneConfig, images: int | 
         _check_groups(own, f"{where} {batch}", batch)
 
 
+def whole_batch_loss(config: Configuration) -> bool:
+    """Whether the loss is not a mean over images, so that a part of a batch has another one."""
+    facts = registry.facts("method", config.method.name)
+    options = registry.complete("method", config.method.name, config.method.options)
+    whole = facts.get("whole_batch_loss", {})
+    return not facts.get("per_sample_loss") or any(options[o] in whole[o] for o in whole)
+
+
+def check_devices(cells: Sequence[Cell], devices: int) -> None:
+    """Raises UserError if a step of one of the cells cannot be divided among that many devices."""
+    if devices == 1:
+        return
+    for cell in cells:
+        training, tuned = cell.config.training, cell.config.evaluation.finetune
+        sizes = {"training: batch_size": training.batch_size} if training else {}
+        if tuned:
+            sizes["evaluation.finetune: batch_size"] = tuned.batch_size
+        for name, size in sizes.items():
+            if size % devices:
+                raise UserError(
+                    f"{name} is {size}, expected a multiple of the {devices} devices ({cell.label})"
+                )
+        if training and training.micro_batches > 1:
+            raise UserError(
+                f"training: micro_batches is {training.micro_batches}, expected 1 with {devices} "
+                f"devices, which divide a step already ({cell.label})"
+            )
+
+
 def _check_micro_batches(config: Configuration) -> None:
     """Raises ParamsError if a step in micro-batches would not be the step of the whole batch."""
     recipe, name = config.recipe, config.method.name
@@ -174,14 +203,10 @@ def _check_micro_batches(config: Configuration) -> None:
     refused = f"micro_batches is {count}, expected 1"
     facts = registry.facts("method", name)
     options = registry.complete("method", name, config.method.options)
-    if not facts.get("per_sample_loss"):
-        raise ParamsError(f"method {name}: {refused}: its loss needs the whole batch at once")
-    for option, values in facts.get("whole_batch_loss", {}).items():
-        if options[option] in values:
-            raise ParamsError(
-                f"method {name}: {refused}: with {option} {options[option]}, its loss needs the whole "
-                "batch at once"
-            )
+    if whole_batch_loss(config):
+        named = facts.get("whole_batch_loss", ())
+        why = "".join(f" with {option} {options[option]}," for option in named)
+        raise ParamsError(f"method {name}: {refused}:{why} its loss needs the whole batch at once")
     # What a forward pass has of each image: views one after another, repeats as neighbours.
     repeats = {
         "contiguous": facts["views"] if recipe.view_batching == "joint" else 1,

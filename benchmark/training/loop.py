@@ -17,10 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.components import registry
 from benchmark.components.facts import SECTIONS
+from benchmark.core import ranks
+from benchmark.core.errors import UserError
 from benchmark.core.randomness import Draw, keyed
 from benchmark.data.augment import pixels_for, views
 from benchmark.data.storage import Images, ahead
-from benchmark.methods.base import Batch, Method
+from benchmark.methods.base import Batch, Method, Outcome
+from benchmark.methods.micro_batches import Part
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
 from benchmark.training.accumulation import accumulate, division
@@ -167,19 +170,32 @@ def train(
         ended = {name: curve[:done].cpu() for name, curve in curves.items()}
         return Trained(status, steps, first, ended, scores, start, int(flops))
 
-    start = load_checkpoint(*final, method, optimizer, saved_curves) if final else 0
+    def load(path: Path, key: str) -> int:
+        done = load_checkpoint(path, key, method, optimizer, saved_curves)
+        if done != ranks.agreed(done):
+            raise UserError(f"{path.parent}: not a folder that all machines of a cell share")
+        return done
+
+    start = load(*final) if final else 0
     if start == steps:
         return result("done", steps)
-    start = load_checkpoint(checkpoint, fingerprint, method, optimizer, saved_curves)
+    start = load(checkpoint, fingerprint)
 
     def save(done: int) -> None:
-        save_checkpoint(checkpoint, fingerprint, done, method, optimizer, saved_curves)
+        if ranks.rank() == 0:
+            save_checkpoint(checkpoint, fingerprint, done, method, optimizer, saved_curves)
+
+    def proceed(done: int) -> bool:
+        """Reports progress; all processes stop after the same step."""
+        return bool(ranks.agreed(progress(done, steps, curves["loss"][done - 1])))
 
     def judge(done: int) -> None:
         unscored = (marks == done) & scores.isnan()
         if online_knn is None or not unscored.any():
             return
-        score = online_knn(lambda: progress(done, steps, curves["loss"][done - 1]))
+        # Processes that share a step make their forward passes here together, so none may stop between.
+        together = ranks.size() > 1
+        score = online_knn(lambda: progress(done, steps, curves["loss"][done - 1]) or together)
         method.train()
         if score is None:
             save(done)
@@ -206,16 +222,25 @@ def train(
     parts = recipe.micro_batches
     micro_batches = division(method.context, parts) if parts > 1 else None
     counter = FlopCounterMode(display=False)
-    order = (batch_indices(seed, step, batch, len(images)) for step in range(start, steps))
-    for step, pixels in enumerate(ahead(images, order), start):
-        index = batch_indices(seed, step, batch, len(images)).to(device)
+    rows, part = None, None
+    if ranks.size() > 1:
+        rows = ranks.rows(batch // ranks.size())
+        part = Part(rows, batch)
+
+    def indices(step: int) -> Tensor:
+        found = batch_indices(seed, step, batch, len(images))
+        return found if rows is None else found[rows]
+
+    for step, pixels in enumerate(ahead(images, map(indices, range(start, steps))), start):
+        index = indices(step).to(device)
         generators = [keyed(seed, "view", number, step) for number in range(len(recipe.views))]
-        made = views(pixels_for(recipe.views, pixels), recipe.views, generators)
+        made = views(pixels_for(recipe.views, pixels), recipe.views, generators, rows, batch)
         inputs = [standardise(one) for one in made]
         if trace and step == 0:
-            trace("views", ((str(number), one) for number, one in enumerate(inputs)))
+            whole = map(ranks.gather, inputs)
+            trace("views", ((str(number), one) for number, one in enumerate(whole)))
         optimizer.zero_grad()
-        given = Batch(inputs, labels[index], Draw(seed, step), step / steps)
+        given = Batch(inputs, labels[index], Draw(seed, step), step / steps, part=part)
         with counter if step == 0 else contextlib.nullcontext():
             if micro_batches:
                 outcome = accumulate(method, given, micro_batches, precision)
@@ -224,7 +249,8 @@ def train(
                     outcome = method(given)
                 outcome.loss.backward()
         if step == 0:
-            flops.fill_(counter.get_total_flops())
+            flops.fill_(counter.get_total_flops() * ranks.size())
+        outcome = _shared(method, outcome, trained, step == start)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, recipe.clip_grad_norm, norm)
@@ -242,6 +268,8 @@ def train(
         for section, weights in before.items():
             curves[UPDATE + section][step] = _relative_update(weights, sections[section])
         method.after_step(step / steps)
+        if step == start:
+            _check_equal(method)
         if trace and step == 0:
             trace("first_step", sorted(method.state_dict().items()))
         curves["loss"][step] = outcome.loss.detach()
@@ -252,7 +280,7 @@ def train(
         judge(done)
         if ended := diverged(done):
             return ended
-        if not progress(done, steps, curves["loss"][step]):
+        if not proceed(done):
             save(done)
             raise Interrupted
         now = time.monotonic()
@@ -263,9 +291,34 @@ def train(
             save(done)
             saved_at = time.monotonic()
             interval = max(min(CHECKPOINT_SECONDS, saved_at - begun), (saved_at - now) / SAVING)
-    if final:
+    _check_equal(method)
+    if final and ranks.rank() == 0:
         save_checkpoint(*final, steps, method, None, saved_curves)
     return result("done", steps)
+
+
+def _shared(method: Method, outcome: Outcome, trained: Sequence[Tensor], check: bool) -> Outcome:
+    """The outcome of a step that processes share; makes the gradients the means over them.
+
+    Raises UserError at the first step if the method's loss needs the whole batch but did not see it.
+    """
+    if ranks.size() == 1:
+        return outcome
+    loss = outcome.loss.detach().clone()
+    if (
+        check
+        and method.context.whole_batch_loss
+        and not torch.allclose(ranks.each(loss), loss, rtol=1e-4, equal_nan=True)
+    ):
+        raise UserError(
+            f"method {type(method).__name__}: its loss is not of the whole batch on several devices; "
+            "its embeddings have to come from each_view or projections, or COMPONENT has to say "
+            "per_sample_loss if the loss is a mean over images"
+        )
+    means = [p.grad for p in trained if p.grad is not None]
+    values = [loss, *([outcome.pretext.detach().clone()] if outcome.pretext is not None else [])]
+    ranks.reduce_means([*means, *values])
+    return Outcome(loss, values[1] if outcome.pretext is not None else None)
 
 
 def _sections(method: Method) -> dict[str, list[Tensor]]:
@@ -276,6 +329,16 @@ def _sections(method: Method) -> dict[str, list[Tensor]]:
         if section in SECTIONS and parameter.requires_grad and parameter.ndim >= 2:
             sections.setdefault(section, []).append(parameter)
     return sections
+
+
+def _check_equal(method: Method) -> None:
+    """Raises UserError if processes that share a step have other weights or buffers after it."""
+    for name, value in method.state_dict().items():
+        if not ranks.same(value):
+            raise UserError(
+                f"method {type(method).__name__}: {name} differs between the devices; what a step adds "
+                "to it has to come from the embeddings of all images, see each_target"
+            )
 
 
 @torch.no_grad()

@@ -13,14 +13,17 @@ from torch import nn
 from benchmark.backbones import weights
 from benchmark.backbones.base import ImageShape
 from benchmark.components import registry
+from benchmark.core import ranks
 from benchmark.core.errors import UserError, within
 from benchmark.core.randomness import keyed
 from benchmark.data.manifest import Manifest
 from benchmark.methods.base import Context, Method, Policy
+from benchmark.norms.across import spread
 from benchmark.norms.factory import SectionNorms
 from benchmark.planning.cell import Cell
 from benchmark.planning.configuration import Configuration
 from benchmark.planning.sizes import check as check_sizes
+from benchmark.planning.sizes import whole_batch_loss
 
 
 def build(cell: Cell, manifest: Manifest) -> Method:
@@ -65,12 +68,15 @@ def build(cell: Cell, manifest: Manifest) -> Method:
         norms=norms,
         view_batching=training.view_batching if training else "separate",
         teacher=Policy(**teacher.as_json()) if teacher else Policy("batch", False),
+        whole_batch_loss=whole_batch_loss(config),
     )
     method: Method = registry.build(
         "method", config.method.name, backbone, context, **config.method.options
     )
     initialise(method, config.seed, kept if initialized else backbone.draw(config.seed))
     method.start()
+    if ranks.size() > 1:
+        spread(method)
     return method
 
 

@@ -142,6 +142,50 @@ def test_two_workers_give_the_bytes_of_one(root: Path, trained: tuple[Path, Ende
     assert tiny.published(root) == tiny.published(trained[0])
 
 
+def test_two_shards_at_once_train_what_one_run_trains(
+    root: Path, trained: tuple[Path, Ended]
+) -> None:
+    """In one folder, each cell once; the same command without a shard then has nothing to train."""
+    both = [tiny.begin(root, "train", "--jobs", "1", "--shard", f"{n}/2") for n in (1, 2)]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in both]
+    finally:
+        for process in both:
+            tiny.end(process)
+    assert [process.returncode for process in both] == [0, 0], said
+    for place, text in enumerate(said, 1):
+        own = 5 // 2 + place % 2
+        lines = text.splitlines()
+        assert lines[0] == (
+            f"shard {place} of 2: {own} of 5 cells; {5 - own} are left to the other shards"
+        )
+        assert f"{own} trained, 0 found done, 0 crashed" in lines
+    done = tiny.run(root, "train")
+    assert done.returncode == 0
+    assert done.stderr == "0 trained, 5 found done, 0 crashed\n"
+    assert tiny.published(root) == tiny.published(trained[0])
+
+
+def test_a_shard_publishes_whole_methods_only(root: Path, trained: tuple[Path, Ended]) -> None:
+    """Raw pixels cost least, so they are in the last of five shards, by themselves."""
+    done = tiny.run(root, "train", "--shard", "5/5")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert "1 trained, 0 found done, 0 crashed" in lines
+    assert lines[-1] == (
+        "not published: simclr, supervised (4 cells without a result); when all shards are done, the "
+        "same command without --shard publishes them"
+    )
+    (name,) = tiny.published(root)
+    assert tiny.published(root)[name] == tiny.published(trained[0])[name]
+    assert name == "raw-pixels/raw-pixels-pixels-none-s0.json"
+    wrong = tiny.run(root, "train", "--shard", "6/5")
+    assert wrong.returncode == 2
+    assert wrong.stderr == (
+        "benchmark: --shard is '6/5', expected I/N with I from 1 to N, e.g. 2/8\n"
+    )
+
+
 def test_one_cell_is_trained_but_not_published(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(trained[0], root)

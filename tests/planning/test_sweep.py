@@ -386,3 +386,45 @@ TABLES = sorted(tiny.PROJECT.glob("results/mini/rates/*.json"))
 def test_a_published_table_is_written_as_it_was_read(file: Path) -> None:
     table = rate_table.RateTable.model_validate_json(file.read_bytes())
     assert canonical_json.pretty(table.as_json()).encode() == file.read_bytes()
+
+
+def test_shards_of_a_sweep_make_the_table_of_the_whole(
+    root: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parser.main(["sweep"]) == 0
+    table = root / "results" / "mini" / "rates" / "leaderboard.json"
+    whole, labels = table.read_bytes(), sorted(trained)
+    table.unlink()
+    records.store(root).folder.rename(root / "gone")
+    trained.clear()
+    capsys.readouterr()
+    assert parser.main(["sweep", "--shard", "1/2"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert lines[0] == "shard 1 of 2: 5 of 10 cells; 5 are left to the other shards"
+    assert lines[1].startswith("no table yet: 5 trials of other shards without a result; ")
+    assert not table.exists()
+    assert len(trained) == 5
+    assert parser.main(["sweep", "--shard", "2/2"]) == 0
+    assert sorted(trained) == labels
+    assert table.read_bytes() == whole
+
+
+def test_a_shard_is_the_same_part_beside_a_table_of_rates(root: Path, trained: list[str]) -> None:
+    """What is in a table is not trained, and the parts of the others do not move."""
+    assert parser.main(["sweep", "--shard", "1/2"]) == 0
+    first = set(trained)
+    trained.clear()
+    assert parser.main(["sweep"]) == 0
+    records.store(root).folder.rename(root / "gone")
+    tiny.write_params(root, tiny.changed(asked(), "sweep/seeds", [100, 101]))
+    parts = []
+    for place in (1, 2):
+        trained.clear()
+        assert parser.main(["sweep", "--shard", f"{place}/2"]) == 0
+        parts.append(set(trained))
+    assert first
+    assert not parts[0] & parts[1]
+    assert len(parts[0] | parts[1]) == 10
+    assert all(label.endswith("-s101") for label in parts[0] | parts[1])

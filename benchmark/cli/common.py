@@ -192,8 +192,9 @@ def train_missing(
     from benchmark.execution import missing, processes
 
     devices = number(arguments.devices, "--devices")
+    jobs = count(arguments.jobs, "--jobs")
     try:
-        with on_cluster.chosen(arguments, found) as cluster:
+        with on_cluster.chosen(arguments, found, jobs) as cluster:
             summary = missing.train_missing(
                 tasks, store(arguments.root), data_folder(arguments.root, found.track),
                 cluster.way if cluster else way(arguments), arguments.device, arguments.root,

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from benchmark.cli.common import count
 from benchmark.config.schema import Params
 from benchmark.core.errors import UserError, unknown
 
@@ -39,25 +38,33 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def chosen(arguments: argparse.Namespace, found: Params) -> Iterator[Cluster | None]:
+def chosen(
+    arguments: argparse.Namespace, found: Params, jobs: int | None
+) -> Iterator[Cluster | None]:
     """The cluster that the command or BENCHMARK_ON names, with the track's resources; or None.
+
+    `jobs` is the most cells at once.
 
     Raises UserError for options that make no sense together.
     """
     from benchmark.execution.cluster import Cluster
 
-    asked = _asked(arguments, found)
+    asked = _asked(arguments, found, jobs)
     with Cluster(asked) if asked else contextlib.nullcontext() as cluster:
         yield cluster
 
 
-def _asked(arguments: argparse.Namespace, found: Params) -> Asked | None:
+def _asked(arguments: argparse.Namespace, found: Params, jobs: int | None) -> Asked | None:
     address = arguments.on or os.environ.get(VARIABLE)
     if not address:
         for name in ("cores", "gpus", "shared"):
             if (value := getattr(arguments, name)) is not None:
                 raise UserError(f"--{name} is {value!r}, and only a cluster takes it: add --on")
         return None
+    if getattr(arguments, "group", None):
+        raise UserError(
+            f"torchrun trains cells here, and --on {address} elsewhere: leave out one of them"
+        )
     device = arguments.device
     if device not in ("auto", "cpu", "cuda"):
         raise unknown("device", device, ("auto", "cpu", "cuda"))
@@ -82,7 +89,7 @@ def _asked(arguments: argparse.Namespace, found: Params) -> Asked | None:
     folder = (arguments.root / shared).absolute() if shared else None
     if folder and not folder.is_dir():
         raise UserError(f"--shared is {shared!r}, and there is no such folder")
-    return Asked(address, cores, gpus, count(arguments.jobs, "--jobs"), folder)
+    return Asked(address, cores, gpus, jobs, folder)
 
 
 def _amount(text: str, option: str) -> float:

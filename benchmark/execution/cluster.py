@@ -214,7 +214,7 @@ class Driver:
                     self._show(number, step, bars)
                 for ref in done:
                     refusal = self._bring_home(ref, bars, summary) or refusal
-                self.stopping = bool(refusal)
+                self.stopping = self.stopping or bool(refusal)
         finally:
             self._end(bars, summary)
         if refusal:
@@ -229,7 +229,6 @@ class Driver:
 
     def _hand_out(self, waiting: list[Task], bars: Bars, summary: Summary) -> None:
         """Gives each free place the first cell that is neither done nor with another command."""
-
         for task in list(waiting):
             if not self.free:
                 return

@@ -188,15 +188,19 @@ def train_missing(
 
     On a signal it prints what was saved and raises KeyboardInterrupt.
     """
+    from benchmark.cli import on_cluster
     from benchmark.execution import missing, processes
 
+    devices = number(arguments.devices, "--devices")
+    jobs = count(arguments.jobs, "--jobs")
     try:
-        summary = missing.train_missing(
-            tasks, store(arguments.root), data_folder(arguments.root, found.track),
-            way(arguments), arguments.device, arguments.root, arguments.retry,
-            getattr(arguments, "state", False), found.storage,
-            number(arguments.devices, "--devices"),
-        )  # fmt: skip
+        with on_cluster.chosen(arguments, found, jobs) as cluster:
+            summary = missing.train_missing(
+                tasks, store(arguments.root), data_folder(arguments.root, found.track),
+                cluster.way if cluster else way(arguments), arguments.device, arguments.root,
+                arguments.retry, getattr(arguments, "state", False), found.storage, devices,
+                cluster.check if cluster else missing.check_here,
+            )  # fmt: skip
     except processes.Stopped as stopped:
         for line in stopped.lines:
             print(f"  {line}", file=sys.stderr)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from benchmark.cli import on_cluster
 from benchmark.cli.common import (
     add_experiment,
     add_machine,
@@ -47,6 +48,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_set(verb)
     add_experiment(verb)
     add_machine(verb)
+    on_cluster.add_arguments(verb)
     add_retry(verb)
 
 

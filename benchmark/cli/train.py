@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from statistics import fmean
 
+from benchmark.cli import on_cluster
 from benchmark.cli.common import (
     add_experiment,
     add_machine,
@@ -42,6 +43,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--method", metavar="M", help="only the cells of this method")
     verb.add_argument("--cell", action="append", metavar="C", help="only this cell (repeatable)")
     add_machine(verb)
+    on_cluster.add_arguments(verb)
     add_retry(verb)
     verb.add_argument(
         "--state", action="store_true",

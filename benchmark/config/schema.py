@@ -315,6 +315,16 @@ class Sweep(Model):
     method and backbone."""
 
 
+class Cluster(Model):
+    """What each cell gets on a cluster, if the command line does not say (docs/scaling.md)."""
+
+    cores: float = Field(default=1, gt=0)
+    gpus: float | None = Field(default=None, ge=0, le=1)
+    """If not given, 1 where a node has any."""
+    shared: str | None = None
+    """A folder that all machines see, for the checkpoints of unfinished cells."""
+
+
 class Params(Model):
     """A whole `params.yaml`."""
 
@@ -323,6 +333,8 @@ class Params(Model):
     data: Data
     storage: Literal["auto", "device", "host", "disk"] = "auto"
     """Where the images are during a training run, which changes no result; see `data.storage`."""
+    cluster: Cluster = Cluster()
+    """Changes no result."""
     image_size: int | None = Field(default=None, ge=1)
     """Side in pixels of what networks see: random crops in training, the centre in evaluations. If not
     given, the images' own size."""

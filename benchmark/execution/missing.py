@@ -61,6 +61,12 @@ class Work:
     """How many GPUs, or CPU cores, train each cell together."""
     cells: int
     """How many are to be trained."""
+    done: Callable[[Task], bool]
+    """Whether the store has the result of a cell by now: another command may have trained it."""
+
+
+Check = Callable[[Processes, Sequence[Task], Path, str, int], tuple[dict[str, Any], int, list[str]]]
+"""See `check_here`."""
 
 
 class Way(Protocol):
@@ -91,13 +97,15 @@ def train_missing(
     states: bool = False,
     storage: Storage = "auto",
     devices: int = 1,
+    check: Check | None = None,
 ) -> Summary:
     """Trains every task that the store has no finished record of, in a way that `way` makes.
 
     `data` is the folder of the built dataset. With the `root` of a project, its published records are
     adopted if the environment that made them is the one of this machine. `storage` is where the images
     are kept, and `devices` is how many train each cell together. With `retry`, cells that ran out of
-    memory are trained again, and with `states` those whose final state is not stored. Raises UserError
+    memory are trained again, and with `states` those whose final state is not stored. `check` is made
+    where the cells run, by default here. Raises UserError
     before any training if a cell cannot be built, and Stopped on a signal, after the running cells have
     saved their state.
     """
@@ -125,7 +133,9 @@ def train_missing(
     with Signals() as signals:
         processes = Processes(signals)
         with starting():
-            environment, gpus, loaded = _check(processes, missing, data, device, devices)
+            environment, gpus, loaded = (check or check_here)(
+                processes, missing, data, device, devices
+            )
         for line in loaded:
             print(line, file=sys.stderr)
         for entry in published.finished(missing, root) if root else ():
@@ -136,8 +146,9 @@ def train_missing(
         if not missing:
             return summary
         work = Work(
-            processes, store, data, device, storage, environment, gpus, devices, len(missing)
-        )
+            processes, store, data, device, storage, environment, gpus, devices, len(missing),
+            lambda task: counts(task, store.last(task.fingerprint)),
+        )  # fmt: skip
         made = way(work)
         with Bars(total=len(wanted), done=summary.found, slots=made.slots) as bars:
             made.run(missing, bars, summary)
@@ -145,7 +156,7 @@ def train_missing(
     return summary
 
 
-def _check(
+def check_here(
     processes: Processes, tasks: Sequence[Task], data: Path, device: str, devices: int
 ) -> tuple[dict[str, Any], int, list[str]]:
     """Refuses cells that cannot be built; see `worker.check` for what it returns.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -77,7 +78,11 @@ class Processes:
 
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
-        self.context = _context(signals)
+
+    @functools.cached_property
+    def context(self) -> SpawnContext | ForkServerContext:
+        """How they start; made at the first start, as a driver of a cluster starts none."""
+        return _context(self.signals)
 
     def start(
         self,

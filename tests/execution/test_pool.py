@@ -75,8 +75,9 @@ class Machine:
 
     def work(self, cells: int, devices: int = 1, device: str = "auto") -> Work:
         return Work(
-            self.processes, self.store, self.folder, device, "auto", {}, self.gpus, devices, cells
-        )
+            self.processes, self.store, self.folder, device, "auto", {}, self.gpus, devices, cells,
+            lambda task: self.store.record(task.fingerprint) is not None,
+        )  # fmt: skip
 
     def run(
         self,

@@ -196,7 +196,7 @@ def test_two_drivers_at_once_train_nothing_twice(
 def test_a_killed_worker_costs_its_cell_only(
     nodes: Nodes, root: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
-    """With the record of one machine; so does a plug-in's error."""
+    """With the record of one machine."""
     tree = tiny.raw()
     tree["experiments"]["long"]["methods"] = ["rotation", "raw-pixels"]
     tiny.write_params(root, tree)

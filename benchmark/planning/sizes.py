@@ -189,6 +189,11 @@ def check_devices(cells: Sequence[Cell], devices: int) -> None:
                 f"training: micro_batches is {training.micro_batches}, expected 1 with {devices} "
                 f"devices, which divide a step already ({cell.label})"
             )
+        if training and training.compile != "none":
+            raise UserError(
+                f"training: compile is {training.compile}, expected none with {devices} devices "
+                f"({cell.label})"
+            )
 
 
 def _check_micro_batches(config: Configuration) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.components.facts import SECTIONS
-from benchmark.core import ranks
 from benchmark.core.errors import UserError
 from benchmark.methods.base import Batch, Method, Outcome
 from benchmark.planning.configuration import TrainingConfig
@@ -40,8 +39,6 @@ def check(recipe: TrainingConfig, device: torch.device) -> None:
                 "training: compile is inductor, which needs a C++ compiler on a CPU; install g++ or "
                 "set CXX"
             )
-    if recipe.compile == "graphs" and ranks.size() > 1:
-        raise UserError("training: compile is graphs, expected none or inductor on several devices")
 
 
 @contextlib.contextmanager

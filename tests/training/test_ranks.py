@@ -30,7 +30,7 @@ def config(method: str, backbone: str, norm: str) -> Configuration:
     given = {
         "view_batching": FACTS[method].get("view_batching", "separate"),
         # A rate at which no norm diverges, which would magnify the rounding of sums.
-        "learning_rate": 0.002,
+        "learning_rate": 1e-5,
         "batch_size": 16,
         "images_seen": 3 * 16,
     }

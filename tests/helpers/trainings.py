@@ -100,7 +100,10 @@ def passed(
 
 
 def differences(one: Passed, other: Passed, rtol: float = 1e-6, atol: float = 1e-7) -> list[str]:
-    """What is not the same: loss, gradients, weights, running statistics, counts."""
+    """What is not the same: loss, gradients, weights, running statistics, counts.
+
+    `atol` is relative to a tensor's largest number, if that is above 1.
+    """
     assert one.state.keys() == other.state.keys()
     assert one.gradients.keys() == other.gradients.keys()
     pairs = {f"curve {k}": (v, other.trained.curves[k]) for k, v in one.trained.curves.items()}
@@ -109,8 +112,13 @@ def differences(one: Passed, other: Passed, rtol: float = 1e-6, atol: float = 1e
     return [
         name
         for name, (a, b) in pairs.items()
-        if not torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
+        if not torch.allclose(a, b, rtol=rtol, atol=atol * largest(b), equal_nan=True)
     ]
+
+
+def largest(values: Tensor) -> float:
+    """The largest absolute value, or 1."""
+    return float(values.double().abs().nan_to_num(0).max().clamp(min=1)) if values.numel() else 1.0
 
 
 def several(folder: Path, configs: list[Configuration]) -> list[Passed]:

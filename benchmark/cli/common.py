@@ -156,7 +156,7 @@ def trains(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Name
             return
         with launched.Group(arguments.device) as group:
             if not group.leads:
-                group.follow(store(arguments.root), functools.partial(data_folder, arguments.root))
+                group.follow(functools.partial(data_folder, arguments.root))
                 return
             given = {"--jobs": arguments.jobs != "auto", "--per-gpu": arguments.per_gpu is not None,
                      "--devices": arguments.devices != "1"}  # fmt: skip

@@ -69,10 +69,10 @@ def start(device: str = "auto") -> Any:
     return torch.device(device)
 
 
-def environment(device: Any, devices: int = 1) -> dict[str, Any]:
+def environment(device: Any, least: int = 1, most: int | None = None) -> dict[str, Any]:
     """What decides the bits of a result besides the cell's configuration.
 
-    `devices` is the number of those that train a cell together.
+    From `least` to `most` devices trained it together, by default all the time as many.
     """
     import timm
     import torch
@@ -87,6 +87,7 @@ def environment(device: Any, devices: int = 1) -> dict[str, Any]:
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
-    if devices > 1:
-        facts["devices"] = devices
+    most = least if most is None else most
+    if most > 1:
+        facts["devices"] = least if least == most else f"{least} to {most}"
     return facts

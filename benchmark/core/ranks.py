@@ -118,6 +118,19 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x, size(), _STATE.parts) if x.requires_grad else _gathered(x)
 
 
+class Whole(Tensor):
+    """A tensor with the rows of all processes, or computed from one: torch hands the class on.
+
+    So whatever a method does with gathered embeddings, a norm of the batch can tell them from a
+    process's own rows.
+    """
+
+
+def whole(x: Tensor) -> Tensor:
+    """`gather`, and says so; see `Whole`."""
+    return gather(x).as_subclass(Whole) if size() > 1 else x
+
+
 def own(x: Tensor) -> Tensor:
     """This process's rows (n, …) of those of all processes (W · n, …)."""
     count = size()
@@ -163,8 +176,8 @@ def same(value: Tensor) -> bool:
     """Whether a tensor is equal to the bit on all processes."""
     if size() == 1:
         return True
-    # Bytes, since not-a-number differs from itself.
-    found = _collected(value.detach().reshape(-1)).view(torch.uint8)
+    # Bytes, since not-a-number differs from itself, and not every type can be sent.
+    found = _collected(value.detach().contiguous().reshape(-1).view(torch.uint8))
     return bool((found == found[0]).all())
 
 

@@ -80,7 +80,8 @@ def run(
             raise
         status, training_log = OUT_OF_MEMORY, {}
         result = Result(metrics={}, curves={}, cause="out of memory")
-    entry = Record.of(task, determinism.environment(device, ranks.size()), status, result)
+    devices = training_log.pop("devices", (ranks.size(),))
+    entry = Record.of(task, determinism.environment(device, *devices), status, result)
     joules = energy.joules()
     if device.type == "cuda" and status != OUT_OF_MEMORY:  # then the others are elsewhere
         joules = ranks.total(joules)
@@ -157,6 +158,7 @@ def _result(
                 online_knn, final, trace, faster,
             )  # fmt: skip
         log |= _training_log(recipe, trained, time.perf_counter() - begun)
+        log["devices"] = trained.devices
         status, curves = trained.status, trained.curves
         scores = [score if math.isfinite(score) else None for score in trained.online_knn.tolist()]
         watched = Watched(share=MARKS, knn=tuple(scores)) if judged else None

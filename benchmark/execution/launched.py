@@ -35,6 +35,10 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, and launchers like it, set in the environment of each process."""
 
 
+Handed = tuple[Task, Storage, Path]
+"""A cell, where its images are kept, and the folder of the store."""
+
+
 def place() -> tuple[int, int] | None:
     """Rank and number of the processes that a launcher started, None for a process by itself."""
     if not all(os.environ.get(name) for name in VARIABLES):
@@ -77,7 +81,7 @@ class Group:
             self._shared(None)
         ranks.leave()
 
-    def _shared(self, value: tuple[Task, Storage] | None) -> tuple[Task, Storage] | None:
+    def _shared(self, value: Handed | None) -> Handed | None:
         """Rank 0's value."""
         import torch
         from torch import distributed
@@ -86,16 +90,18 @@ class Group:
         distributed.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
 
-    def follow(self, store: Store, data: Callable[[str], Path]) -> None:
+    def follow(self, data: Callable[[str], Path]) -> None:
         """Trains what rank 0 hands out, until it ends; `data` is the folder of a track's images.
 
         Raises CheckFailed or UserError if this process alone cannot go on.
         """
         while given := self._shared(None):
-            task, storage = given
+            task, storage, home = given
             self.together = True
             folder = data(task.cell.track)
-            kind, *said = worker.attempt(task, folder, store, self.device, lambda *_: True, storage)
+            kind, *said = worker.attempt(
+                task, folder, Store(home), self.device, lambda *_: True, storage
+            )
             _check(task, f"rank {self.rank}: ", kind, said)
             self.together = False
 
@@ -105,7 +111,7 @@ class Group:
 
     def run(self, task: Task, work: Work, progress: Callable[[int, int, Tensor], bool]) -> Any:
         """Runs a cell in all processes and returns its message, see `worker`."""
-        self._shared((task, work.storage))
+        self._shared((task, work.storage, work.store.folder))
         self.together = True
         message = worker.attempt(task, work.data, work.store, self.device, progress, work.storage)
         self.together = message[0] not in ("done", "stopped") or message[1:] == (OUT_OF_MEMORY,)

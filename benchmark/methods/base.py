@@ -51,7 +51,9 @@ class Batch(NamedTuple):
 
     def own(self, values: Tensor) -> Tensor:
         """Of values (N, …) of the step's images, those of this batch."""
-        return values if self.part is None else values[self.part.rows.to(values.device)]
+        if self.part is None:
+            return values
+        return values[self.part.rows.to(values.device)].as_subclass(Tensor)
 
     def take(self, part: Part) -> Batch:
         """A micro-batch of this step."""
@@ -202,9 +204,9 @@ class Method(nn.Module, ABC):
         if self.context.view_batching == "joint":
             views = torch.cat([batch.views[number] for number in numbers])
             with ranks.parts(len(numbers)):
-                outputs = ranks.gather(teacher(views, batch, numbers[0]))
+                outputs = ranks.whole(teacher(views, batch, numbers[0]))
             return list(outputs.chunk(len(numbers)))
-        return [ranks.gather(teacher(batch.views[n], batch, n)) for n in numbers]
+        return [ranks.whole(teacher(batch.views[n], batch, n)) for n in numbers]
 
     def matching(self, batch: Batch, values: Tensor) -> Tensor:
         """Of values (N, …) of the step's images, those of the images that `each_view` returns."""
@@ -229,12 +231,12 @@ class Method(nn.Module, ABC):
         head = nn.Identity() if head is None else head
         if not self._gathers:
             return self._each_view(network, views, head)
-        if len(views[0]) == self.context.batch:  # outputs of an earlier call: each process has all
+        if isinstance(views[0], ranks.Whole):  # outputs of an earlier call: each process has all
             with ranks.alone():
                 return self._each_view(network, views, head)
         outputs = self._each_view(network, views, head)
         with ranks.parts(len(views)):
-            return list(ranks.gather(torch.cat(outputs)).chunk(len(views)))
+            return list(ranks.whole(torch.cat(outputs)).chunk(len(views)))
 
     def _each_view(
         self, network: nn.Module, views: Sequence[Tensor], head: nn.Module

@@ -5,6 +5,7 @@ torch's SyncBatchNorm refuses tensors on the CPU and knows no groups of samples.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -194,8 +195,8 @@ def record(layer: Any, mean: Tensor, variance: Tensor, values: int) -> None:
     layer.running_var.lerp_(variance.mean(0) * (values / max(values - 1, 1)), share)
 
 
-def spread(network: nn.Module) -> None:
-    """Makes every norm of the batch in a network see the whole batch, in place.
+def spread(network: nn.Module, batch: int) -> None:
+    """Makes every norm of the batch inside a network see the whole batch of `batch` images, in place.
 
     Plain BN is replaced by `BatchNorm`. A norm whose class says `across_ranks` does it by itself. Any
     other that keeps statistics of a batch, or whose component says `batch_dependent`, gets the samples
@@ -206,13 +207,14 @@ def spread(network: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, _BatchNorm) and type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 setattr(module, name, BatchNorm(child))
-    for module in network.modules():
+    for module in list(network.modules())[1:]:
         statistics = isinstance(getattr(module, "running_mean", None), Tensor)
         of_the_batch = statistics or getattr(module, "batch_dependent", False)
-        if id(module) in done or not of_the_batch or _across(module):
+        if id(module) in done or not of_the_batch:
             continue
+        forward = _shared if _across(module) else _gathered
         # Of this module alone.
-        module.forward = functools.partial(_whole, module, module.forward)
+        module.forward = functools.partial(forward, module, module.forward, batch)
         done |= {id(inside) for inside in module.modules()}
 
 
@@ -223,10 +225,29 @@ def _across(module: nn.Module) -> bool:
     return bool(vars(type(module)).get("across_ranks"))
 
 
-def _whole(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if ranks.size() == 1 or not module.training:
+def _has_all(x: Tensor, batch: int) -> bool:
+    """Whether a tensor has the rows of all images.
+
+    One with a process's own rows may be of the class too, if the mean of all was taken from it.
+    """
+    return isinstance(x, ranks.Whole) and len(x) % batch == 0
+
+
+def _shared(
+    module: nn.Module, forward: Callable[[Tensor], Tensor], batch: int, x: Tensor
+) -> Tensor:
+    """Of a norm that reduces its statistics: alone on the rows of the whole batch."""
+    with ranks.alone() if _has_all(x, batch) else contextlib.nullcontext():
         return forward(x)
-    whole = ranks.gather(x)
+
+
+def _gathered(
+    module: nn.Module, forward: Callable[[Tensor], Tensor], batch: int, x: Tensor
+) -> Tensor:
+    """Of any other norm: it gets the rows of the whole batch."""
+    if ranks.size() == 1 or not module.training or _has_all(x, batch):
+        return forward(x)
+    rows = ranks.gather(x)
     with ranks.alone():
-        y = forward(whole)
+        y = forward(rows)
     return ranks.own(y)

@@ -49,12 +49,12 @@ def load_checkpoint(
     """Restores what `save_checkpoint` wrote; returns the number of steps done, 0 without a checkpoint.
 
     A file that is missing, cannot be read, has another fingerprint or does not match its checksum
-    counts as none.
+    counts as none. A curve that a file of an earlier version lacks stays as it is.
     """
-    found = _read(path, fingerprint)
-    if found is None:
+    read = _read(path, fingerprint)
+    if read is None:
         return 0
-    step, tensors = found
+    step, tensors = read
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         part, _, name = key.partition("/")
@@ -70,7 +70,8 @@ def load_checkpoint(
                 # have the parameter's memory format (channels_last), as it had when saved.
                 state[name] = torch.empty_like(parameter).copy_(value)
     for name, curve in curves.items():
-        curve.copy_(tensors[f"curve/{name}"])
+        if (found := tensors.get(f"curve/{name}")) is not None:
+            curve.copy_(found)
     return step
 
 

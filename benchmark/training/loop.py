@@ -78,7 +78,11 @@ class Trained:
     """The accuracy after each of MARKS; NaN where it was not computed."""
     resumed_at: int
     flops_per_step: int
-    """Floating-point operations of the first step's matrix products and convolutions, both ways."""
+    """Floating-point operations of the first step's matrix products and convolutions, both ways.
+
+    Of all devices: those of a loss of the whole batch count on each."""
+    devices: tuple[int, int]
+    """The least and the greatest number of devices that have trained it together."""
 
 
 def rate_at(
@@ -167,15 +171,23 @@ def train(
     # tensor, so that it is saved and restored with the rest.
     flops = torch.zeros((), dtype=torch.int64)
     scores = torch.full((len(MARKS),), torch.nan)
-    saved_curves = curves | {"flops": flops, "watched": scores}
+    # A state of an earlier version does not have it: there was one device.
+    devices = torch.ones(2, dtype=torch.int64)
+    saved_curves = curves | {"flops": flops, "watched": scores, "devices": devices}
     marks = torch.tensor([max(1, round(share * steps)) for share in MARKS])
 
     def result(status: Literal["done", "diverged"], done: int, first: int | None = None) -> Trained:
         ended = {name: curve[:done].cpu() for name, curve in curves.items()}
-        return Trained(status, steps, first, ended, scores, start, int(flops))
+        least, greatest = devices.tolist()
+        return Trained(status, steps, first, ended, scores, start, int(flops), (least, greatest))
 
     def load(path: Path, key: str) -> int:
         done = load_checkpoint(path, key, method, optimizer, saved_curves)
+        if done:
+            devices[0].clamp_(max=ranks.size())
+            devices[1].clamp_(min=ranks.size())
+        else:
+            devices.fill_(ranks.size())
         if done != ranks.agreed(done):
             raise UserError(f"{path.parent}: not a folder that all machines of a cell share")
         return done
@@ -276,7 +288,8 @@ def train(
         if step == 0 and faster is not None:
             # Not before: operations inside compiled code would not be counted.
             run = faster(run)
-        outcome = _shared(method, outcome, trained, step == start)
+        check = step == start or (step + 1) % LOSS_CHECK == 0
+        outcome = _shared(method, outcome, trained, check)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, recipe.clip_grad_norm, norm)
@@ -294,6 +307,7 @@ def train(
         for section, weights in before.items():
             curves[UPDATE + section][step] = _relative_update(weights, sections[section])
         method.after_step(step / steps)
+        _plain_buffers(method)
         if step == start:
             _check_equal(method)
         if trace and step == 0:
@@ -326,25 +340,28 @@ def train(
 def _shared(method: Method, outcome: Outcome, trained: Sequence[Tensor], check: bool) -> Outcome:
     """The outcome of a step that processes share; makes the gradients the means over them.
 
-    Raises UserError at the first step if the method's loss needs the whole batch but did not see it.
+    With `check`, raises UserError if the method's loss needs the whole batch but did not see it.
     """
     if ranks.size() == 1:
         return outcome
-    loss = outcome.loss.detach().clone()
-    if (
-        check
-        and method.context.whole_batch_loss
-        and not torch.allclose(ranks.each(loss), loss, rtol=1e-4, equal_nan=True)
-    ):
+    loss = outcome.loss.detach().as_subclass(Tensor).clone()
+    if check and method.context.whole_batch_loss and not _of_the_whole_batch(outcome.loss, loss):
         raise UserError(
             f"method {type(method).__name__}: its loss is not of the whole batch on several devices; "
             "its embeddings have to come from each_view or projections, or COMPONENT has to say "
             "per_sample_loss if the loss is a mean over images"
         )
-    means = [p.grad for p in trained if p.grad is not None]
-    values = [loss, *([outcome.pretext.detach().clone()] if outcome.pretext is not None else [])]
-    ranks.reduce_means([*means, *values])
+    values = [loss]
+    if outcome.pretext is not None:
+        values.append(outcome.pretext.detach().as_subclass(Tensor).clone())
+    ranks.reduce_means([*(p.grad for p in trained if p.grad is not None), *values])
     return Outcome(loss, values[1] if outcome.pretext is not None else None)
+
+
+def _of_the_whole_batch(loss: Tensor, value: Tensor) -> bool:
+    """Whether a loss was computed from all embeddings, and has the same value on all processes."""
+    same = torch.allclose(ranks.each(value), value, rtol=1e-4, equal_nan=True)
+    return same and isinstance(loss, ranks.Whole)
 
 
 def _sections(method: Method) -> dict[str, list[Tensor]]:
@@ -357,13 +374,26 @@ def _sections(method: Method) -> dict[str, list[Tensor]]:
     return sections
 
 
+def _plain_buffers(method: Method) -> None:
+    """Takes the class `ranks.Whole` from buffers, which the next step's own rows may meet."""
+    if ranks.size() == 1:
+        return
+    for module in method.modules():
+        for name, buffer in module._buffers.items():
+            if isinstance(buffer, ranks.Whole):
+                module._buffers[name] = buffer.as_subclass(Tensor)
+
+
 def _check_equal(method: Method) -> None:
     """Raises UserError if processes that share a step have other weights or buffers after it."""
+    if ranks.size() == 1:
+        return
     for name, value in method.state_dict().items():
         if not ranks.same(value):
             raise UserError(
-                f"method {type(method).__name__}: {name} differs between the devices; what a step adds "
-                "to it has to come from the embeddings of all images, see each_target"
+                f"{name} of {type(method).__name__} differs between the devices: what a step adds to it "
+                "has to come from all images. A method gets their embeddings from each_view or "
+                "each_target, and a norm their values if its COMPONENT says batch_dependent"
             )
 
 

@@ -76,7 +76,7 @@ def build(cell: Cell, manifest: Manifest) -> Method:
     initialise(method, config.seed, kept if initialized else backbone.draw(config.seed))
     method.start()
     if ranks.size() > 1:
-        spread(method)
+        spread(method, batch)
     return method
 
 

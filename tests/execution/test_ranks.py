@@ -125,6 +125,8 @@ def test_either_goes_on_from_the_checkpoint_of_the_other(
     assert stopped == [[None] * len(LABELS)] * before
     found, *_ = ranks.run(after, tmp_path, cells, tmp_path / "store", root)
     check(found, alone)
+    devices = 2 if before == after else "1 to 2"
+    assert [one.environment["devices"] for one in found] == [devices] * len(LABELS)
     log = Store(tmp_path / "store").run_log(found[0].fingerprint)
     assert log.resumed_at_step == 17
     if before == after:

@@ -177,18 +177,23 @@ COMPONENT = {
 
 
 class Decorrelate(Method):
-    """A loss of the whole batch after a predictor of projections, and a mean over steps."""
+    """A loss of the whole batch with norms of its own after the projections, and a mean over steps."""
 
     def __init__(self, backbone, context):
         super().__init__(backbone, context)
         self.projector = mlp([backbone.width, 16, 8], context.norms["projector"])
         self.predictor = mlp([8, 16, 8], context.norms["predictor"])
-        self.register_buffer("centre", torch.zeros(8))
+        self.both = mlp([8, 8, 8], context.norms["predictor"], "norm")
+        self.standardise = torch.nn.BatchNorm1d(8)
+        self.register_buffer("running_mean", torch.zeros(8))
 
     def forward(self, batch):
-        first, second = self.each_view(self.predictor, self.projections(batch.views))
-        z = torch.cat((first, second)) - self.centre
-        self.centre.lerp_(z.detach().mean(0).to(self.centre), 0.1)
+        projected = self.projections(batch.views)
+        first, second = self.each_view(self.predictor, projected)
+        (both,) = self.each_view(self.both, [torch.cat((first, second))])
+        z = torch.cat((self.predictor(projected[0]), both)) - self.running_mean
+        self.running_mean = self.running_mean.lerp(z.detach().mean(0).to(self.running_mean), 0.1)
+        z = self.standardise(z)
         correlation = z.T @ z / len(z)
         loss = (correlation - torch.eye(8).to(z)).square().sum() + (first - second).square().mean()
         return Outcome(loss, None)
@@ -209,10 +214,17 @@ COMPONENT = {
 
 
 class ShortSighted(Method):
-    """Asks the backbone by itself, so that its loss would be of a part of the batch."""
+    """Asks the backbone by itself. At first its loss does not show that it has a part of the batch."""
+
+    def __init__(self, backbone, context):
+        super().__init__(backbone, context)
+        self.gain = torch.nn.Linear(1, 1, bias=False)
+
+    def start(self):
+        torch.nn.init.zeros_(self.gain.weight)
 
     def forward(self, batch):
-        first, second = (self.backbone(view) for view in batch.views)
+        first, second = (self.gain.weight * self.backbone(view) for view in batch.views)
         return Outcome(F.cross_entropy(first @ second.T, torch.arange(len(first))), None)
 
 

@@ -13,7 +13,7 @@ from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
 from benchmark.core.errors import CheckFailed, UserError, unknown
-from benchmark.core.wording import counted
+from benchmark.core.wording import DIGITS, clipped, counted, natural
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.images import check_images, data_folder
@@ -139,9 +139,10 @@ def count(text: str, option: str) -> int | None:
 
 def number(text: str, option: str, expected: str = "a number from 1") -> int:
     """The number, from 1, that an option asks for."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UserError(f"{option} is {text!r}, expected {expected}")
-    return int(text)
+    if not (value := natural(text)):
+        most = f" of at most {DIGITS} digits" if len(text) > DIGITS else ""
+        raise UserError(f"{option} is {clipped(text)}, expected {expected}{most}")
+    return value
 
 
 def trains(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:

@@ -190,6 +190,9 @@ def test_a_folder_without_a_store_is_refused(
     away.put(entry(), log())
     (away.folder / "schema").write_text("1\n")
     assert "schema is 1, expected 2" in tiny.refusal(capsys, "adopt", str(away.folder))
+    (away.folder / "schema").unlink()
+    (away.folder / "schema").mkdir()
+    assert "schema: not a version" in tiny.refusal(capsys, "adopt", str(away.folder))
 
 
 def test_images_that_are_not_built_are_asked_for(

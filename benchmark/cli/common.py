@@ -183,11 +183,15 @@ def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
 
 
 def train_missing(
-    arguments: argparse.Namespace, found: Params, tasks: Sequence[Task]
+    arguments: argparse.Namespace,
+    found: Params,
+    tasks: Sequence[Task],
+    others: Sequence[Task] = (),
 ) -> Mapping[str, Record]:
     """The last record of every task by fingerprint, see `execution.missing.train_missing`.
 
-    On a signal it prints what was saved and raises KeyboardInterrupt.
+    Those of `others`, which other commands train, are there if they are published. On a signal it prints
+    what was saved and raises KeyboardInterrupt.
     """
     from benchmark.cli import on_cluster
     from benchmark.execution import missing, processes
@@ -200,7 +204,7 @@ def train_missing(
                 tasks, store(arguments.root), data_folder(arguments.root, found.track),
                 cluster.way if cluster else way(arguments), arguments.device, arguments.root,
                 arguments.retry, getattr(arguments, "state", False), found.storage, devices,
-                cluster.check if cluster else missing.check_here,
+                cluster.check if cluster else missing.check_here, others,
             )  # fmt: skip
     except processes.Stopped as stopped:
         for line in stopped.lines:

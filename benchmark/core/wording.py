@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 DIGITS = 9
 """Most digits of a number on the command line; Python refuses to read thousands of them."""
 

@@ -362,7 +362,7 @@ def test_a_record_must_have_the_checksum_in_the_published_table(
     texts = {Path(name).stem: text for name, text in tiny.published(root).items()}
     shutil.rmtree(root / "results" / "mini" / "records")
     shutil.rmtree(root / ".benchmark")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "method": "simclr", "backbone": "resnet", "scheme": scheme, "environments": [0],
             "records": [{"label": label, "sha256": hashlib.sha256(texts[label]).hexdigest()}],

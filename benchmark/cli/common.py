@@ -13,7 +13,7 @@ from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
 from benchmark.core.errors import CheckFailed, UserError, unknown
-from benchmark.core.wording import counted
+from benchmark.core.wording import DIGITS, clipped, counted, natural
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.images import check_images, data_folder
@@ -139,9 +139,10 @@ def count(text: str, option: str) -> int | None:
 
 def number(text: str, option: str, expected: str = "a number from 1") -> int:
     """The number, from 1, that an option asks for."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise UserError(f"{option} is {text!r}, expected {expected}")
-    return int(text)
+    if not (value := natural(text)):
+        most = f" of at most {DIGITS} digits" if len(text) > DIGITS else ""
+        raise UserError(f"{option} is {clipped(text)}, expected {expected}{most}")
+    return value
 
 
 def trains(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
@@ -182,11 +183,15 @@ def way(arguments: argparse.Namespace) -> Callable[[Work], Way]:
 
 
 def train_missing(
-    arguments: argparse.Namespace, found: Params, tasks: Sequence[Task]
+    arguments: argparse.Namespace,
+    found: Params,
+    tasks: Sequence[Task],
+    others: Sequence[Task] = (),
 ) -> Mapping[str, Record]:
     """The last record of every task by fingerprint, see `execution.missing.train_missing`.
 
-    On a signal it prints what was saved and raises KeyboardInterrupt.
+    Those of `others`, which other commands train, are there if they are published. On a signal it prints
+    what was saved and raises KeyboardInterrupt.
     """
     from benchmark.cli import on_cluster
     from benchmark.execution import missing, processes
@@ -199,7 +204,7 @@ def train_missing(
                 tasks, store(arguments.root), data_folder(arguments.root, found.track),
                 cluster.way if cluster else way(arguments), arguments.device, arguments.root,
                 arguments.retry, getattr(arguments, "state", False), found.storage, devices,
-                cluster.check if cluster else missing.check_here,
+                cluster.check if cluster else missing.check_here, others,
             )  # fmt: skip
     except processes.Stopped as stopped:
         for line in stopped.lines:

@@ -68,8 +68,13 @@ def run(arguments: argparse.Namespace) -> None:
     # A fresh clone has the published records and an empty store: only what is new is trained.
     wanted = tasks(cells, dataset)
     own = part(shard, wanted)
-    records = train_missing(arguments, found, own)
     kept = store(arguments.root)
+    others: list[Task] = []
+    if shard.count > 1 and not arguments.cell:  # to know which methods are whole
+        keys = {task.fingerprint for task in own}
+        left = [task for task in wanted if task.fingerprint not in keys]
+        others = lacking(left, kept.read(left))
+    records = train_missing(arguments, found, own, others)
     unfinished: list[Task] = []
     if arguments.cell:
         for task in own:

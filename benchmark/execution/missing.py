@@ -98,6 +98,7 @@ def train_missing(
     storage: Storage = "auto",
     devices: int = 1,
     check: Check | None = None,
+    others: Sequence[Task] = (),
 ) -> Summary:
     """Trains every task that the store has no finished record of, in a way that `way` makes.
 
@@ -105,9 +106,9 @@ def train_missing(
     adopted if the environment that made them is the one of this machine. `storage` is where the images
     are kept, and `devices` is how many train each cell together. With `retry`, cells that ran out of
     memory are trained again, and with `states` those whose final state is not stored. `check` is made
-    where the cells run, by default here. Raises UserError
-    before any training if a cell cannot be built, and Stopped on a signal, after the running cells have
-    saved their state.
+    where the cells run, by default here. `others` are left to other commands; their published records
+    are among the summary's where they would be adopted. Raises UserError before any training if a cell
+    cannot be built, and Stopped on a signal, after the running cells have saved their state.
     """
     wanted = {task.fingerprint: task for task in tasks}
     summary = Summary(records=store.read(tasks))
@@ -124,7 +125,8 @@ def train_missing(
         return missing
 
     missing = lacking()
-    if not missing:
+    elsewhere = published.finished(others, root) if root else []
+    if not missing and not elsewhere:
         return summary
     check_devices([task.cell for task in missing], devices)
     for task in missing:
@@ -134,7 +136,7 @@ def train_missing(
         processes = Processes(signals)
         with starting():
             environment, gpus, loaded = (check or check_here)(
-                processes, missing, data, device, devices
+                processes, missing or others, data, device, devices
             )
         for line in loaded:
             print(line, file=sys.stderr)
@@ -142,6 +144,7 @@ def train_missing(
             if entry.environment == environment and counts(wanted[entry.fingerprint], entry):
                 store.put(entry, None)
                 summary.records[entry.fingerprint] = entry
+        summary.records |= {e.fingerprint: e for e in elsewhere if e.environment == environment}
         missing = lacking()
         if not missing:
             return summary

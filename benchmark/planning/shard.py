@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmark.core.errors import UserError
+from benchmark.core.wording import clipped, natural
 from benchmark.planning.cell import Cell, Task
 
 
@@ -20,10 +20,12 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """The shard of a text such as `2/8`; UserError for any other text."""
-        numbers = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-        place, count = (int(number) for number in numbers.groups()) if numbers else (0, 0)
-        if not 1 <= place <= count:
-            raise UserError(f"--shard is {text!r}, expected I/N with I from 1 to N, e.g. 2/8")
+        first, _, second = text.partition("/")
+        place, count = natural(first), natural(second)
+        if place is None or count is None or not 1 <= place <= count:
+            raise UserError(
+                f"--shard is {clipped(text)}, expected I/N with I from 1 to N, e.g. 2/8"
+            )
         return cls(place, count)
 
     def of(self, tasks: Sequence[Task]) -> list[Task]:

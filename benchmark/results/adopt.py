@@ -19,7 +19,7 @@ from benchmark.core.wording import counted
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell, Row, fingerprint_of, tasks
 from benchmark.planning.images import dataset_checksum
-from benchmark.results import origins, published
+from benchmark.results import contents, origins, published
 from benchmark.results.records import SCHEMA, Record, RunLog, Store
 
 NAMED = 3
@@ -137,6 +137,7 @@ def _checked(
         raise UserError(f"{folder / 'schema'} is {schema}, expected {SCHEMA}")
     index = _Index(root, planned)
     arrivals, wrong, left = [], [], Counter[str]()
+    logs: dict[str, Path] = {}
     for file in files:
         try:
             record = _read(source, file)
@@ -147,12 +148,20 @@ def _checked(
             if untuned:
                 left[untuned] += 1
                 continue
+            if said := contents.fault(record):
+                raise _Wrong(f"{cells[0].name}: {said}")
             log = source.run_log(record.fingerprint)
             if origins.made("", record.checksum, log) is None:
                 raise _Wrong(
                     "its run.json is missing, damaged, or has no program, machine and start"
                 )
+            if said := contents.foreign(record, log):
+                raise _Wrong(f"{cells[0].name}: its run.json is not of this cell: {said}")
+            if (other := logs.setdefault(canonical_json.checksum(log.as_json()), file)) is not file:
+                raise _Wrong(f"{cells[0].name}: its run.json is also that of {other.parent}")
             arrival = _Arrival(record, log, cells)
+            for cell in cells:
+                index.check_listed(cell, record)
             arrival.kept = _kept(root, arrival, store)
             arrivals.append(arrival)
         except _Wrong as error:
@@ -202,6 +211,7 @@ class _Index:
             for cell in (*entry.cells, *entry.trials):
                 self.cells[_without_rate(cell.config.as_json())].append(cell)
         self.datasets: dict[str, str | UserError] = {}
+        self.tables: dict[tuple[str, str], dict[str, Any]] = {}
 
     def find(self, record: Record) -> tuple[list[Cell], str | None]:
         """The cells, or why the record waits; raises _Wrong for a record of no planned cell."""
@@ -250,6 +260,38 @@ class _Index:
             except UserError as error:
                 self.datasets[track] = error
         return self.datasets[track]
+
+    def check_listed(self, cell: Cell, record: Record) -> None:
+        """Raises _Wrong if a published table has the checksum of another record of this environment.
+
+        A table names the environments of a row's records and not their fingerprints. So it is asked
+        only where the cell's published record is missing, as in a clone without DVC's outputs, and if
+        all records of the row were made on these images in this environment.
+        """
+        if published.file_of(cell, self.root).is_file():
+            return  # the file itself is compared
+        where = cell.track, cell.experiment
+        if where not in self.tables:
+            self.tables[where] = published.table(self.root, *where)
+        table = self.tables[where]
+        try:
+            row = next(
+                r for r in table["rows"] if cell.row == Row(r["method"], r["backbone"], r["scheme"])
+            )
+            made_in = [table["environments"][place] for place in row["environments"]]
+            sums = {entry["label"]: entry["sha256"] for entry in row["records"]}
+            if made_in != [record.environment] or table["dataset"] != record.dataset:
+                return
+            text = published.document(cell, record, table.get("overrides"))
+            expected, actual = sums[cell.label], canonical_json.sha256(text)
+        except (KeyError, IndexError, TypeError, StopIteration):
+            return  # no table, or none of this cell
+        if expected != actual:
+            raise _Wrong(
+                f"{cell.name}: its published record has sha256 {actual}, and "
+                f"{published.table_file(self.root, *where)}, made in the same environment, has "
+                f"{expected}; remove that table first if other versions of the components made it"
+            )
 
 
 def _versions(cell: Cell, components: Mapping[str, int | str]) -> str:

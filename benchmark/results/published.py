@@ -235,12 +235,20 @@ def table_file(root: Path, track: str, experiment: str) -> Path:
     return root / "results" / track / f"{experiment}.json"
 
 
+def table(root: Path, track: str, experiment: str) -> dict[str, Any]:
+    """An experiment's published table; empty without one."""
+    try:
+        return dict(json.loads(table_file(root, track, experiment).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def listed(root: Path, track: str, experiment: str) -> dict[str, dict[str, Any]]:
     """What an experiment's published table says of each record, by label; empty without a table."""
     try:
-        table = json.loads(table_file(root, track, experiment).read_text(encoding="utf-8"))
-        return {record["label"]: record for row in table["rows"] for record in row["records"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = table(root, track, experiment)["rows"]
+        return {record["label"]: record for row in rows for record in row["records"]}
+    except (KeyError, TypeError):
         return {}
 
 

@@ -188,7 +188,7 @@ class Store:
         except FileNotFoundError:
             # Version 1 did not write this file.
             return 1 if any((self.folder / "cells").glob("*/record.json")) else None
-        except ValueError as error:
+        except (ValueError, IsADirectoryError) as error:
             raise UserError(f"{self.folder / 'schema'}: not a version ({error})") from None
 
     def _write_schema(self) -> None:

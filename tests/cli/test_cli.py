@@ -159,6 +159,18 @@ def test_numbers_that_the_images_are_too_few_for_are_refused_by_every_verb(
     assert not (root / ".benchmark").exists()
 
 
+@pytest.mark.parametrize("option", ["--devices", "--jobs", "--per-gpu", "--shard"])
+@pytest.mark.parametrize("head", ["", "1/"])
+def test_a_number_of_thousands_of_digits_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], option: str, head: str
+) -> None:
+    """Python itself raises ValueError for more than 4,300 digits."""
+    canonical_json.write(root / "data" / "mini" / "manifest.json", tiny.note(tiny.params()))
+    line = tiny.refusal(capsys, "train", option, head + "9" * 5000)
+    assert f"{option} is '{head}999" in line
+    assert len(line) < 200
+
+
 def test_malformed_params_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "params.yaml").write_text("track: [\n", encoding="utf-8")
     assert "params.yaml: " in tiny.refusal(capsys, "train")

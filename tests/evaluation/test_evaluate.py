@@ -11,6 +11,7 @@ from benchmark.evaluation import features
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.features import embed, reestimate
 from benchmark.planning.configuration import EvaluationConfig
+from benchmark.results import contents
 from tests.helpers.small import EVALUATION, NORMS, encoder, norms, stir
 
 NEAREST = (1, 5)
@@ -46,6 +47,14 @@ def split(n, seed, channels=4, side=6):
 
 
 SPLITS = {"train": split(60, 0), "validation": split(30, 1), "test": split(31, 2)}
+
+
+@pytest.mark.parametrize("judge", ["test", "validation"])
+@pytest.mark.parametrize("few", [(), (0.5, 0.1)])
+def test_the_keys_are_those_that_records_are_checked_for(judge, few):
+    spec = judged_on(judge).model_copy(update={"few_labels": few})
+    found = evaluate(OneNorm("bn"), SPLITS, spec, standardise, split_seed=0).metrics
+    assert found.keys() == contents.expected(spec, {"pooled", "other"}).keys() | {"judge"}
 
 
 def test_statistics_of_one_full_batch_are_those_of_the_data_set():

@@ -16,6 +16,7 @@ from benchmark.evaluation.few_labels import subsets
 from benchmark.evaluation.knn import knn_accuracy
 from benchmark.evaluation.probe import linear_probe
 from benchmark.execution.cell import run
+from benchmark.results import contents
 from benchmark.results.records import Store
 from tests.evaluation.test_evaluate import SPLITS, OneNorm, judged_on, standardise
 from tests.helpers import tiny
@@ -111,6 +112,7 @@ def test_a_cell_takes_the_seed_of_its_images(tmp_path: Path):
     part = z["train"][0][index], z["train"][1][index]
     found, prefix = record.result.metrics, "pooled_reestimated.few_labels_0.1"
     spec = cell.config.evaluation
+    assert contents.fault(record) is None
     assert found[f"{prefix}.images"] == 16
     probe = linear_probe(part, z["validation"], z["test"], spec.probe_c, "lbfgs")
     assert found[f"{prefix}.linear"] == probe.accuracy

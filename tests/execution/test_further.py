@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from benchmark.data.build import build
+from benchmark.results import contents
+from benchmark.results.records import Record
 from tests.helpers import tiny
 from tests.planning.test_further import SHA, tree
 
@@ -61,6 +63,8 @@ def test_other_images_are_refused_before_any_training(root: Path) -> None:
 def test_records_and_tables_have_what_is_asked_for(root: Path) -> None:
     tiny.write_params(root, asked(checksum(root)))
     record = json.loads(tiny.published(root)[f"simclr/{LABEL}.json"])["record"]
+    for text in tiny.published(root).values():
+        assert contents.fault(Record.model_validate(json.loads(text)["record"])) is None
     found = record["result"]["metrics"]
     for name in ("finetune", "finetune.labels_0.4"):
         assert 0 < found[f"{name}.accuracy"] <= 1

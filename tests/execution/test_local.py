@@ -186,6 +186,27 @@ def test_a_shard_publishes_whole_methods_only(root: Path, trained: tuple[Path, E
     )
 
 
+def test_a_shard_counts_what_is_published_of_the_others(
+    trained: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    """As in a fresh clone, with an empty store and then with the shard's own records in it."""
+    root = tmp_path / "copy"
+    shutil.copytree(trained[0], root)
+    shutil.rmtree(root / ".benchmark")
+    before = tiny.published(root)
+    for _ in range(2):
+        done = tiny.run(root, "train", "--shard", "1/2")
+        assert done.returncode == 0, done.stderr
+        assert "0 trained, 3 found done, 0 crashed" in done.stderr.splitlines()
+        assert "not published" not in done.stderr
+        assert tiny.published(root) == before
+    # A record of another environment does not count: the other shard trains its cell.
+    for file in (root / "results" / "mini" / "records" / "leaderboard").rglob("*.json"):
+        file.write_text(file.read_text().replace('"threads": 1', '"threads": 2'))
+    done = tiny.run(root, "train", "--shard", "1/2")
+    assert "(2 cells without a result)" in done.stderr
+
+
 def test_one_cell_is_trained_but_not_published(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(trained[0], root)

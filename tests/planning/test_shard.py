@@ -90,7 +90,8 @@ def test_what_is_a_shard(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0/4", "5/4", "1/0", "-1/4", "1", "1/", "a/b", "1/4/2", "1.0/2", "٣/٤", ""]
+    "text",
+    ["0/4", "5/4", "1/0", "-1/4", "1", "1/", "a/b", "1/4/2", "1.0/2", "٣/٤", "", f"1/{'9' * 5000}"],
 )
 def test_what_is_none(text: str) -> None:
     with pytest.raises(UserError, match=r"^--shard is '.*', expected I/N with I from 1 to N"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from benchmark.cli import parser
 from benchmark.core import canonical_json
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell, fingerprint_of
+from benchmark.results import contents, published
 from benchmark.results.records import Record, RunLog, Store
 from tests.helpers import tiny
 
@@ -42,17 +45,50 @@ def away(tmp_path: Path) -> Store:
     return Store(tmp_path / "away")
 
 
+STARTS = itertools.count(1_800_000_000)
+"""No two cells start at the same moment."""
+
+
 def log(**program: Any) -> RunLog:
     given = {
-        "started": 1_800_000_000.0, "wall_seconds": 60.0, "program": CLEAN | program,
+        "started": float(next(STARTS)), "wall_seconds": 60.0, "program": CLEAN | program,
         "machine": {"host": "there"},
     }  # fmt: skip
     return RunLog.model_validate(given)
 
 
+KNN = "pooled_reestimated.knn5"
+
+
+def result(knn: float = 0.5) -> dict[str, Any]:
+    """The result of a cell of SimCLR that classifies `knn` of ten test images correctly."""
+    scores = dict.fromkeys(("knn5", "knn5.validation", "knn20", "knn20.validation"), knn)
+    scores |= {"linear": 0.6, "linear.validation": 0.7, "linear.penalty": 0.1}
+    metrics: dict[str, Any] = {
+        f"{readout}.{key}": value
+        for readout in ("pooled", "pooled_reestimated")
+        for key, value in (scores | {"linear.penalty_at_edge": False}).items()
+    }
+    ones = round(10 * knn)
+    sections = {"backbone": {"embedding_std": 0.1, "rankme": None}}
+    curve = [0.5] * 30
+    return {
+        "metrics": metrics | {"judge": "test"},
+        "correct": f"{int(('1' * ones).ljust(12, '0'), 2):03x}",
+        "diagnostics": {"stability": {}, "sections": sections, "leakage": {}, "three_way": {}},
+        "curves": {
+            "step": [float(n + 1) for n in range(30)],
+            "loss": curve,
+            "gradient_norm": curve,
+        },
+        "steps": 30,
+    }
+
+
 def entry(label: str = LABELS[0], knn: float = 0.5, **given: Any) -> Record:
     found = {"dataset": IMAGES, "environment": ENVIRONMENT} | given
-    return tiny.record(tiny.cell(label), {"metrics": {"pooled.knn5": knn}}, **found)
+    failed = found.get("status", "done") != "done"
+    return tiny.record(tiny.cell(label), {} if failed else result(knn), **found)
 
 
 def adopt(store: Store, *options: str) -> int:
@@ -98,7 +134,7 @@ def put_changed(store: Store, **changed: Any) -> Path:
 
 def flipped(store: Store) -> Path:
     file = put_changed(store)
-    file.write_text(file.read_text().replace('"pooled.knn5": 0.5', '"pooled.knn5": 0.6'))
+    file.write_text(file.read_text().replace(f'"{KNN}": 0.5', f'"{KNN}": 0.6'))
     return file
 
 
@@ -190,6 +226,9 @@ def test_a_folder_without_a_store_is_refused(
     away.put(entry(), log())
     (away.folder / "schema").write_text("1\n")
     assert "schema is 1, expected 2" in tiny.refusal(capsys, "adopt", str(away.folder))
+    (away.folder / "schema").unlink()
+    (away.folder / "schema").mkdir()
+    assert "schema: not a version" in tiny.refusal(capsys, "adopt", str(away.folder))
 
 
 def test_images_that_are_not_built_are_asked_for(
@@ -200,14 +239,167 @@ def test_images_that_are_not_built_are_asked_for(
     assert "run `uv run benchmark data mini`" in tiny.refusal(capsys, "adopt", str(away.folder))
 
 
-@pytest.mark.parametrize("published", [False, True])
+def with_(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets the value at a path of keys."""
+    *above, last = path.split("/")
+
+    def change(found: dict[str, Any]) -> None:
+        for key in above:
+            found = found[key]
+        found[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_(f"metrics/{KNN}", 0.99), f"metrics.{KNN} is 0.99, and by `correct` 5 of "),
+        (with_(f"metrics/{KNN}", 7.0), f"metrics.{KNN} is 7.0, expected a number from 0 to 1"),
+        (with_(f"metrics/{KNN}", -1), f"metrics.{KNN} is -1, expected a number from 0 to 1"),
+        (with_(f"metrics/{KNN}", "abc"), f"metrics.{KNN} is 'abc', expected a number from 0 to 1"),
+        (with_(f"metrics/{KNN}", True), f"metrics.{KNN} is True, expected a number from 0 to 1"),
+        (with_("metrics/pooled.linear.penalty", 0), "metrics.pooled.linear.penalty is 0, expected"),
+        (
+            with_("metrics/pooled.knn7", 0.5),
+            "metrics.pooled.knn7: the evaluation of this cell has no",
+        ),
+        (with_("metrics", {}), "metrics.judge is missing"),
+        (lambda found: found["metrics"].pop("pooled.linear"), "metrics.pooled.linear is missing"),
+        (with_("metrics/judge", "train"), "metrics.judge is 'train', expected 'test'"),
+        (with_("correct", "xyz"), "correct is 'xyz', expected hexadecimal bits"),
+        (with_("correct", "fff"), f"metrics.{KNN} is 0.5, and by `correct` 12 of 12 images"),
+        (with_("correct", None), f"correct is null, and metrics.{KNN} is 0.5"),
+        (with_("curves/loss", [0.5]), "curves.loss has 1 values, and curves.step 30"),
+        (with_("curves", {}), "curves.step is missing"),
+        (with_("steps", 29), "steps is 29, expected 30"),
+        (with_("diagnostics", {"garbage": 1}), "diagnostics.garbage is not measured for this cell"),
+        (with_("diagnostics/leakage", {"swap_gap": "x"}), "diagnostics.leakage.swap_gap is 'x'"),
+        (with_("diagnostics/leakage", 3), "diagnostics.leakage is 3, expected its measures"),
+    ],
+)
+def test_a_result_that_the_cell_cannot_have_is_refused(
+    root: Path,
+    away: Store,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], object],
+    said: str,
+) -> None:
+    """Also if its seal was made again: the first wrong key is named, and nothing is adopted."""
+    away.put(entry(LABELS[1]), log())
+    found = result()
+    change(found)
+    made = tiny.record(tiny.cell(LABELS[0]), found, dataset=IMAGES, environment=ENVIRONMENT)
+    away.put(made, log())
+    line = tiny.refusal(capsys, "adopt", str(away.folder))
+    assert f"mini/leaderboard/{LABELS[0]}: {said}" in line
+    assert not (root / ".benchmark").exists()
+    assert tiny.published(root) == {}
+
+
+@pytest.mark.parametrize("devices", [-3, 0, 1, True, 2.5, "2", "x to 2", None])
+def test_a_number_of_devices_that_cannot_be_is_refused(
+    root: Path, away: Store, capsys: pytest.CaptureFixture[str], devices: Any
+) -> None:
+    away.put(entry(environment=ENVIRONMENT | {"devices": devices}), log())
+    line = tiny.refusal(capsys, "adopt", str(away.folder))
+    assert f"environment.devices is {devices!r}, expected a number from 2" in line
+
+
+@pytest.mark.parametrize("devices", [2, 8, "1 to 2"])
+def test_several_devices_are_adopted(root: Path, away: Store, devices: Any) -> None:
+    away.put(entry(environment=ENVIRONMENT | {"devices": devices}), log())
+    assert adopt(away) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"machine": {"device": "cpu"}},
+            "machine.device is 'cpu', and the record's environment has",
+        ),
+        ({"machine": {"threads": 3}}, "machine.threads is 3, and the record's environment has 1"),
+        # 30 steps of 32 images are 960.
+        (
+            {"training_seconds": 2.0, "images_per_second": 481.0},
+            "is 962, and the cell has 960 images",
+        ),
+        (
+            {"training_seconds": 2.0, "images_per_second": 480.0, "resumed_at_step": 10},
+            "is 960, and the cell has 640 images",
+        ),
+    ],
+)
+def test_the_run_log_of_another_cell_is_refused(
+    root: Path, away: Store, capsys: pytest.CaptureFixture[str], given: dict[str, Any], said: str
+) -> None:
+    away.put(entry(), RunLog.model_validate(log().as_json() | given))
+    line = tiny.refusal(capsys, "adopt", str(away.folder))
+    assert f"mini/leaderboard/{LABELS[0]}: its run.json is not of this cell: " in line
+    assert said in line
+    fits = {"training_seconds": 2.0, "images_per_second": 480.0, "resumed_at_step": 0}
+    away.put(entry(), RunLog.model_validate(log().as_json() | fits))
+    assert adopt(away) == 0
+
+
+def test_one_run_log_of_two_cells_is_refused(
+    root: Path, away: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = log()
+    for label in LABELS:
+        away.put(entry(label), copied)
+    assert "its run.json is also that of " in tiny.refusal(capsys, "adopt", str(away.folder))
+
+
+def test_a_record_must_have_the_checksum_in_the_published_table(
+    root: Path, away: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a clone whose records DVC has not brought, but whose table git has."""
+    for label in LABELS:
+        away.put(entry(label), log())
+    assert adopt(away, "--experiment", "leaderboard") == 0
+    texts = {Path(name).stem: text for name, text in tiny.published(root).items()}
+    shutil.rmtree(root / "results" / "mini" / "records")
+    shutil.rmtree(root / ".benchmark")
+    rows: list[dict[str, Any]] = [
+        {
+            "method": "simclr", "backbone": "resnet", "scheme": scheme, "environments": [0],
+            "records": [{"label": label, "sha256": hashlib.sha256(texts[label]).hexdigest()}],
+        }
+        for label, scheme in zip(LABELS, ("bn", "none-plain"), strict=True)
+    ]  # fmt: skip
+    table = {"dataset": IMAGES, "environments": [ENVIRONMENT], "rows": rows}
+    file = root / "results" / "mini" / "leaderboard.json"
+    canonical_json.write(file, canonical_json.pretty(table))
+    assert adopt(away) == 0
+    shutil.rmtree(root / "results" / "mini" / "records")
+    shutil.rmtree(root / ".benchmark")
+    away.put(entry(knn=0.6), log())
+    line = tiny.refusal(capsys, "adopt", str(away.folder))
+    assert f"{rows[0]['records'][0]['sha256']}" in line
+    assert f"mini/leaderboard/{LABELS[0]}: its published record has sha256 " in line
+    # Another environment may have another record.
+    away.put(entry(knn=0.6, environment=ENVIRONMENT | {"threads": 2}), log())
+    assert adopt(away) == 0
+
+
+def test_every_published_record_has_a_result_that_its_cell_can_have() -> None:
+    """Those of this repository: hundreds of cells, some with collapsed embeddings."""
+    files = published.files(tiny.PROJECT / "results" / "mini" / "records")
+    assert len(files) > 300
+    for file in files:
+        assert contents.fault(published.read(file).record) is None, file
+
+
+@pytest.mark.parametrize("kept", [False, True])
 def test_a_record_of_the_same_environment_must_be_equal(
-    root: Path, away: Store, capsys: pytest.CaptureFixture[str], published: bool
+    root: Path, away: Store, capsys: pytest.CaptureFixture[str], kept: bool
 ) -> None:
     for label in LABELS:
         away.put(entry(label), log())
     assert adopt(away) == 0
-    if published:
+    if kept:
         shutil.rmtree(root / ".benchmark")  # as in a clone
     before = tree(root)
     away.put(entry(knn=0.6), log())
@@ -227,7 +419,7 @@ def test_a_record_of_another_environment_stays(
     assert "1 record not adopted: another environment" in capsys.readouterr().out
     assert tiny.store(root).record(here.fingerprint) == here
     found = json.loads(tiny.published(root)["simclr/simclr-resnet-bn-s0.json"])
-    assert found["record"]["result"]["metrics"] == {"pooled.knn5": 0.6}
+    assert found["record"]["result"]["metrics"][KNN] == 0.6
 
 
 def test_only_whole_methods_are_published(
@@ -263,7 +455,11 @@ def test_trials_come_first_and_cells_follow_when_their_rate_is_chosen(
     cells = [c for c in plan.cells(params, "leaderboard", rates) if c.method == "simclr"]
 
     def put(cell: Cell) -> Record:
-        made = tiny.record(cell, {"metrics": {}}, "done", IMAGES, ENVIRONMENT)
+        # Of two results that have no metrics.
+        found = {"cause": "the loss was not finite at step 1", "diagnostics": {"stability": {}}}
+        if cell.config.evaluation.judge == "validation":
+            del found["diagnostics"]
+        made = tiny.record(cell, found, "diverged", IMAGES, ENVIRONMENT)
         away.put(made, log())
         return made
 

@@ -40,7 +40,7 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
     def make_up(
-        arguments: Any, found: Params, tasks: Sequence[Task]
+        arguments: Any, found: Params, tasks: Sequence[Task], others: Sequence[Task] = ()
     ) -> Mapping[str, records.Record]:
         store = records.store(root)
         for task in tasks:

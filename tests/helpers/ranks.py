@@ -16,7 +16,7 @@ from benchmark.core import ranks
 
 
 def run(
-    size: int, folder: Path, target: Callable[..., Any], *arguments: Any, timeout: float = 300
+    size: int, folder: Path, target: Callable[..., Any], *arguments: Any, timeout: float = 900
 ) -> list[Any]:
     """What `target(*arguments)` returns in each of `size` processes; raises the first one's error."""
     context = multiprocessing.get_context("forkserver")

@@ -107,7 +107,8 @@ class SectionNorms:
             layer: nn.Module = self._module.build(self.name, site, **self.options)
         except ValueError as error:
             raise UserError(f"norm {self.name!r} is not defined {site}: {error}") from None
-        if layer is not site.own:  # which depends on the batch only if it has running statistics
+        # The network's own one depends on the batch only if it has running statistics.
+        if layer is not site.own and isinstance(layer, nn.Module):
             layer.batch_dependent = self.facts["batch_dependent"]
         return layer
 

@@ -15,9 +15,10 @@ from benchmark.cli import parser
 from benchmark.cli.common import named
 from benchmark.core import canonical_json, determinism
 from benchmark.execution.cell import run
-from benchmark.execution.verify import _tolerance, sample
+from benchmark.execution.verify import _compare, _Published, _tolerance, sample
 from benchmark.planning import plan
 from benchmark.planning.cell import Task, fingerprint_of
+from benchmark.planning.configuration import ranking_key
 from benchmark.results import origins, published
 from benchmark.results.records import Store
 from tests.helpers import tiny
@@ -154,6 +155,23 @@ def test_the_tolerance_is_for_another_kind_of_machine(
     )
     assert parser.main(["verify", LABEL]) == 1
     assert "on the same kind of machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("math", "verdict"), [("deterministic", "different"), ("fast", "within tolerance")]
+)
+def test_fast_arithmetic_promises_no_bits(math: str, verdict: str) -> None:
+    tree = tiny.changed(tiny.raw(), "training/math", math)
+    cell = tiny.cell(LABEL, tree=tree)
+    key = ranking_key(cell.config.evaluation.knn_k)
+    entry = tiny.record(
+        cell, {"metrics": {key: 0.50}, "curves": {}}, environment={"device": "a GPU"}
+    )
+    claimed = _Published(
+        sha256="0" * 64, status="done", knn=0.51, environment=entry.environment, tolerance=0.02,
+        record=None, origin=None, overrides={},
+    )  # fmt: skip
+    assert _compare(cell, entry, {}, claimed).verdict == verdict
 
 
 def test_the_tolerance_is_what_another_seed_may_make_of_it() -> None:

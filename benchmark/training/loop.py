@@ -23,7 +23,7 @@ from benchmark.core.randomness import Draw, keyed
 from benchmark.core.transfer import send
 from benchmark.data.augment import draw_views, make_views, pixels_for
 from benchmark.data.storage import Images, ahead, in_advance
-from benchmark.methods.base import Batch, Method, Outcome
+from benchmark.methods.base import Batch, Method
 from benchmark.methods.micro_batches import Part
 from benchmark.methods.teacher import rising
 from benchmark.planning.configuration import ScheduleConfig, TrainingConfig
@@ -32,6 +32,7 @@ from benchmark.training.accumulation import accumulate, division
 from benchmark.training.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.training.curves import UPDATE, stretches
 from benchmark.training.network import parameter_groups
+from benchmark.training.sharing import check_equal, plain_buffers, shared
 
 VERSION = 2
 """Raised whenever the loop would give other weights for the same configuration."""
@@ -289,7 +290,7 @@ def train(
             # Not before: operations inside compiled code would not be counted.
             run = faster(run)
         check = step == start or (step + 1) % LOSS_CHECK == 0
-        outcome = _shared(method, outcome, trained, check)
+        outcome = shared(method, outcome, trained, check)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if recipe.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, recipe.clip_grad_norm, norm)
@@ -307,9 +308,9 @@ def train(
         for section, weights in before.items():
             curves[UPDATE + section][step] = _relative_update(weights, sections[section])
         method.after_step(step / steps)
-        _plain_buffers(method)
+        plain_buffers(method)
         if step == start:
-            _check_equal(method)
+            check_equal(method)
         if trace and step == 0:
             trace("first_step", sorted(method.state_dict().items()))
         curves["loss"][step] = outcome.loss
@@ -331,37 +332,10 @@ def train(
             save(done)
             saved_at = time.monotonic()
             interval = max(min(CHECKPOINT_SECONDS, saved_at - begun), (saved_at - now) / SAVING)
-    _check_equal(method)
+    check_equal(method)
     if final and ranks.rank() == 0:
         save_checkpoint(*final, steps, method, None, saved_curves)
     return result("done", steps)
-
-
-def _shared(method: Method, outcome: Outcome, trained: Sequence[Tensor], check: bool) -> Outcome:
-    """The outcome of a step that processes share; makes the gradients the means over them.
-
-    With `check`, raises UserError if the method's loss needs the whole batch but did not see it.
-    """
-    if ranks.size() == 1:
-        return outcome
-    loss = outcome.loss.detach().as_subclass(Tensor).clone()
-    if check and method.context.whole_batch_loss and not _of_the_whole_batch(outcome.loss, loss):
-        raise UserError(
-            f"method {type(method).__name__}: its loss is not of the whole batch on several devices; "
-            "its embeddings have to come from each_view or projections, or COMPONENT has to say "
-            "per_sample_loss if the loss is a mean over images"
-        )
-    values = [loss]
-    if outcome.pretext is not None:
-        values.append(outcome.pretext.detach().as_subclass(Tensor).clone())
-    ranks.reduce_means([*(p.grad for p in trained if p.grad is not None), *values])
-    return Outcome(loss, values[1] if outcome.pretext is not None else None)
-
-
-def _of_the_whole_batch(loss: Tensor, value: Tensor) -> bool:
-    """Whether a loss was computed from all embeddings, and has the same value on all processes."""
-    same = torch.allclose(ranks.each(value), value, rtol=1e-4, equal_nan=True)
-    return same and isinstance(loss, ranks.Whole)
 
 
 def _sections(method: Method) -> dict[str, list[Tensor]]:
@@ -372,29 +346,6 @@ def _sections(method: Method) -> dict[str, list[Tensor]]:
         if section in SECTIONS and parameter.requires_grad and parameter.ndim >= 2:
             sections.setdefault(section, []).append(parameter)
     return sections
-
-
-def _plain_buffers(method: Method) -> None:
-    """Takes the class `ranks.Whole` from buffers, which the next step's own rows may meet."""
-    if ranks.size() == 1:
-        return
-    for module in method.modules():
-        for name, buffer in module._buffers.items():
-            if isinstance(buffer, ranks.Whole):
-                module._buffers[name] = buffer.as_subclass(Tensor)
-
-
-def _check_equal(method: Method) -> None:
-    """Raises UserError if processes that share a step have other weights or buffers after it."""
-    if ranks.size() == 1:
-        return
-    for name, value in method.state_dict().items():
-        if not ranks.same(value):
-            raise UserError(
-                f"{name} of {type(method).__name__} differs between the devices: what a step adds to it "
-                "has to come from all images. A method gets their embeddings from each_view or "
-                "each_target, and a norm their values if its COMPONENT says batch_dependent"
-            )
 
 
 @torch.no_grad()

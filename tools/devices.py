@@ -24,6 +24,7 @@ determinism.prepare()  # as in training runs
 
 import torch
 
+from benchmark.backbones.base import channels_last
 from benchmark.core import ranks
 from benchmark.data.standardise import standardiser
 from benchmark.training import network
@@ -44,8 +45,7 @@ def member(
     if size > 1:
         ranks.join(rank, size, meeting, device)
     cell = case.cell(ROOT)
-    method = network.build(cell, case.manifest).to(device)
-    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+    method = channels_last(network.build(cell, case.manifest).to(device))
     left, begun = pipe.recv(), time.perf_counter()
 
     def turn(*_: object) -> bool:

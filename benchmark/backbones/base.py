@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from benchmark.config.weights import Loaded
 from benchmark.core.errors import UserError
 from benchmark.norms.factory import SectionNorms
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ImageShape(NamedTuple):
@@ -99,6 +101,12 @@ class MaskedBackbone(Backbone):
 
         Raises UserError if the backbone cannot be trained on masked patches of that many pixels.
         """
+
+
+def channels_last(network: Network) -> Network:
+    """The network with its weights in the memory format that maps have here, in place."""
+    made: Network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+    return made
 
 
 def patches(images: Tensor, patch: int) -> Tensor:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from benchmark.backbones.base import ImageShape
+from benchmark.backbones.base import ImageShape, channels_last
 from benchmark.backbones.timm_backbone import TimmBackbone
 from benchmark.components import registry
 from benchmark.core.errors import UserError
@@ -82,7 +82,7 @@ def load(folder: str | Path) -> TimmBackbone:
         for name, tensor in own.items():
             tensor.copy_(state[name])
     backbone.eval()
-    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+    return channels_last(backbone)
 
 
 def components(backbone: Mapping[str, Any], norms: Mapping[str, Any]) -> dict[str, int | str]:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from benchmark.config.schema import Params
-from benchmark.core.errors import UserError, unknown
+from benchmark.core import determinism
+from benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.execution.cluster import Asked, Cluster
@@ -66,8 +67,7 @@ def _asked(arguments: argparse.Namespace, found: Params, jobs: int | None) -> As
             f"torchrun trains cells here, and --on {address} elsewhere: leave out one of them"
         )
     device = arguments.device
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown("device", device, ("auto", "cpu", "cuda"))
+    determinism.check_device(device)
     for option, other in (("--per-gpu", "--gpus 0.5"), ("--devices", "--cores and --gpus")):
         value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
         if value not in (None, "1"):

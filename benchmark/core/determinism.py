@@ -16,6 +16,9 @@ from benchmark.core.errors import UserError, unknown
 THREADS = 1
 """A CPU cell uses one thread: results do not depend on the number of cores; cells run in parallel."""
 
+DEVICES = ("auto", "cpu", "cuda")
+"""What `--device` may be."""
+
 _ALWAYS = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -48,8 +51,15 @@ def prepare() -> None:
     os.environ.update(wanted)
 
 
+def check_device(name: str) -> None:
+    """Raises UserError for a device that no command knows; needs no torch."""
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
+
+
 def start(device: str = "auto") -> Any:
     """Makes torch deterministic and single-threaded, and returns the torch.device to train on."""
+    check_device(device)
     prepare()
     import torch
 
@@ -62,8 +72,6 @@ def start(device: str = "auto") -> Any:
     torch.backends.cuda.matmul.allow_tf32 = False
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise unknown("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': this machine has no CUDA GPU that torch can use")
     return torch.device(device)

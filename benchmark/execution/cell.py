@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.backbones.base import channels_last
 from benchmark.components import registry
 from benchmark.core import determinism, ranks
 from benchmark.core.errors import UserError
@@ -116,8 +117,7 @@ def _result(
     on_device = _on_device(splits, device)
 
     def initial() -> Method:
-        made = network.build(cell, splits.manifest).to(device)
-        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+        return channels_last(network.build(cell, splits.manifest).to(device))
 
     method = initial()
     status: Status = "done"

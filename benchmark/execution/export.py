@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmark.backbones.base import channels_last
 from benchmark.backbones.exported import CARD, CONFIG, KEY, WEIGHTS, Exported, components
 from benchmark.backbones.timm_backbone import TimmBackbone
 from benchmark.backbones.timm_model import REFUSED
@@ -93,7 +94,7 @@ def _evaluated(
     method = network.build(cell, splits.manifest)
     if cell.config.training and not load_network(store.trained(key), key, method):
         raise UserError(f"{store.trained(key)} is damaged: delete it and train {cell.name} again")
-    method = method.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+    method = channels_last(method.to(device))
     backbone = method.eval_backbone
     if not isinstance(backbone, TimmBackbone):
         raise UserError(
@@ -161,5 +162,5 @@ def _write_plain(
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
     except REFUSED:  # another network, or arguments that JSON does not have
         return False
-    model = model.to(images.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's annotations lack this form
+    model = channels_last(model.to(images.device)).eval()
     return torch.equal(model(images), backbone.features(images)["pooled"])

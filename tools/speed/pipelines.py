@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.backbones.base import channels_last
 from benchmark.components import registry
 from benchmark.core.errors import UserError
 from benchmark.core.randomness import Draw
@@ -36,8 +37,7 @@ class Contestant(ABC):
         self.cell, self.device = case.cell(root), device
         self.recipe = self.cell.config.recipe
         self.case = case
-        self.method = network.build(self.cell, case.manifest).to(device)
-        self.method = self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack this form
+        self.method = channels_last(network.build(self.cell, case.manifest).to(device))
         self.standardise = standardiser(case.manifest, device)
 
     @abstractmethod

@@ -83,16 +83,7 @@ def step(method: str, backbone: str, norm: str, device: torch.device, bfloat16: 
     return float(loss.detach()), float(torch.nn.utils.get_total_norm(grads))
 
 
-@pytest.mark.parametrize(
-    ("method", "backbone", "norm"),
-    [
-        (method, backbone, norm)
-        for method in small.TRAINED
-        for backbone in small.BACKBONES
-        for norm in small.NORMS
-        if small.legal(method, backbone, norm)
-    ],
-)
+@pytest.mark.parametrize(("method", "backbone", "norm"), small.combinations())
 def test_a_step_has_the_loss_and_gradient_of_the_cpu(method: str, backbone: str, norm: str):
     here, there = (step(method, backbone, norm, device) for device in (CPU, GPU))
     assert there == pytest.approx(here, abs=1e-3, rel=1e-3)

@@ -12,20 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmark.core.transfer import pack
 from benchmark.data import augment
 from benchmark.data.augment import Draws, apply, complete, draw_views, view, views
+from tests.helpers import small
 
-STRONG = {
-    "crop_scale": [0.2, 1.0],
-    "crop_ratio": [0.75, 4 / 3],
-    "flip": 0.5,
-    "jitter": 0.8,
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,
-    "grayscale": 0.2,
-    "blur": 0.5,
-    "solarize": 0.2,
-}
+STRONG = small.LIVELY | {"crop_scale": [0.2, 1.0], "solarize": 0.2}
 NOWHERE = torch.device("meta")
 
 

@@ -19,6 +19,7 @@ from benchmark.data.augment import (
     resized_crop,
     view,
 )
+from tests.helpers.small import LIVELY
 
 STILL = {
     "crop_scale": [1.0, 1.0],
@@ -34,19 +35,6 @@ STILL = {
     "solarize": 0.0,
 }
 """The view that changes nothing."""
-LIVELY = {
-    "crop_scale": [0.3, 1.0],
-    "crop_ratio": [0.75, 4 / 3],
-    "flip": 0.5,
-    "jitter": 0.8,
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,
-    "grayscale": 0.2,
-    "blur": 0.5,
-    "solarize": 0.3,
-}
 
 
 def keyed(seed=0):

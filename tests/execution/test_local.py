@@ -146,13 +146,7 @@ def test_two_shards_at_once_train_what_one_run_trains(
     root: Path, trained: tuple[Path, Ended]
 ) -> None:
     """In one folder, each cell once; the same command without a shard then has nothing to train."""
-    both = [tiny.begin(root, "train", "--jobs", "1", "--shard", f"{n}/2") for n in (1, 2)]
-    try:
-        said = [process.communicate(timeout=300)[1] for process in both]
-    finally:
-        for process in both:
-            tiny.end(process)
-    assert [process.returncode for process in both] == [0, 0], said
+    said = tiny.at_once(root, *(["train", "--jobs", "1", "--shard", f"{n}/2"] for n in (1, 2)))
     for place, text in enumerate(said, 1):
         own = 5 // 2 + place % 2
         lines = text.splitlines()
@@ -318,12 +312,7 @@ def test_a_killed_worker_costs_its_cell_only(
         "benchmark: 1 of 2 cells crashed: mini/long/rotation-resnet-bn-s0; "
         "the same command trains them again"
     )
-    records = tiny.published(root, "long")
-    lost = json.loads(records["rotation/rotation-resnet-bn-s0.json"])["record"]
-    assert lost["status"] == "crashed"
-    assert lost["result"]["cause"].startswith("the worker died (signal SIGKILL, ")
-    kept = json.loads(records["raw-pixels/raw-pixels-pixels-none-s0.json"])["record"]
-    assert kept["status"] == "done"
+    tiny.check_killed_worker(tiny.published(root, "long"))
     plan = json.loads(tiny.run(root, "plan", "--experiment", "long", "--json").stdout)
     assert [entry["state"] for entry in plan] == ["crashed", "done"]
 

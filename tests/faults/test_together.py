@@ -42,13 +42,7 @@ def test_the_real_command_twice(tmp_path: Path, undisturbed: Undisturbed) -> Non
     assert [process.wait(120) for process in both] == [0, 0]
     for process in both:
         tiny.end(process)
-    both = [tiny.begin(root, "train", "--jobs", "1") for _ in range(2)]
-    try:
-        said = [process.communicate(timeout=300)[1] for process in both]
-    finally:
-        for process in both:
-            tiny.end(process)
-    assert [process.returncode for process in both] == [0, 0], said
+    said = tiny.at_once(root, *[["train", "--jobs", "1"]] * 2)
     assert not any("Traceback" in text for text in said)
     assert tiny.run(root, "leaderboard").returncode == 0
     assert forked.left(root) == undisturbed.files

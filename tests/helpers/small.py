@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import pytest
@@ -22,6 +23,20 @@ from tests.helpers import tiny
 
 SIDE, BATCH, CLASSES = 16, 8, 5
 MANIFEST = tiny.manifest((3, SIDE, SIDE), "abcde", 64)
+LIVELY: dict[str, Any] = {
+    "crop_scale": [0.3, 1.0],
+    "crop_ratio": [0.75, 4 / 3],
+    "flip": 0.5,
+    "jitter": 0.8,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "grayscale": 0.2,
+    "blur": 0.5,
+    "solarize": 0.3,
+}
+"""A view in which every operation happens."""
 TEACHER = {"statistics": "batch", "shuffle": True}
 EVALUATION = EvaluationConfig(
     knn_k=(5, 20),
@@ -141,6 +156,12 @@ def legal(method: str, backbone: str, norm: str) -> bool:
         defined(norm, shape, 1 if shape == "vector" else 9)
         for shape in {section_shape(section, backbone) for section in sections}
     ) and (method not in BARE_HEADS or defined(norm, "vector", 1, affine=False))
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """Every method and backbone with every norm that is defined in it."""
+    every = itertools.product(TRAINED, BACKBONES, NORMS)
+    return [case for case in every if legal(*case)]
 
 
 def section_shape(section: str, backbone: str) -> Shape:

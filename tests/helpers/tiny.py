@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -259,6 +259,27 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
     if process.stderr:
         process.stderr.close()
+
+
+def at_once(root: Path, *commands: Sequence[str]) -> list[str]:
+    """What commands that run at the same time print as messages; all must succeed."""
+    processes = [begin(root, *command) for command in commands]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            end(process)
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def check_killed_worker(records: Mapping[str, bytes]) -> None:
+    """Of the experiment `long` with raw pixels, rotation's worker was killed and cost no other cell."""
+    lost = json.loads(records["rotation/rotation-resnet-bn-s0.json"])["record"]
+    assert lost["status"] == "crashed"
+    assert lost["result"]["cause"].startswith("the worker died (signal SIGKILL, ")
+    kept = json.loads(records["raw-pixels/raw-pixels-pixels-none-s0.json"])["record"]
+    assert kept["status"] == "done"
 
 
 def group(leader: int) -> dict[int, int]:

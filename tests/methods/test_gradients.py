@@ -10,11 +10,11 @@ from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import Block
 
 from benchmark.components import registry
-from tests.helpers.small import BACKBONES, NORMS, TRAINED, batch, build, legal, norms
+from tests.helpers.small import BACKBONES, NORMS, TRAINED, batch, build, combinations, legal, norms
 
 # In double precision, rounding is around 1e-17 of the largest gradient.
 ZERO = 1e-13
-CASES = [(m, f, n) for m in TRAINED for f in BACKBONES for n in NORMS if legal(m, f, n)]
+CASES = combinations()
 BLIND_TO_SHIFTS = {"barlow", "vicreg"}
 """Methods whose loss is the same if a vector is added to all embeddings."""
 

@@ -29,18 +29,8 @@ AT_FIRST = {
     "_to_copy backbones/masking.py _resampling": "a constant of local views, once in a process",
 }
 """What waits in the first step alone."""
-CASES = [
-    (m, b, n)
-    for m in small.TRAINED
-    for b in small.BACKBONES
-    for n in small.NORMS
-    if small.legal(m, b, n)
-]
-STRONG: dict[str, Any] = {
-    "crop_scale": [0.3, 1.0], "crop_ratio": [0.75, 4 / 3], "flip": 0.5, "jitter": 0.8,
-    "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2,
-    "blur": 0.5, "solarize": 0.2,
-}  # fmt: skip
+CASES = small.combinations()
+STRONG = small.LIVELY | {"solarize": 0.2}
 
 
 def passed(network: Method, given: Any, mixed: bool = False) -> dict[str, int]:

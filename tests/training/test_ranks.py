@@ -15,13 +15,7 @@ from tests.helpers import ranks, small, trainings
 from tests.helpers.trainings import BATCH, FACTS, configured
 
 DEPENDENT = [n for n in small.NORMS if small.norms(n).facts["batch_dependent"]]
-LEGAL = [
-    (method, backbone, norm)
-    for method in small.TRAINED
-    for backbone in small.BACKBONES
-    for norm in small.NORMS
-    if small.legal(method, backbone, norm)
-]
+LEGAL = small.combinations()
 SIMPLE = sorted(set(small.NORMS) - set(DEPENDENT))
 
 

@@ -44,7 +44,7 @@ def test_the_real_command_twice(tmp_path: Path, undisturbed: Undisturbed) -> Non
     finally:
         for process in both:
             tiny.end(process)
-    # The second one is refused if it comes while the first one builds, and builds again if it comes after.
+    # The second one is refused while the first one builds, and builds again after it.
     assert 0 in [process.returncode for process in both]
     assert all(
         process.returncode == 0 or "another process builds this data set" in text

@@ -59,7 +59,8 @@ def plant(
 
     `gaps` are a row's swap gaps after training and before it; a small part differs by seed.
     """
-    rates = rate_table.settings(rate_table.load(rate_table.path(index.root, "mini", experiment)))
+    track = index.params.track
+    rates = rate_table.settings(rate_table.load(rate_table.path(index.root, track, experiment)))
     for row, seeds in plan.seeds(index.params, experiment).items():
         cells = plan.cells_of(index.params, experiment, row, seeds, rates)
         for cell, value in zip(cells, rows.get(str(row), ()), strict=False):
@@ -74,7 +75,7 @@ def plant(
                 result["diagnostics"] = {"sections": {}, "leakage": leakage}
             status = value if isinstance(value, str) else "done"
             entry = tiny.record(cell, result, status)
-            target = published.folder(index.root, "mini", experiment, cell.method)
+            target = published.folder(index.root, track, experiment, cell.method)
             canonical_json.write(target / f"{cell.label}.json", published.document(cell, entry))
 
 

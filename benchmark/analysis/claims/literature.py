@@ -40,8 +40,8 @@ class Ordering(Model):
 class Entry(Model):
     """One published result."""
 
-    claims: tuple[str, ...] = Field(min_length=1)
-    """The claims that it bears on."""
+    claims: tuple[str, ...]
+    """The claims that it bears on; none for a level that a track may aim at."""
     source: str
     """Authors and title."""
     at: str
@@ -72,6 +72,16 @@ class Library:
 
     entries: Mapping[str, Entry]
     titles: Mapping[str, str]
+
+    @property
+    def orderings(self) -> list[tuple[Entry, Ordering]]:
+        """Every ordering, with the entry that states it."""
+        return [(entry, found) for entry in self.entries.values() for found in entry.compare]
+
+    def bearing(self, claim: str | None) -> list[Entry]:
+        """The entries that bear on a claim; for None, those that bear on none."""
+        entries = self.entries.values()
+        return [own for own in entries if (claim in own.claims if claim else not own.claims)]
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,41 @@ def _check(where: str, ordering: Ordering, tracks: Sequence[Params]) -> None:
         experiments = {name for track in tracks for name in track.experiments}
         raise unknown(f"experiment in {where}", experiment, experiments)
     rows = {str(row) for track in having for row in plan.rows(track, experiment)}
-    for row in (ordering.higher, ordering.lower):
+    pair = ordering.higher, ordering.lower
+    for row in pair:
         if row not in rows:
             raise unknown(f"row of experiment {experiment} in {where}", row, rows)
+    if not any(_has(ordering, track) for track in having):
+        raise UserError(f"{where}: no track has both {' and '.join(pair)} in its {experiment}")
+
+
+def _has(ordering: Ordering, track: Params) -> bool:
+    """Whether a track has the two rows of an ordering."""
+    if ordering.experiment not in track.experiments:
+        return False
+    rows = {str(row) for row in plan.rows(track, ordering.experiment)}
+    return rows.issuperset((ordering.higher, ordering.lower))
+
+
+def compared(
+    library: Library, known: Mapping[str, RecordIndex], judged: str
+) -> dict[str, RecordIndex]:
+    """Those of the `indexes` that published results are compared with, by the name of the track.
+
+    They are the track `judged`, and each that has a `claims.json` or a record of a row of an ordering.
+    """
+
+    def published(name: str, index: RecordIndex) -> bool:
+        return (index.root / "results" / name / "claims.json").is_file() or any(
+            index.row(ordering.experiment, row).records
+            for _, ordering in library.orderings
+            if _has(ordering, index.params)
+            for row in (ordering.higher, ordering.lower)
+        )
+
+    return {
+        name: index for name, index in known.items() if name == judged or published(name, index)
+    }
 
 
 def compare_rows(ordering: Ordering, index: RecordIndex) -> Comparison | None:
@@ -144,10 +186,7 @@ def compare_rows(ordering: Ordering, index: RecordIndex) -> Comparison | None:
     too wide. It is descriptive: 95 % for each ordering, not adjusted for their number, and no verdict
     rests on it. A seed that failed leaves the order undecided, as the others are a selection.
     """
-    if ordering.experiment not in index.params.experiments:
-        return None
-    rows = {str(row) for row in plan.rows(index.params, ordering.experiment)}
-    if not rows.issuperset((ordering.higher, ordering.lower)):
+    if not _has(ordering, index.params):
         return None
     pair = [index.row(ordering.experiment, row) for row in (ordering.higher, ordering.lower)]
     if any(own.missing for own in pair):

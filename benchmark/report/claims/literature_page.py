@@ -5,23 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from benchmark.analysis.claims.literature import METRICS, Entry, Library, Ordering, compare_rows
+from benchmark.analysis.claims.literature import (
+    METRICS,
+    Entry,
+    Library,
+    Ordering,
+    compare,
+    compare_rows,
+)
 from benchmark.config.overrides import flags
-from benchmark.report.markdown import escape, render
+from benchmark.report.markdown import NONE, escape, render
 from benchmark.results.rows import RecordIndex
 
 
 def markdown(library: Library, indexes: Mapping[str, RecordIndex]) -> str:
-    """The page, claim by claim; `indexes` are those of the tracks to compare with."""
-    here = partial(_here, indexes=indexes)
+    """The page: the orderings by track, then all results claim by claim.
+
+    `indexes` are those of the tracks to compare with; each has a column.
+    """
     stated = {track: flags(index.params.overrides) for track, index in indexes.items()}
     return render(
         "literature.md.j2",
         library=library,
-        address=_address,
-        here=here,
+        tracks=list(indexes),
+        orderings=[
+            [_source(entry), *_asked(ordering), *(_word(ordering, i) for i in indexes.values())]
+            for entry, ordering in library.orderings
+        ],
+        source=_source,
+        here=partial(_here, indexes=indexes),
         overrides={track: given for track, given in stated.items() if given},
     )
+
+
+def _source(entry: Entry) -> str:
+    year = f" ({entry.year})" if entry.year else ""
+    place = f", {escape(entry.place)}" if entry.place else ""
+    return f"{escape(entry.source)}{year}, {_address(entry.at)}{place}"
 
 
 def _address(at: str) -> str:
@@ -32,23 +52,28 @@ def _address(at: str) -> str:
     return escape(at)
 
 
+def _asked(ordering: Ordering) -> list[str]:
+    rows = f"`{ordering.higher}` above `{ordering.lower}`"
+    return [rows, f"{METRICS[ordering.metric]}, experiment {escape(ordering.experiment)}"]
+
+
+def _word(ordering: Ordering, index: RecordIndex) -> str:
+    """What a track's records show of an ordering; a dash if the track does not have the rows."""
+    found = compare_rows(ordering, index)
+    if found is None:
+        return NONE
+    if found.difference is None:
+        return f"**{found.word}**"
+    half = "" if found.half is None else f" ± {100 * found.half:.1f}"
+    return f"**{found.word}** ({100 * found.difference:+.1f}{half} points)"
+
+
 def _here(entry: Entry, indexes: Mapping[str, RecordIndex]) -> str:
+    """One word for each track that has rows of an entry, or why none has."""
     if entry.not_comparable is not None:
         return f"not comparable: {escape(entry.not_comparable)}"
-    return "<br>".join(_compared(ordering, indexes) for ordering in entry.compare)
-
-
-def _compared(ordering: Ordering, indexes: Mapping[str, RecordIndex]) -> str:
-    tracks = []
-    for track, index in indexes.items():
-        comparison = compare_rows(ordering, index)
-        if comparison is None:
-            continue
-        shown = f"{escape(track)} **{comparison.word}**"
-        if comparison.difference is not None:
-            half = "" if comparison.half is None else f" ± {100 * comparison.half:.1f}"
-            shown += f" ({100 * comparison.difference:+.1f}{half} points)"
-        tracks.append(shown)
-    rows = f"`{ordering.higher}` above `{ordering.lower}` in {METRICS[ordering.metric]}"
-    where = f"experiment {escape(ordering.experiment)}"
-    return f"{rows} ({where}): {', '.join(tracks) or 'on none of these tracks'}"
+    words = {track: compare(entry, index) for track, index in indexes.items()}
+    shown = [
+        f"{escape(track)} **{word}**" for track, word in words.items() if word != "not comparable"
+    ]
+    return ", ".join(shown) or "on none of these tracks"

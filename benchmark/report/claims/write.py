@@ -41,7 +41,8 @@ def write(root: Path, track: str, own: Params | None = None) -> list[Path]:
         contents[folder / "figures" / "claims" / f"{judged.name}.svg"] = drawn
     if ranks:
         contents[folder / ranking.RANKS_FIGURE] = ranking.diagram(ranks)
-    contents[root / "results" / "literature.md"] = literature_page.markdown(library, indexes)
+    tracks = literature.compared(library, indexes, track)
+    contents[root / "results" / "literature.md"] = literature_page.markdown(library, tracks)
     # All at the end, so that an error above leaves the files as they were.
     for path, content in contents.items():
         canonical_json.write(path, content)

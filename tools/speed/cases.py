@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 IMAGES = 8192
 """Made-up images: how long a view takes does not depend on what is in it."""
 
+RESNET18_SIZE = {"channels": (64, 128, 256, 512), "layers": (2, 2, 2, 2)}
+
+SMALL_STEM = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
+"""For small images."""
+
 STEM = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 """Of timm's resnet18, for large images."""
+
+VIT_TINY_SIZE = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+
+WIDE_HEAD = {"hidden": 2048, "output": 256}
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Case:
     precision: str
     changed: Mapping[str, Any]
     """Arguments of the backbone that differ from the track's."""
+    head: Mapping[str, int] = field(default_factory=dict)
+    """Options of the recipe that differ from the track's."""
 
     def cell(self, root: Path) -> Cell:
         """The cell, long enough never to end while it is timed."""
@@ -48,7 +59,13 @@ class Case:
 
     def _params(self, root: Path) -> Params:
         found = params.read(params.track_file(root, self.track))
-        recipe = found.methods["simclr"].model_copy(update={"images_seen": 1_000_000 * self.batch})
+        own_recipe = found.methods["simclr"]
+        recipe = own_recipe.model_copy(
+            update={
+                "images_seen": 1_000_000 * self.batch,
+                "options": {**own_recipe.options, **self.head},
+            }
+        )
         own = found.backbones[self.backbone]
         backbone = own.model_copy(update={"arguments": {**own.arguments, **self.changed}})
         training = {"batch_size": self.batch, "precision": self.precision}
@@ -87,11 +104,18 @@ COLOUR_RESNET = replace(MINI_RESNET, name="mini-resnet-colour", side=32, channel
 COLOUR_VIT = replace(
     MINI_VIT, name="mini-vit-colour", side=32, channels=3, batch=256, changed={"patch_size": 8}
 )
-RESNET18 = Case("resnet18", "cifar10", "resnet", "bn", 32, 3, 256, "float32", STEM)
+RESNET18 = Case(
+    "resnet18", "cifar10", "resnet", "bn", 32, 3, 256, "float32", RESNET18_SIZE | STEM, WIDE_HEAD
+)
 RESNET18_BF16 = replace(RESNET18, name="resnet18-bf16", precision="bfloat16")
 
-CIFAR_RESNET = Case("cifar10-resnet18", "cifar10", "resnet", "bn", 32, 3, 512, "bfloat16", {})
-CIFAR_VIT = Case("cifar10-vit-tiny", "cifar10", "vit", "ln", 32, 3, 512, "bfloat16", {})
+CIFAR_RESNET = Case(
+    "cifar10-resnet18", "cifar10", "resnet", "bn", 32, 3, 512, "bfloat16",
+    RESNET18_SIZE | SMALL_STEM, WIDE_HEAD,
+)  # fmt: skip
+CIFAR_VIT = Case(
+    "cifar10-vit-tiny", "cifar10", "vit", "ln", 32, 3, 512, "bfloat16", VIT_TINY_SIZE, WIDE_HEAD
+)
 
 CASES: dict[str, tuple[Case, ...]] = {
     "cpu": (MINI_RESNET, MINI_VIT, COLOUR_RESNET, COLOUR_VIT, RESNET18, RESNET18_BF16),

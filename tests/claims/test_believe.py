@@ -161,7 +161,7 @@ def test_the_page_is_one_screen(tmp_path: Path, pair: tuple[str, str]) -> None:
     stand(tmp_path, *found)
     text = across.contents(tmp_path)[tmp_path / "results/what-to-believe.md"]
     assert "other rates change it, other images" in text
-    assert "published 1 agrees, 1 disagrees" in text
+    assert "published: 1 agrees, 1 disagrees" in text
     assert lines(text) <= 60
 
 

@@ -13,6 +13,7 @@ from benchmark.analysis.claims import rules
 from benchmark.analysis.claims.rules import Shown
 from benchmark.analysis.claims.schema import Description, Metric, Rule, Verdict
 from benchmark.analysis.contrasts import Finding
+from benchmark.config import params
 from benchmark.core.errors import UserError
 from benchmark.core.value import first_error
 
@@ -178,7 +179,7 @@ def read(root: Path) -> tuple[TrackVerdicts, ...]:
     judged with `--set` or has a verdict that its own estimate contradicts, and if two documents do not
     judge the same claims in the same way.
     """
-    names = ["mini", *sorted(path.parent.name for path in root.glob("tracks/*/params.yaml"))]
+    names = params.tracks(root)
     paths = {name: root / "results" / name / "claims.json" for name in names}
     found = tuple(_read(path, name) for name, path in paths.items() if path.is_file())
     if not found:

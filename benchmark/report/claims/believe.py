@@ -160,7 +160,7 @@ def _evidence(entry: Across) -> str:
 def _published(view: Told) -> str:
     counts = {word: view.published.get(word, 0) for word in ("agrees", "disagrees")}
     shown = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    return f"published {shown}" if shown else ""
+    return f"published: {shown}" if shown else ""
 
 
 def _view(entry: Across, view: Told) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from benchmark.core import canonical_json
 from benchmark.data.manifest import Manifest
 from benchmark.planning.rate_table import RateTable
+from benchmark.report.claims.across import SideBySide
 from benchmark.report.claims.document import Verdicts
 from benchmark.report.document import schema
 from benchmark.report.leaderboard.document import Leaderboard
@@ -20,6 +21,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 KINDS: dict[str, type[BaseModel]] = {
     "leaderboard": Leaderboard,
     "claims": Verdicts,
+    "verdicts": SideBySide,
     "manifest": Manifest,
     "rates": RateTable,
     "provenance": Provenance,

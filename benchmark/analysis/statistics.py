@@ -73,7 +73,7 @@ def pooled_spread(rows: Iterable[Sequence[float]]) -> Spread:
 
 
 @cache
-def quantile(df: int, level: float = 1 - LEVEL) -> float:
+def quantile(df: float, level: float = 1 - LEVEL) -> float:
     """The t quantile of a two-sided test at a level: half of an interval, in standard errors."""
     # What scipy.stats.t.isf calls; all of scipy.stats takes a second to import.
     from scipy.special import stdtrit

@@ -20,8 +20,8 @@ from benchmark.components import plugins, registry
 from benchmark.core.errors import REFUSALS, CheckFailed, ParamsError, UserError, refused, unknown
 
 VERBS = (
-    "plan", "data", "train", "sweep", "adopt", "leaderboard", "claims", "advise", "sync", "verify",
-    "provenance", "sites", "new", "export", "components", "doctor",
+    "plan", "data", "train", "sweep", "adopt", "leaderboard", "claims", "verdicts", "advise", "sync",
+    "verify", "provenance", "sites", "new", "export", "components", "doctor",
 )  # fmt: skip
 """In the order of `--help`. Each has a file here, with HELP, `run` and, if needed, `add_arguments`."""
 

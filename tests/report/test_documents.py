@@ -16,6 +16,7 @@ PUBLISHED = [
     ("leaderboard", "length"),
     ("leaderboard", "views-and-gain"),
     ("claims", "claims"),
+    ("verdicts", "../verdicts"),
     ("provenance", "provenance/length/simclr"),
     *(("rates", f"rates/{path.stem}") for path in (PROJECT / "results/mini/rates").glob("*.json")),
 ]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmark.analysis.claims.arms import Arm, Bar
 from benchmark.analysis.claims.differences import Difference
 from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Rule, Verdict
 from benchmark.analysis.contrasts import Finding
+
+Shown = Literal["above", "below", "equivalent", "above_equivalent", "below_equivalent"]
+"""What can be shown of a difference, see `Outcomes`."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,26 @@ class Outcomes:
     """Significantly above zero, and yet within the margin."""
     below_equivalent: Verdict
 
+    def of(self, found: Shown) -> Verdict:
+        """The verdict for what was shown."""
+        verdict: Verdict = getattr(self, found)
+        return verdict
+
 
 TABLE: dict[Rule, Outcomes] = {
     "better": Outcomes("supported", "refuted", "refuted", "mixed", "refuted"),
     "no-worse": Outcomes("supported", "refuted", "supported", "supported", "mixed"),
     "differs": Outcomes("supported", "supported", "refuted", "mixed", "mixed"),
+}
+
+_WITHIN = "within the margin of what counts as equivalent"
+
+WORDS: dict[Shown, str] = {
+    "above": "significantly above zero",
+    "below": "significantly below zero",
+    "equivalent": f"equivalent: {_WITHIN}",
+    "above_equivalent": f"significantly above zero, and yet {_WITHIN}",
+    "below_equivalent": f"significantly below zero, and yet {_WITHIN}",
 }
 
 Ruling = tuple[Verdict, tuple[str, ...]]
@@ -68,20 +87,21 @@ def verdict(
     return ruled, tuple(notes)
 
 
+def shown(finding: Finding, *, equivalent: bool) -> Shown | None:
+    """What a finding shows, None if neither a difference nor equivalence."""
+    if finding.significant and finding.estimate != 0:
+        if finding.estimate > 0:
+            return "above_equivalent" if equivalent else "above"
+        return "below_equivalent" if equivalent else "below"
+    return "equivalent" if equivalent else None
+
+
 def ruling(rule: Rule, finding: Finding, *, equivalent: bool) -> tuple[Verdict, str]:
     """The verdict of a rule on a finding, and why."""
-    outcomes = TABLE[rule]
-    within = "within the margin of what counts as equivalent"
-    if finding.significant and finding.estimate != 0:
-        above = finding.estimate > 0
-        side = f"significantly {'above' if above else 'below'} zero"
-        if equivalent:
-            outcome = outcomes.above_equivalent if above else outcomes.below_equivalent
-            return outcome, f"{side}, and yet {within}"
-        return outcomes.above if above else outcomes.below, side
-    if equivalent:
-        return outcomes.equivalent, f"equivalent: {within}"
-    return "undetermined", "neither a difference nor equivalence is shown"
+    found = shown(finding, equivalent=equivalent)
+    if found is None:
+        return "undetermined", "neither a difference nor equivalence is shown"
+    return TABLE[rule].of(found), WORDS[found]
 
 
 def _not_learnt(arms: Sequence[Arm], bar: Bar) -> str:

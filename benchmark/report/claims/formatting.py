@@ -15,7 +15,7 @@ METRICS = {
     STABLE_RATE: "highest stable learning rate, log₁₀",
 }
 
-SMALL = ("mini", "fashion-mnist")
+SMALL = ("mini", "fashion-mnist", "cifar10")
 """Tracks whose verdicts do not extend to long training runs of large networks."""
 
 

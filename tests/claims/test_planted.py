@@ -22,7 +22,7 @@ import pytest
 from benchmark.analysis import power
 from benchmark.analysis.claims import literature
 from benchmark.analysis.claims.judge import Judged, judge
-from benchmark.analysis.claims.schema import STABLE_RATE
+from benchmark.analysis.claims.schema import STABLE_RATE, Rule, Verdict
 from benchmark.analysis.contrasts import COMPARISONS, LEVEL, Finding
 from benchmark.analysis.power import POWER
 from benchmark.report.claims import document, page
@@ -30,11 +30,11 @@ from tests.helpers import effects, tiny
 from tests.helpers.effects import ADVICE, CLAIMS, MARGIN, Key, Values
 from tests.helpers.slow import counts
 
-FEW = 120
+FEW = 100
 TABLES = counts(FEW, 1000)
 
-EITHER = ("supported", "mixed", "refuted")
-TRUE = {
+EITHER: tuple[Verdict, ...] = ("supported", "mixed", "refuted")
+TRUE: dict[Rule, dict[float, tuple[Verdict, ...]]] = {
     "better": {-1: ("refuted",), 0: ("refuted",), 0.5: EITHER, 1: ("supported",)},
     "no-worse": {-1: ("refuted",), 0: ("supported",), 0.5: ("supported",), 1: ("supported",)},
     "differs": {-1: ("supported",), 0: ("refuted",), 0.5: EITHER, 1: ("supported",)},

@@ -48,7 +48,7 @@ MARGIN = {name: CLAIMS.margins[advice.metric] for name, advice in ADVICE.items()
 def only(*names: str) -> Claims:
     """The claims of these names, without the differences beside them, which decide nothing.
 
-    All claims count as comparisons, whichever are kept.
+    The level is divided by the number of claims that are kept.
     """
     kept = {n: CLAIMS.claims[n].model_copy(update={"beside": ()}) for n in names or ADVICE}
     return CLAIMS.model_copy(update={"claims": kept})

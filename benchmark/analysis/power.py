@@ -66,11 +66,13 @@ def of_equivalence(margin: float, sd: float, n: int, level: float, true: float =
     return float(np.where(half > 0, inside, 0.0).mean())
 
 
+@lru_cache
 def seeds_for_difference(size: float, sd: float, level: float) -> int | None:
     """The fewest paired seeds that find a difference of that size with POWER; None beyond MOST."""
     return _fewest(lambda n: of_difference(size, sd, n, level))
 
 
+@lru_cache
 def seeds_for_equivalence(margin: float, sd: float, level: float) -> int | None:
     """The fewest paired seeds that show equivalence with POWER if there is no difference at all.
 

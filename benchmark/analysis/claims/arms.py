@@ -116,16 +116,17 @@ def arm(
         for seed in own
         if any(seed in values for values in accuracies)
     ]
-    accuracy = fmean(best) if own and len(best) == len(own) else None
+    # The best of a part of the rates need not be the best.
+    complete = all(seed in row.records for row in rows for seed in own)
+    accuracy = fmean(best) if own and complete and len(best) == len(own) else None
     learnt, at_edge = None, False
+    values: dict[int, float] = {}
     if advice.metric != STABLE_RATE:
         known = index.values(rows[0], advice.metric)
         values = {seed: known[seed] for seed in own if seed in known}
         learnt = None if least is None or accuracy is None else accuracy >= least
         at_edge = rows[0].at_edge
-    elif least is None:
-        values = {}
-    else:
+    elif least is not None and complete:
         values, at_edge = _stable(rows, accuracies, own, claims.stable, least)
         learnt = len(values) == len(own)
     return Arm(name, advice.metric, tuple(rows), own, values, accuracy, learnt, at_edge)

@@ -16,13 +16,15 @@ from benchmark.results.rows import RecordIndex
 
 @dataclass(frozen=True)
 class Paired:
-    """The values of both arms for one seed; null if an arm has none."""
+    """The values of both arms for one seed, and their difference; null without an estimate.
+
+    Values of a part of the seeds would be an estimate to whoever subtracts them.
+    """
 
     seed: int
     plus: Measured | None
     minus: Measured | None
     difference: Measured | None
-    """Null without an estimate too: nothing is estimated from a part of the seeds."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,12 @@ class Difference:
     @property
     def pairs(self) -> tuple[Paired, ...]:
         """The values, seed by seed."""
+        if self.finding is None:
+            return tuple(Paired(seed, None, None, None) for seed in self.seeds)
         plus, minus = self.plus.values, self.minus.values
         return tuple(
-            Paired(
-                seed, plus.get(seed), minus.get(seed),
-                plus[seed] - minus[seed] if self.finding else None,
-            )
-            for seed in self.seeds
-        )  # fmt: skip
+            Paired(seed, plus[seed], minus[seed], plus[seed] - minus[seed]) for seed in self.seeds
+        )
 
     @property
     def cells(self) -> tuple[Cell, ...]:

@@ -8,7 +8,7 @@ from benchmark.analysis import power
 from benchmark.analysis.claims import rules
 from benchmark.analysis.claims.arms import ACCURACY, Bar, bar
 from benchmark.analysis.claims.diagnostics import Halfway, Leak, halfway, leak
-from benchmark.analysis.claims.differences import Difference, difference, missing
+from benchmark.analysis.claims.differences import Difference, difference
 from benchmark.analysis.claims.images import OtherImages, other_images
 from benchmark.analysis.claims.matched import absent
 from benchmark.analysis.claims.schema import (
@@ -70,7 +70,7 @@ class Judged:
     """The one that must have the same sign; null if there is none, or the track lacks it."""
     secondary: tuple[Secondary, ...] = ()
     leaks: tuple[Leak, ...] = ()
-    """Diagnostics of the arms, if their networks have BN groups."""
+    """Diagnostics of the arms, if their networks have BN groups and the difference is estimated."""
     sensitivity: Sensitivity | None = None
     """What one step of the learning rate would change; null if no rate was tuned for the metric."""
     images: OtherImages | None = None
@@ -114,7 +114,8 @@ def _judged(name: str, claim: Claim, claims: Claims, index: RecordIndex) -> Judg
     asked = [(entry, advice.of(entry)) for entry in claim.beside]
     secondary = tuple(Secondary(entry, of.experiment, other(of, entry)) for entry, of in asked)
     leaks: dict[str, Leak] = {}
-    if advice.metric != STABLE_RATE and not any(missing(own) for own in primary.arms):
+    # The means of a part of the seeds would show what is not estimated.
+    if advice.metric != STABLE_RATE and primary.finding:
         leaks = {own.name: leak(own.rows[0]) for own in primary.arms}
     speeds = None
     if advice.metric == STABLE_RATE and least.untrained is not None:

@@ -300,11 +300,8 @@ def test_without_a_control_no_claim_is_estimated(control: str, harm: dict[str, A
     """A single seed of a single control is enough."""
     for name, advice in ADVICE.items():
         keys = [key for key in whole() if key[0] == advice.experiment and control in key[1]]
-        harm_all = harm is not None and control == "untrained"
-        # Of several untrained rows the best one counts, so that all have to fail.
-        lost = keys if harm_all else keys[-1:]
-        rest = {key: said for key, said in whole().items() if key not in lost}
-        values = rest if harm is None else rest | dict.fromkeys(lost, harm)
+        rest = {key: said for key, said in whole().items() if key != keys[-1]}
+        values = rest if harm is None else {**rest, keys[-1]: harm}
         judged, entry, text = report(name, values)
         assert (judged.verdict, entry["estimate"]) == ("undetermined", None)
         assert entry["reasons"][0].startswith("no bar from which on a row has learnt"), name

@@ -97,13 +97,13 @@ class TokenDecoder(nn.Module):
         if width % heads:
             raise UserError(f"method mae: decoder_heads {heads} does not divide the width {width}")
         embed, self.first = net.patch_embed, int(net.num_prefix_tokens)
-        positions = self.first + embed.num_patches
+        positions, class_token = self.first + embed.num_patches, net.cls_token is not None
         self.embed = nn.Linear(net.embed_dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, width))
 
         def layer(width: int, **_: object) -> nn.Module:
-            return norms.layer("tokens", width, positions)
+            return norms.layer("tokens", width, positions, class_token=class_token)
 
         blocks = [Block(width, heads, qkv_bias=True, norm_layer=layer) for _ in range(depth)]  # type: ignore[arg-type]  # timm calls it
         for block in blocks:
@@ -111,7 +111,7 @@ class TokenDecoder(nn.Module):
                 setattr(block, name, norms.branch() or getattr(block, name))
         # Initial weights are drawn by name, and one block was there first.
         self.block = blocks[0] if depth == 1 else nn.Sequential(*blocks)
-        self.norm = norms.layer("tokens", width, positions)
+        self.norm = layer(width)
         self.read = nn.Linear(width, embed.patch_size[0] ** 2 * net.in_chans)
 
     def forward(self, encoded: Tensor, mask: Mask) -> Tensor:

@@ -117,7 +117,7 @@ def _replace(network: nn.Module, found: NormSite, norms: SectionNorms) -> nn.Mod
         own.act = nn.Identity()
     site = Site(
         found.shape, found.width, norms.section, found.positions, found.affine, found.activated,
-        found.eps, found.momentum, found.biased, found.merged, found.path, own,
+        found.eps, found.momentum, found.biased, found.merged, found.class_token, found.path, own,
     )  # fmt: skip
     layer = norms.build(site)
     placed = layer

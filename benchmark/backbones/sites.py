@@ -87,6 +87,8 @@ class NormSite:
     """Whether the map is (N, H, W, C)."""
     merged: bool
     """Whether its first dimension has more entries than the batch, e.g. one for each window."""
+    class_token: bool
+    """Whether its input is all tokens of each image, the class token first."""
     eps: float
     momentum: float
     """Of running statistics."""
@@ -410,6 +412,7 @@ class _Pass(TorchFunctionMode):
             sample=tuple(x.shape[1:]),
             channels_last=channels_last,
             merged=x.shape[0] != BATCH,
+            class_token=self._begins_with_class_token(x),
             eps=float(getattr(norm, "eps", EPS)),
             momentum=float(getattr(norm, "momentum", None) or 0.1),
             affine=getattr(norm, "weight", None) is not None,
@@ -421,6 +424,17 @@ class _Pass(TorchFunctionMode):
             biased=getattr(before, "bias", None) is not None,
             parts=parts,
         )
+
+    def _begins_with_class_token(self, x: Tensor) -> bool:
+        """Whether a norm's input is a sequence of all tokens in timm's order, the class token first."""
+        if getattr(self.network, "cls_token", None) is None:
+            return False
+        before = getattr(self.network, "num_prefix_tokens", None)
+        patches = getattr(getattr(self.network, "patch_embed", None), "num_patches", None)
+        if before is None or patches is None:
+            return False
+        # Tokens after pooling and a class token alone are shorter, queries and keys have heads.
+        return x.ndim == 3 and tuple(x.shape[:2]) == (BATCH, before + patches)
 
 
 def _group(path: str) -> re.Match[str] | None:

@@ -19,8 +19,10 @@ UNIFORM: dict[str, dict[str, Any]] = {
     "rmsnorm": {"norm": "rmsnorm"},
     "rmsnorm-position": {"norm": "rmsnorm-position"},
     "dyt": {"norm": "dyt", "alpha": 0.5},
+    "derf": {"norm": "derf", "alpha": 0.5},
     "frn": {"norm": "frn"},
     "evonorm-s0": {"norm": "evonorm-s0", "groups": 8},
+    "sepnorm": {"norm": "sepnorm"},
     "none-plain": {"norm": "none-plain"},
     "none-skipinit": {"norm": "none-skipinit"},
 }

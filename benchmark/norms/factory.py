@@ -44,6 +44,8 @@ class Site:
     """Whether the layer before it has a bias, so that it needs none if it does not normalize."""
     merged: bool = False
     """Whether tokens (M, …, C) come from N < M samples, M / N of them one after the other."""
+    class_token: bool = False
+    """Whether tokens are (N, T, C) and the first of each sample is its class token."""
     path: str = ""
     """Its place in the network, for error messages."""
     own: nn.Module | None = None
@@ -82,12 +84,15 @@ class SectionNorms:
         positions: int = 1,
         affine: bool = True,
         shift: bool = True,
+        class_token: bool = False,
     ) -> nn.Module:
         """A new layer for one site; raises UserError if the norm is not defined there.
 
         Without `shift` it learns its scale alone, and its shift stays zero.
         """
-        layer = self.build(Site(shape, width, self.section, positions, affine))
+        layer = self.build(
+            Site(shape, width, self.section, positions, affine, class_token=class_token)
+        )
         if not shift:
             for name, parameter in layer.named_parameters():
                 if name.rpartition(".")[2] == "bias":
@@ -95,10 +100,17 @@ class SectionNorms:
         return layer
 
     def activated(
-        self, shape: Shape, width: int, activation: nn.Module, positions: int = 1
+        self,
+        shape: Shape,
+        width: int,
+        activation: nn.Module,
+        positions: int = 1,
+        class_token: bool = False,
     ) -> tuple[nn.Module, nn.Module]:
         """A new layer and the activation after it: the identity if the norm includes one."""
-        layer = self.build(Site(shape, width, self.section, positions, activated=True))
+        layer = self.build(
+            Site(shape, width, self.section, positions, activated=True, class_token=class_token)
+        )
         return layer, nn.Identity() if self.facts.get("activates") else activation
 
     def build(self, site: Site) -> nn.Module:

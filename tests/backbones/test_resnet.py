@@ -15,8 +15,9 @@ from benchmark.backbones import masking, resnet
 from benchmark.backbones.base import ImageShape, random_mask
 from benchmark.components import registry
 from benchmark.core.errors import UserError
-from tests.helpers.small import NORMS, encoder, norms, stir
+from tests.helpers.small import backbones, encoder, norms, stir
 
+RESNET = [norm for backbone, norm in backbones() if backbone == "resnet"]
 RESNET18 = {"channels": [64, 128, 256, 512], "layers": [2, 2, 2, 2]}
 STEMS = {
     "large": {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True},
@@ -53,7 +54,7 @@ def after(activates, x):
     return x if activates else F.relu(x)
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", RESNET)
 def test_norms_own_activation_replaces_the_relu_after_it_and_no_other(name):
     activates = bool(registry.facts("norm", name).get("activates"))
     network = encoder("resnet", name).train()
@@ -73,7 +74,7 @@ def test_norms_own_activation_replaces_the_relu_after_it_and_no_other(name):
         torch.testing.assert_close(found, x.mean((2, 3)))
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", RESNET)
 def test_decoder_has_one_activation(name):
     decoder = masking.MapDecoder(6, 8, norms(name, "decoder"), 4, ImageShape(3, 16, 16))
     expected = nn.Identity if registry.facts("norm", name).get("activates") else nn.ReLU

@@ -178,6 +178,10 @@ def test_no_own_norm_is_left_and_no_layer_is_shared(model, norm):
     assert len(owners) == len(set(owners))
 
 
+WITH_CLASS_TOKEN = {"test_vit", "vit_tiny_patch16_224", "vit_small_patch16_dinov3"}
+"""Those of the models here whose tokens begin with one."""
+
+
 def refused(model: str, norm: str) -> str:
     """Why a norm cannot be in a model."""
     if model == "test_nfnet":
@@ -187,6 +191,8 @@ def refused(model: str, norm: str) -> str:
         return "normalizes over the positions of a map"
     if tokens and norm == "evonorm-s0":
         return "replaces a norm and its activation"
+    if norm == "sepnorm" and model not in WITH_CLASS_TOKEN:
+        return "begin with a class token"
     if model == "test_efficientnet" and norm == "none-skipinit":
         return "the network has no residual branch"
     if model == "test_convnext" and norm in ("in", "frn"):
@@ -464,3 +470,31 @@ def test_a_vit_takes_images_of_another_size(options):
     torch.testing.assert_close(found(x), z)
     with pytest.raises(UserError, match="takes images of one size"):
         backbone("deit_tiny_distilled_patch16_224", "own", 64)(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        ("test_vit", 1 + 100), ("vit_small_patch14_reg4_dinov2", 1 + 4 + 16),
+        ("vit_small_patch16_dinov3", 1 + 4 + 16), ("beit_base_patch16_224", 1 + 16),
+        ("test_vit2", 0), ("swin_tiny_patch4_window7_224", 0), ("resnet18", 0),
+    ],
+)  # fmt: skip
+def test_the_first_token_of_a_sequence_is_the_class_token_where_a_site_says_so(model, count):
+    """Its parameter moves the first token alone that enters the first norm."""
+    side = 160 if model == "test_vit" else SIDES.get(model, 64)
+    found = backbone(model, "own", side).eval()
+    sites = [site for site in found.sites.norms if site.class_token]
+    assert {site.sample[0] for site in sites} == ({count} if count else set())
+    if not count:
+        return
+    inputs: list[torch.Tensor] = []
+    first = found.net.get_submodule(found.sites.norms[0].path)
+    first.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    with torch.no_grad():
+        found(images(side, 2))
+        found.net.cls_token.add_(1)
+        found(images(side, 2))
+    moved = (inputs[1] - inputs[0]).abs().amax(2) > 0
+    assert bool(moved[:, 0].all())
+    assert not moved[:, 1:].any()

@@ -53,6 +53,7 @@ PLAIN = {
 OTHERS = (
     "simclr-resnet-bn-s0", "mae-resnet-bn-s0", "dino-resnet-bn-momentum-s0", "simclr-vit-bn-s0",
     "simclr-small-none-skipinit-s0", "simclr-net-gn-s0", "simclr-next-bn-s0", "simclr-stem-bn-s0",
+    "mae-vit-sepnorm-s0",
 )  # fmt: skip
 """Cells that need the benchmark: another stem, another norm, a scalar on each branch."""
 

@@ -128,9 +128,12 @@ def build(method: str, backbone: str, norm: str, seed: int = 0, **changes: Any) 
 
 @functools.cache
 def defined(norm: str, shape: Shape, positions: int = 9, affine: bool = True) -> bool:
-    """Whether the norm has a layer for sites of a shape, here with 8 channels."""
+    """Whether the norm has a layer for sites of a shape, here with 8 channels.
+
+    As in the benchmark's networks, tokens begin with a class token.
+    """
     try:
-        norms(norm).layer(shape, 8, positions, affine)
+        norms(norm).layer(shape, 8, positions, affine, class_token=shape == "tokens")
     except UserError:
         return False
     return True

@@ -56,7 +56,7 @@ def takes_shifts_away(norm, shape):
     sizes = {"vector": (4, 8), "tokens": (4, 5, 8)}[shape]
     x, cotangent = torch.randn(2, *sizes, generator=generator).double()
     shift = torch.zeros(8, dtype=torch.float64, requires_grad=True)
-    y = norms(norm).layer(shape, 8).double()(x + shift)
+    y = norms(norm).layer(shape, 8, class_token=shape == "tokens").double()(x + shift)
     (gradient,) = torch.autograd.grad((y * cotangent).sum(), shift)
     return float(gradient.abs().max()) < ZERO
 
@@ -77,6 +77,16 @@ def without_influence(network, method, backbone, norm):
         silent.add("backbone.net.norm.layer.bias")
     if method == "byol" and heads:
         silent.add("projector.3.bias")  # the predictor's norm comes next
+    if norm == "sepnorm":
+        # BN takes away what all class tokens share: the first one, and a shift before the next BN.
+        silent |= {"backbone.net.cls_token", "backbone.net.blocks.0.norm1.class_token.weight"}
+        silent.add("backbone.net.norm.class_token.bias")
+        # The patch tokens that are read no longer see the class token after the last attention.
+        layers = ["backbone.net.blocks.1.norm2", "backbone.net.norm"]
+        if method == "mae":
+            layers = ["decoder.block.norm2", "decoder.norm"]
+        for layer in layers:
+            silent |= {f"{layer}.class_token.weight", f"{layer}.class_token.bias"}
     if method in BLIND_TO_SHIFTS and registry.facts("norm", norm).get("activates"):
         # A linear layer comes next: the activation that stood between them is in the norm.
         silent.add("projector.4.layer.bias")

@@ -31,21 +31,27 @@ from tests.helpers.small import (
 )
 
 SHAPES = {"map": (BATCH, 8, 3, 3), "vector": (BATCH, 8), "tokens": (BATCH, 5, 8)}
-POSITIONS = {"map": 9, "vector": 1, "tokens": 5}
+PLACES = {
+    "map": {"positions": 9},
+    "vector": {"positions": 1},
+    "tokens": {"positions": 5, "class_token": True},
+}
 UNDEFINED = {
     ("in", "vector"): "over the positions of a map",
     ("in", "tokens"): "over the positions of a map",
     ("frn", "vector"): "over the positions of a map",
     ("frn", "tokens"): "over the positions of a map",
     ("evonorm-s0", "tokens"): "replaces a norm and its activation, and no norm of tokens has one",
+    ("sepnorm", "map"): "for tokens that begin with a class token",
+    ("sepnorm", "vector"): "for tokens that begin with a class token",
 }
 """Norms of the benchmark that are not defined at sites of a shape, and why; all its others are."""
-NOTICE_SCALE = {"dyt", "none-plain", "none-skipinit"}
+NOTICE_SCALE = {"derf", "dyt", "none-plain", "none-skipinit"}
 """What stands for a norm without normalizing: the scale of its input shows in its output."""
 NO_BARE_FORM = {"frn", "evonorm-s0"}
 """Norms of the benchmark that cannot be without scale and shift."""
 OWN = sorted(set(registry.own("norm")) & set(NORMS))
-DEFINED = [(n, s) for n in NORMS for s in SHAPES if defined(n, s, POSITIONS[s])]
+DEFINED = [(n, s) for n in NORMS for s in SHAPES if defined(n, s, PLACES[s]["positions"])]
 
 
 def trained(layer):
@@ -63,12 +69,12 @@ def test_norm_is_defined_somewhere(name):
 def test_layer_keeps_the_shape_of_its_input(name, shape):
     section, x = norms(name), torch.randn(SHAPES[shape])
     wanted = f"expected the input's shape {tuple(x.shape)}"
-    layer = section.layer(shape, 8, POSITIONS[shape])
+    layer = section.layer(shape, 8, **PLACES[shape])
     assert layer(x).shape == x.shape, wanted
-    layer, activation = section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
+    layer, activation = section.activated(shape, 8, nn.ReLU(), **PLACES[shape])
     assert activation(layer(x)).shape == x.shape, f"{wanted} before an activation too"
-    if defined(name, shape, POSITIONS[shape], affine=False):
-        bare = section.layer(shape, 8, POSITIONS[shape], affine=False)
+    if defined(name, shape, PLACES[shape]["positions"], affine=False):
+        bare = section.layer(shape, 8, affine=False, **PLACES[shape])
         assert bare(x).shape == x.shape, f"{wanted} with site.affine False too"
         vectors = [tuple(p.shape) for p in trained(bare) if p.ndim]
         assert not vectors, f"with site.affine False it learns parameters of the shapes {vectors}"
@@ -81,16 +87,16 @@ def test_norm_of_the_benchmark_is_defined_unless_listed(name, shape):
     if reason := UNDEFINED.get((name, shape)):
         message = rf"norm '{name}' is not defined in the projector \({shape} of 8 channels\): .*"
         with pytest.raises(UserError, match=message + reason):
-            section.layer(shape, 8, POSITIONS[shape])
+            section.layer(shape, 8, **PLACES[shape])
         with pytest.raises(UserError, match=message + reason):
-            section.activated(shape, 8, nn.ReLU(), POSITIONS[shape])
+            section.activated(shape, 8, nn.ReLU(), **PLACES[shape])
         return
     assert (name, shape) in DEFINED
     if name in NO_BARE_FORM:
         with pytest.raises(UserError, match="always has a scale and a shift"):
-            section.layer(shape, 8, POSITIONS[shape], affine=False)
+            section.layer(shape, 8, affine=False, **PLACES[shape])
     else:
-        assert defined(name, shape, POSITIONS[shape], affine=False)
+        assert defined(name, shape, PLACES[shape]["positions"], affine=False)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +152,9 @@ def test_batch_of_any_size_will_do_but_for_groups_of_it(name):
 @pytest.mark.parametrize(("name", "shape"), DEFINED)
 def test_norm_brings_its_activation_only_if_it_says_so(name, shape):
     given, section = nn.ReLU(), norms(name)
-    layer, activation = section.activated(shape, 8, given, POSITIONS[shape])
+    layer, activation = section.activated(shape, 8, given, **PLACES[shape])
     x = torch.randn(SHAPES[shape], generator=torch.Generator().manual_seed(0))
-    brings = not torch.equal(layer(x), section.layer(shape, 8, POSITIONS[shape])(x))
+    brings = not torch.equal(layer(x), section.layer(shape, 8, **PLACES[shape])(x))
     states = bool(registry.facts("norm", name).get("activates"))
     assert brings == states, (
         f"activates is {states}, and site.activated changes its output: {brings}"
@@ -164,7 +170,7 @@ def assert_moves(before, after, moves, what="its output moves with the batch"):
 @pytest.mark.parametrize(("name", "shape"), DEFINED)
 def test_layer_looks_at_the_batch_only_if_it_says_so(name, shape):
     torch.manual_seed(0)
-    at_start, _ = norms(name).activated(shape, 8, nn.Identity(), POSITIONS[shape])
+    at_start, _ = norms(name).activated(shape, 8, nn.Identity(), **PLACES[shape])
     x, other = torch.randn(SHAPES[shape]), 1 + 2 * torch.randn(SHAPES[shape])
     other[0] = x[0]
     found = [copy.deepcopy(at_start)(given)[0] for given in (x, other)]
@@ -182,7 +188,7 @@ def test_layer_looks_at_the_batch_only_if_it_says_so(name, shape):
 @pytest.mark.parametrize(("name", "shape"), DEFINED)
 def test_in_evaluation_mode_no_layer_looks_at_the_batch(name, shape):
     torch.manual_seed(0)
-    layer, _ = norms(name).activated(shape, 8, nn.Identity(), POSITIONS[shape])
+    layer, _ = norms(name).activated(shape, 8, nn.Identity(), **PLACES[shape])
     x, other = torch.randn(SHAPES[shape]), 1 + 2 * torch.randn(SHAPES[shape])
     other[0] = x[0]
     trained = layer(x)

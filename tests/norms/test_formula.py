@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,11 @@ from benchmark.norms.factory import EPS, SectionNorms
 from tests.helpers.small import NORMS, norms, options
 
 SHAPES = {"map": (6, 16, 3, 5), "vector": (6, 16), "tokens": (6, 5, 16)}
-POSITIONS = {"map": 15, "vector": 1, "tokens": 5}
+PLACES = {
+    "map": {"positions": 15},
+    "vector": {"positions": 1},
+    "tokens": {"positions": 5, "class_token": True},
+}
 SITES = ("affine", "bare", "activated")
 
 
@@ -119,6 +125,14 @@ def dyt(x, shape, p):
     return (growing - falling) / (growing + falling)
 
 
+def derf(x, shape, p):
+    """By 80 Gauss-Legendre points of erf(z) = 2z/√π ∫₀¹ exp(−z²t²) dt."""
+    z = p["alpha"] * x + p["shift"]
+    points, weights = map(torch.from_numpy, numpy.polynomial.legendre.leggauss(80))
+    inside = (-((z[..., None] * (points + 1) / 2) ** 2)).exp() @ (weights / 2)
+    return 2 / math.sqrt(math.pi) * z * inside
+
+
 def none(x, shape, p):
     return x
 
@@ -135,6 +149,7 @@ FORMULAS = {
     "rmsnorm": rms,
     "rmsnorm-position": rms_position,
     "dyt": dyt,
+    "derf": derf,
     "frn": frn,
     "evonorm-s0": evonorm,
     "none-plain": none,
@@ -147,7 +162,7 @@ VARIANTS = {
     ),
     "gn one group": ({"norm": "gn", "groups": 1}, gn_one),
 }
-START = {"weight": 1.0, "bias": 0.0, "alpha": 0.5, "tau": 0.0, "v": 1.0}
+START = {"weight": 1.0, "bias": 0.0, "alpha": 0.5, "shift": 0.0, "tau": 0.0, "v": 1.0}
 
 
 def parameters_of(norm, shape, site):
@@ -162,20 +177,24 @@ def parameters_of(norm, shape, site):
         else {"weight", "bias"}
     )
     own = {"frn": {"tau"}, "evonorm-s0": {"v"}}.get(norm, set()) if site == "activated" else set()
-    return affine | own | ({"alpha"} if norm == "dyt" else set())
+    pointwise = {"dyt": {"alpha"}, "derf": {"alpha", "shift"}}.get(norm, set())
+    return affine | own | pointwise
 
 
 def at_site(spec, shape, site):
     """The layer of a site and the activation after it."""
     section = SectionNorms("backbone", spec)
     if site == "activated":
-        return section.activated(shape, 16, nn.ReLU(), POSITIONS[shape])
-    return section.layer(shape, 16, POSITIONS[shape], site == "affine"), nn.Identity()
+        return section.activated(shape, 16, nn.ReLU(), **PLACES[shape])
+    return section.layer(shape, 16, affine=site == "affine", **PLACES[shape]), nn.Identity()
 
 
 def cases():
-    """Every norm at every kind of site where it is defined (test_catalogue lists where it is not)."""
-    specs = {name: {"norm": name, **options("norm", name)} for name in NORMS}
+    """Every norm at every kind of site where it is defined (test_catalogue lists where it is not).
+
+    SepNorm, which has two scales, has a test of its own.
+    """
+    specs = {n: {"norm": n, **options("norm", n)} for n in NORMS if n != "sepnorm"}
     specs |= {name: spec for name, (spec, _) in VARIANTS.items()}
     for (name, spec), shape, site in itertools.product(specs.items(), SHAPES, SITES):
         try:
@@ -272,7 +291,7 @@ TORCHS = {
 def test_norm_is_torchs(name, shape):
     torch.manual_seed(0)
     x = 2 + 3 * torch.randn(SHAPES[shape])
-    layer = norms(name).layer(shape, 16, POSITIONS[shape])
+    layer = norms(name).layer(shape, 16, **PLACES[shape])
     torch.testing.assert_close(layer(x), TORCHS[name](x, shape))
 
 
@@ -305,16 +324,17 @@ def nearly_constant(shape, deviation):
         (name, shape)
         for name, shape in itertools.product(NORMS, SHAPES)
         if not name.startswith("none")
-        and name != "dyt"
+        and name not in ("derf", "dyt")
         and not (name in ("in", "frn", "evonorm-s0") and shape != "map")
+        and not (name == "sepnorm" and shape != "tokens")
     ],
 )
 def test_every_norm_adds_the_same_to_a_variance(name, shape):
     """An input of variance v leaves with v / (v + eps), which says what eps is."""
     section = norms(name)
-    layer = section.layer(shape, 16, POSITIONS[shape])
+    layer = section.layer(shape, 16, **PLACES[shape])
     if name == "evonorm-s0":
-        layer, _ = section.activated(shape, 16, nn.ReLU(), POSITIONS[shape])
+        layer, _ = section.activated(shape, 16, nn.ReLU(), **PLACES[shape])
         layer.v.data.zero_()  # the gate is then one half everywhere
     x = nearly_constant(shape, 1e-3)
     y = layer(x) * (2 if name == "evonorm-s0" else 1)
@@ -333,10 +353,10 @@ def dtypes_of(layer, x):
 def test_under_autocast_a_norm_gives_back_the_type_it_gets(name, shape):
     section = norms(name)
     try:
-        layer = section.layer(shape, 16, POSITIONS[shape])
+        layer = section.layer(shape, 16, **PLACES[shape])
     except UserError:
         pytest.skip("not defined there, see test_catalogue")
     x = torch.randn(SHAPES[shape], generator=torch.Generator().manual_seed(0))
     assert dtypes_of(layer, x) == [torch.float32, torch.bfloat16]
-    activated, _ = section.activated(shape, 16, nn.ReLU(), POSITIONS[shape])
+    activated, _ = section.activated(shape, 16, nn.ReLU(), **PLACES[shape])
     assert dtypes_of(activated, x) == [torch.float32, torch.bfloat16]

@@ -15,6 +15,9 @@ from benchmark.core.errors import UserError
 from benchmark.norms.history import POLICIES, HistoryBatchNorm, give_history
 from tests.helpers.small import backbones, encoder, images, stir
 
+OF_BN = ("bn", "sepnorm")
+"""Norms whose statistics of the batch are those of torch's BN."""
+
 
 def historic(policy, kind=nn.BatchNorm2d):
     """A BN that has seen a batch, and its historic form."""
@@ -96,13 +99,13 @@ def test_every_bn_of_a_network_is_replaced_and_other_norms_of_the_batch_are_refu
     backbone, norm, policy
 ):
     network = encoder(backbone, norm)
-    if norm != "bn" and registry.facts("norm", norm)["batch_dependent"]:
+    if norm not in OF_BN and registry.facts("norm", norm)["batch_dependent"]:
         with pytest.raises(UserError, match=f"statistics '{policy}' need bn"):
             give_history(network, policy)
         return
     keys = list(network.state_dict())
     count = sum(isinstance(m, _BatchNorm) for m in network.modules())
-    assert bool(count) == (norm == "bn")
+    assert bool(count) == (norm in OF_BN)
     made = give_history(network, policy)
     assert len(made) == len(set(map(id, made))) == count
     assert {id(m) for m in network.modules() if isinstance(m, _BatchNorm)} == set(map(id, made))

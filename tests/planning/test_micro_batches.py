@@ -90,6 +90,12 @@ def test_every_method_is_allowed_or_refused() -> None:
             f"^norm batch-renorm in the backbone: micro_batches is 4, expected 1: {STATISTICS}$",
         ),
         (
+            "mae",
+            {"norm": "sepnorm"},
+            {},
+            f"^norm sepnorm in the backbone: micro_batches is 4, expected 1: {STATISTICS}$",
+        ),
+        (
             "byol",
             {**GHOST, "groups": 2},
             {},

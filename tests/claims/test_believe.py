@@ -157,7 +157,7 @@ def test_the_page_is_one_screen(tmp_path: Path, pair: tuple[str, str]) -> None:
         if own["experiment"] not in ("learning-rate", "leakage"):
             own["sensitivity"] = {"steps": [{"estimate": 0.0, "verdict": own["verdict"]}] * 4}
             own["other_images"] = {"se": 0.001, "verdict": own["verdict"]}
-        claim["literature"] = {"one": "agrees", "two": "disagrees"}
+        claim["literature"] = {"one": "agrees", "two": "disagrees", "three": "undecided"}
     stand(tmp_path, *found)
     text = across.contents(tmp_path)[tmp_path / "results/what-to-believe.md"]
     assert "other rates change it, other images" in text

@@ -158,7 +158,10 @@ def _evidence(entry: Across) -> str:
 
 
 def _published(view: Told) -> str:
+    """Published orderings that the records show or contradict; those left open only without either."""
     counts = {word: view.published.get(word, 0) for word in ("agrees", "disagrees")}
+    if not any(counts.values()):
+        counts = {"undecided": view.published.get("undecided", 0)}
     shown = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     return f"published: {shown}" if shown else ""
 

@@ -287,7 +287,8 @@ class Experiment(Grid):
     """Further rows, if one grid cannot list them all."""
     seeds: Seeds
     learning_rates: Literal["default", "tuned"]
-    sweep_seeds: Seeds | None = None
+    # Left out where it is not set, so that the frozen rules of a leaderboard stay the same.
+    sweep_seeds: Seeds | None = Field(default=None, exclude_if=lambda seeds: seeds is None)
     """Seeds of the trials that tune its learning rates, if not those of `sweep`."""
 
     @property

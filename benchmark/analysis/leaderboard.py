@@ -22,7 +22,7 @@ from benchmark.components.facts import PIXELS
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
-from benchmark.planning import plan, sizes
+from benchmark.planning import plan, rate_table, sizes
 from benchmark.planning.cell import FINAL, Row
 from benchmark.planning.configuration import ranking_key
 from benchmark.results.metrics import RANKING
@@ -184,6 +184,8 @@ class Table:
     environments: tuple[Mapping[str, Any], ...]
     overrides: Mapping[str, Any]
     """The values that `--set` set when the table was made."""
+    sweep_seeds: tuple[int, ...] = ()
+    """Seeds of the trials that tuned its rates, if they are not the track's."""
 
     def of(self, backbone: str) -> list[Entry]:
         """A backbone's rows, ranked, with every control that belongs below them."""
@@ -329,7 +331,16 @@ def build(root: Path, params: Params, experiment: str) -> Table:
         pools=tuple(pools),
         environments=tuple(environments),
         overrides=params.overrides,
+        sweep_seeds=_sweep_seeds(root, params, experiment),
     )
+
+
+def _sweep_seeds(root: Path, params: Params, experiment: str) -> tuple[int, ...]:
+    """The seeds of the experiment's table of rates, if they are not the track's."""
+    if params.experiments[experiment].learning_rates == "default":
+        return ()
+    table = rate_table.read(root, params, experiment)
+    return table.seeds if table and table.seeds != params.sweep.seeds else ()
 
 
 def _complete(root: Path, params: Params, experiment: str) -> list[RowRecords]:

@@ -12,7 +12,7 @@ from benchmark.config import params
 from benchmark.config.overrides import flags
 from benchmark.config.schema import Params
 from benchmark.config.yaml_file import shown
-from benchmark.core.errors import CheckFailed, UserError, unknown
+from benchmark.core.errors import CheckFailed, UserError, check_known, unknown
 from benchmark.core.wording import DIGITS, clipped, counted, natural
 from benchmark.planning import plan, rate_table
 from benchmark.planning.cell import Cell, Row, Task
@@ -96,25 +96,41 @@ def say_overrides(found: Params) -> None:
         print(f"overridden: {flags(found.overrides)}", file=sys.stderr)
 
 
-def planned(arguments: argparse.Namespace, found: Params) -> list[Cell]:
-    """The cells that the command names, with tuned learning rates where the experiment asks for them."""
+def planned(arguments: argparse.Namespace, found: Params, names: Sequence[str] = ()) -> list[Cell]:
+    """The cells that the command names, with tuned learning rates where the experiment asks for them.
+
+    With `names` only these, see `named`. Only the methods of these cells need a tuned rate.
+    """
     table = rate_table.rows_of(arguments.root, found, arguments.experiment)
-    return chosen(arguments, found, rate_table.settings(table))
+    cells = chosen(arguments, found, rate_table.settings(table), names)
+    return named(cells, names) if names else cells
 
 
 def chosen(
-    arguments: argparse.Namespace, found: Params, rates: Mapping[Row, rate_table.Setting]
+    arguments: argparse.Namespace,
+    found: Params,
+    rates: Mapping[Row, rate_table.Setting],
+    names: Sequence[str] = (),
 ) -> list[Cell]:
-    """The cells that the command names, with these learning rates."""
-    cells = plan.cells(found, arguments.experiment, rates)
-    method = getattr(arguments, "method", None)
-    if method is not None:
-        methods = found.experiments[arguments.experiment].every("methods")
-        if method not in methods:
-            raise unknown(f"method of experiment {arguments.experiment}", method, methods)
-        cells = [cell for cell in cells if cell.method == method]
+    """The same with these learning rates, of the whole methods of the cells in `names`."""
+    methods = methods_of(arguments, found)
+    labels = [name.rpartition("/")[2] for name in names]
+    own = [m for m in methods if any(label.startswith(f"{m}-") for label in labels)]
+    cells = plan.cells(found, arguments.experiment, rates, own or methods)
     check_cells(arguments.root, found, cells)
     return cells
+
+
+def methods_of(arguments: argparse.Namespace, found: Params) -> Sequence[str]:
+    """The methods of the experiment, or the one that the command names; UserError if it is unknown."""
+    check_known("experiment", [arguments.experiment], found.experiments)
+    methods = found.experiments[arguments.experiment].every("methods")
+    method = getattr(arguments, "method", None)
+    if method is None:
+        return methods
+    if method not in methods:
+        raise unknown(f"method of experiment {arguments.experiment}", method, methods)
+    return [method]
 
 
 def named(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.cli.common import add_experiment, add_set, add_track, named, planned, read_judged
+from benchmark.cli.common import add_experiment, add_set, add_track, planned, read_judged
 from benchmark.config.overrides import flags
 from benchmark.core import determinism
 from benchmark.core.errors import UserError
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target}: expected a new folder or an empty one")
     found = read_judged(arguments)
-    cells = named(planned(arguments, found), [arguments.cell])
+    cells = planned(arguments, found, [arguments.cell])
     if len(cells) > 1:
         names = ", ".join(cell.label for cell in cells)
         raise UserError(f"{arguments.cell} is {len(cells)} cells, and one is exported: {names}")

@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
         row: plan.default_setting(found, row) for row in rows if plan.is_trained(found, row.method)
     }
     cells = chosen(arguments, found, defaults | tuned)
-    untuned = {row for row in defaults if plan.tuned_row(found, row) not in tuned}
+    asked = {cell.row for cell in cells} & set(defaults)
+    untuned = {row for row in asked if plan.tuned_row(found, row) not in tuned}
     if found.experiments[arguments.experiment].learning_rates == "default":
         untuned = set()
     try:
@@ -79,8 +80,11 @@ def run(arguments: argparse.Namespace) -> None:
     if short := [entry for entry in entries if entry["state"] == OUT_OF_MEMORY]:
         print(f"{len(short)} ran out of memory: `uv run benchmark train --retry` trains them again")
     if untuned:
-        trials = found.sweep.learning_rates * len(found.sweep.seeds)
+        trials = found.sweep.learning_rates * len(found.sweep_seeds(arguments.experiment))
+        command = plan.sweep_command(
+            found.track, arguments.experiment, found.overrides, arguments.method
+        )
         print(
             f"{counted(len(untuned), 'row')} without a tuned learning rate, some {trials} trials each: "
-            f"`{plan.sweep_command(found.track, arguments.experiment, found.overrides)}`"
+            f"`{command}`"
         )

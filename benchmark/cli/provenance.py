@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.common import add_experiment, add_set, add_track, named, planned, read_params
+from benchmark.cli.common import add_experiment, add_set, add_track, planned, read_params
 
 HELP = "show the commit, image and machine that made a published record"
 
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Shows what made published records."""
     from benchmark.results import lineage
 
-    cells = named(planned(arguments, read_params(arguments)), arguments.cells)
+    cells = planned(arguments, read_params(arguments), arguments.cells)
     for place, cell in enumerate(cells):
         if place:
             print()

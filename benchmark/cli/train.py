@@ -15,7 +15,6 @@ from benchmark.cli.common import (
     add_set,
     add_track,
     lacking,
-    named,
     part,
     planned,
     read_params,
@@ -60,9 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     shard = shard_of(arguments)
     found = read_params(arguments)
-    cells = planned(arguments, found)
-    if arguments.cell:
-        cells = named(cells, arguments.cell)
+    cells = planned(arguments, found, arguments.cell or ())
     dataset = dataset_checksum(arguments.root, found)
     say_overrides(found)
     # A fresh clone has the published records and an empty store: only what is new is trained.

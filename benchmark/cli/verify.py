@@ -9,7 +9,6 @@ from benchmark.cli.common import (
     add_machine,
     add_set,
     add_track,
-    named,
     number,
     part,
     planned,
@@ -45,9 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from benchmark.execution import verify
 
     found = read_judged(arguments)
-    cells = planned(arguments, found)
-    if arguments.cells:
-        cells = named(cells, arguments.cells)
+    cells = planned(arguments, found, arguments.cells)
     if arguments.sample is not None and arguments.sample < 1:
         raise UserError(f"--sample is {arguments.sample}, expected a number from 1")
     if arguments.sample:

@@ -287,6 +287,9 @@ class Experiment(Grid):
     """Further rows, if one grid cannot list them all."""
     seeds: Seeds
     learning_rates: Literal["default", "tuned"]
+    # Left out where it is not set, so that the frozen rules of a leaderboard stay the same.
+    sweep_seeds: Seeds | None = Field(default=None, exclude_if=lambda seeds: seeds is None)
+    """Seeds of the trials that tune its learning rates, if not those of `sweep`."""
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -363,6 +366,10 @@ class Params(Model):
     def overrides(self) -> Mapping[str, Any]:
         """The values that the command line set, by their keys, see `config.overrides`."""
         return self._overrides
+
+    def sweep_seeds(self, experiment: str) -> tuple[int, ...]:
+        """The seeds of an experiment's trials: its own, or else the track's."""
+        return self.experiments[experiment].sweep_seeds or self.sweep.seeds
 
     def under(self, overrides: Mapping[str, Any]) -> Params:
         """The same params, stating what the command line set in them."""

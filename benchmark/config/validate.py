@@ -73,8 +73,12 @@ def checked(params: Params) -> Params:
     reported = {
         seed for e in params.experiments.values() for grid in e.grids for seed in e.seeds_of(grid)
     }
-    if shared := reported & set(params.sweep.seeds):
-        raise UserError(f"sweep: seeds {sorted(shared)} are reported by an experiment")
+    tuning = {"sweep: seeds": params.sweep.seeds} | {
+        f"experiments: {name}.sweep_seeds": params.sweep_seeds(name) for name in params.experiments
+    }
+    for where, seeds in tuning.items():
+        if shared := reported & set(seeds):
+            raise UserError(f"{where} {sorted(shared)} are reported by an experiment")
     return params
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,19 @@ def tuned_row(params: Params, row: Row) -> Row:
 
 
 def cells(
-    params: Params, experiment: str, rates: Mapping[Row, tuple[float, float]] | None
+    params: Params,
+    experiment: str,
+    rates: Mapping[Row, tuple[float, float]] | None,
+    methods: Collection[str] | None = None,
 ) -> list[Cell]:
-    """The cells of an experiment; `rates` are the tuned settings, if it uses them."""
+    """The cells of an experiment, or of some of its methods.
+
+    `rates` are the tuned settings, if the experiment uses them; those of other methods may be missing.
+    """
     return [
         cell
         for row, own in seeds(params, experiment).items()
+        if methods is None or row.method in methods
         for cell in cells_of(params, experiment, row, own, rates)
     ]
 
@@ -183,11 +190,20 @@ def cells_of(
     ]
 
 
-def sweep_command(track: str, experiment: str, overrides: Mapping[str, Any] | None = None) -> str:
-    """The command that tunes an experiment's rates under these overrides, which DVC cannot have."""
-    if experiment == "leaderboard" and not overrides:
+def sweep_command(
+    track: str,
+    experiment: str,
+    overrides: Mapping[str, Any] | None = None,
+    method: str | None = None,
+) -> str:
+    """The command that tunes an experiment's rates, or those of a method, which DVC cannot do.
+
+    Nor can DVC have overrides.
+    """
+    if experiment == "leaderboard" and not overrides and not method:
         return f"uv run dvc repro tracks/{track}/sweep/dvc.yaml"
-    return f"uv run benchmark sweep{_on(track)} --experiment {experiment}{_set(overrides)}"
+    only = f" --method {method}" if method else ""
+    return f"uv run benchmark sweep{_on(track)} --experiment {experiment}{only}{_set(overrides)}"
 
 
 def train_command(

@@ -96,6 +96,11 @@ class TunedRow(_Part):
         """The row of the experiment."""
         return Row(self.method, self.backbone, self.scheme)
 
+    @property
+    def group(self) -> tuple[str, str]:
+        """Its method and backbone, whose schemes all have the same trials."""
+        return self.method, self.backbone
+
 
 class RateTable(_Part):
     """The tuned learning rates of an experiment."""
@@ -131,20 +136,26 @@ def write(target: Path, params: Params, experiment: str, rows: Iterable[TunedRow
         track=params.track,
         experiment=experiment,
         metric=f"validation accuracy, {metric(params)}",
-        seeds=params.sweep.seeds,
+        seeds=params.sweep_seeds(experiment),
         rows=tuple(rows),
         **({"overrides": dict(params.overrides)} if params.overrides else {}),
     )
     canonical_json.write(target, canonical_json.pretty(table.as_json()))
 
 
-def rows_of(root: Path, params: Params, experiment: str) -> tuple[TunedRow, ...]:
-    """The rows of an experiment's table under the overrides of the params; none if there is no file."""
+def read(root: Path, params: Params, experiment: str) -> RateTable | None:
+    """An experiment's table under the overrides of the params; None if there is no file."""
     source = path(root, params.track, experiment, params.overrides)
     table = _read(source)
     if table and table.overrides != params.overrides:
         made, asked = flags(table.overrides) or "no --set", flags(params.overrides) or "no --set"
         raise UserError(f"{source}: tuned with {made}, and the command has {asked}")
+    return table
+
+
+def rows_of(root: Path, params: Params, experiment: str) -> tuple[TunedRow, ...]:
+    """The rows of that table; none if there is no file."""
+    table = read(root, params, experiment)
     return table.rows if table else ()
 
 

@@ -9,7 +9,7 @@ an edge is flagged. A trial whose fingerprint is in a table of rates is not trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -37,6 +37,9 @@ class Trial:
     cell: Cell
 
 
+Group = tuple[str, str]
+"""A method and a backbone, whose schemes all get the same trials."""
+
 Train = Callable[[Sequence[Cell]], Mapping[str, Result]]
 """Trains cells and returns their results by label."""
 
@@ -53,19 +56,27 @@ def tunable(params: Params, experiment: str) -> list[Row]:
     ]
 
 
+def groups(params: Params, experiment: str) -> dict[Group, list[Row]]:
+    """The rows that are tunable by method and backbone, in the order of a table of rates."""
+    found: dict[Group, list[Row]] = {}
+    for row in tunable(params, experiment):
+        found.setdefault((row.method, row.backbone), []).append(row)
+    return found
+
+
 def rate_at(params: Params, row: Row, place: float) -> float:
     """The recipe's rate times a power of the sweep's factor, with three significant digits."""
     rate, _ = plan.default_setting(params, row)
     return float(f"{rate * params.sweep.factor**place:.3g}") if place else rate
 
 
-def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
-    """Every trial of a row at the given powers of the sweep's factor."""
+def trials(params: Params, experiment: str, row: Row, exponents: Sequence[int]) -> list[Trial]:
+    """Every trial of a row for an experiment, at the given powers of the sweep's factor."""
     _, decay = plan.default_setting(params, row)
     made = []
     for exponent in exponents:
         setting = rate_at(params, row, exponent), decay
-        for seed in params.sweep.seeds:
+        for seed in params.sweep_seeds(experiment):
             label = f"{row}-lr{setting[0]:g}-s{seed}"
             cell = plan.resolve(params, "sweep", row, seed, setting, "validation", label)
             made.append(Trial(row, exponent, setting, cell))
@@ -73,29 +84,34 @@ def trials(params: Params, row: Row, exponents: Sequence[int]) -> list[Trial]:
 
 
 def tune(
-    params: Params, experiment: str, train: Train, say: Callable[[str], None]
+    params: Params,
+    experiment: str,
+    train: Train,
+    say: Callable[[str], None],
+    only: Collection[Group] | None = None,
 ) -> list[TunedRow]:
-    """Tunes every row that is tunable; `say` is told of extensions."""
+    """Tunes every row that is tunable, or those of some groups; `say` is told of extensions.
+
+    A row's result does not depend on which other groups are tuned.
+    """
+    rows_of = groups(params, experiment)
+    rows_of = {group: rows for group, rows in rows_of.items() if only is None or group in only}
     reach = params.sweep.learning_rates // 2
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in tunable(params, experiment):
-        groups.setdefault((row.method, row.backbone), []).append(row)
-    tried = {group: list(range(-reach, params.sweep.learning_rates - reach)) for group in groups}
+    tried = {group: list(range(-reach, params.sweep.learning_rates - reach)) for group in rows_of}
     results: dict[str, Result] = {}
+
+    def made(row: Row) -> list[Trial]:
+        return trials(params, experiment, row, tried[row.method, row.backbone])
+
     for turn in range(params.sweep.extensions + 1):
-        wanted = [
-            trial.cell
-            for group, rows in groups.items()
-            for row in rows
-            for trial in trials(params, row, tried[group])
-        ]
+        wanted = [trial.cell for rows in rows_of.values() for row in rows for trial in made(row)]
         results |= train([cell for cell in wanted if cell.label not in results])
         if turn == params.sweep.extensions:
             break
         grown = 0
-        for group, rows in groups.items():
+        for group, rows in rows_of.items():
             exponents = tried[group]
-            fits = [_fit(trials(params, row, exponents), results) for row in rows]
+            fits = [_fit(made(row), results) for row in rows]
             places = [found.place for found in fits if found and found.at_edge]
             middle = (exponents[0] + exponents[-1]) / 2
             lower, higher = any(p <= middle for p in places), any(p > middle for p in places)
@@ -107,11 +123,7 @@ def tune(
         if not grown:
             break
         say(f"best rates at an edge: {grown}; one rate further there, for every scheme")
-    return [
-        _row(params, row, trials(params, row, tried[group]), results)
-        for group, rows in groups.items()
-        for row in rows
-    ]
+    return [_row(params, row, made(row), results) for rows in rows_of.values() for row in rows]
 
 
 def _fit(made: Sequence[Trial], results: Mapping[str, Result]) -> Fit | None:

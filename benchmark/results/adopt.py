@@ -117,7 +117,7 @@ def _experiment(root: Path, params: Params, name: str) -> _Planned:
         [
             trial.cell
             for row in sweep.tunable(params, name)
-            for trial in sweep.trials(params, row, range(-reach, reach + 1))
+            for trial in sweep.trials(params, name, row, range(-reach, reach + 1))
         ],
         frozenset(r for r in rows if not by_default and plan.tuned_row(params, r) not in tuned),
     )

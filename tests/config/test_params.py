@@ -165,6 +165,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("methods/untrained/images_seen", 64, "untrained"),
     ("optimizers", {"sgd": {"momentum": 0.9, "nesterov": False}}, "backbone vit 'adamw'"),
     ("sweep/seeds", [0], r"sweep: seeds \[0\] are reported"),
+    ("experiments/head/sweep_seeds", [], r"experiments\.head\.sweep_seeds"),
+    ("experiments/head/sweep_seeds", [9, 9], r"experiments\.head.*sweep_seeds.*9 is listed twice"),
+    ("experiments/head/sweep_seeds", 100, r"experiments\.head\.sweep_seeds is 100"),
+    # Another experiment reports it.
+    ("experiments/head/sweep_seeds", [0], r"experiments: head\.sweep_seeds \[0\] are reported"),
 ]
 
 
@@ -231,6 +236,10 @@ def has_default(path: str) -> bool:
     """Whether a component, or the view, declares what is taken where the key is missing."""
     kind, name, *rest = path.split("/")
     if kind == "methods" and rest[0] in OF_A_RECIPE:
+        return True
+    if kind == "experiments" and rest == ["sweep_seeds"]:  # those of `sweep`
+        return True
+    if kind == "experiments" and rest == ["sweep_seeds"]:  # those of `sweep`
         return True
     tree: dict[str, Any] = tiny.real()
     if kind == "backbones" and rest[:1] == ["arguments"] and rest[1:]:

@@ -50,7 +50,9 @@ def test_only_what_is_asked_for_is_in_a_cell() -> None:
     assert one.optimizer.name == "sgd"
     assert one.training(0.1, 2, 100).steps == 25
     row = plan.rows(tiny.params(tree()), "leaderboard")[0]
-    trials = [sweep.trials(tiny.params(t), row, [0])[0].cell for t in (tiny.raw(), tree())]
+    trials = [
+        sweep.trials(tiny.params(t), "leaderboard", row, [0])[0].cell for t in (tiny.raw(), tree())
+    ]
     assert trials[0].on("images").fingerprint == trials[1].on("images").fingerprint
 
 

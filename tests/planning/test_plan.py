@@ -199,7 +199,9 @@ def test_seeds_of_the_sweep_are_never_reported(real: dict[str, Any]) -> None:
     reported = {cell.seed for cell in every_cell(found)}
     assert not reported & set(found.sweep.seeds)
     trials = [
-        t for row in sweep.tunable(found, "leaderboard") for t in sweep.trials(found, row, [0])
+        t
+        for row in sweep.tunable(found, "leaderboard")
+        for t in sweep.trials(found, "leaderboard", row, [0])
     ]
     assert {trial.cell.seed for trial in trials} == set(found.sweep.seeds)
     assert {trial.cell.config.evaluation.judge for trial in trials} == {"validation"}
@@ -548,7 +550,10 @@ def test_what_is_not_evaluated_has_no_key(key: str, default: Any, value: Any) ->
     def trials(tree: dict[str, Any]) -> list[str]:
         found = tiny.params(tree)
         row = Row("simclr", "resnet", "bn")
-        return [t.cell.on("images").fingerprint for t in sweep.trials(found, row, [-1, 0, 1])]
+        return [
+            t.cell.on("images").fingerprint
+            for t in sweep.trials(found, "leaderboard", row, [-1, 0, 1])
+        ]
 
     assert trials(changed) == trials(tiny.raw())
 

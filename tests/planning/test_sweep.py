@@ -12,8 +12,10 @@ import pytest
 
 from benchmark.cli import parser
 from benchmark.cli import sweep as verb
+from benchmark.cli import train as training_verb
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
+from benchmark.data.manifest import Split, dataset_checksum
 from benchmark.planning import plan, rate_table, sweep
 from benchmark.planning.cell import Cell, Row, Task
 from benchmark.planning.rate_table import Expected, Result, TunedRow
@@ -250,6 +252,25 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+@pytest.fixture
+def train(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of the cells that `train` asks to have trained, of a made-up accuracy."""
+    asked: list[str] = []
+
+    def made(
+        arguments: Any, found: Params, tasks: Sequence[Task], others: Any
+    ) -> dict[str, records.Record]:
+        store = records.store(root)
+        for task in tasks:
+            asked.append(task.cell.label)
+            result = records.Result(metrics={"pooled_reestimated.knn5": 0.5})
+            store.put(records.Record.of(task, {}, "done", result), records.RunLog())
+        return store.read(tasks)
+
+    monkeypatch.setattr(training_verb, "train_missing", made)
+    return asked
+
+
 def test_the_table_is_its_own_cache(root: Path, trained: list[str]) -> None:
     assert parser.main(["sweep"]) == 0
     table = root / "results" / "mini" / "rates" / "leaderboard.json"
@@ -366,6 +387,168 @@ def test_a_trial_that_crashed_is_trained_again(root: Path, trained: list[str]) -
     trained.clear()
     assert parser.main(["sweep"]) == 0
     assert trained == [trial["label"]]
+
+
+# --- seeds of an experiment's own, and one method at a time
+
+
+def two_methods(**experiment: Any) -> dict[str, Any]:
+    """Params whose leaderboard asks for tuned rates of SimCLR and of a recipe that extends it."""
+    tree = asked()
+    tree["methods"]["cool"] = {"extends": "simclr", "options": {"temperature": 0.5}}
+    tree["methods"]["longer"] = {
+        "extends": "cool",
+        "images_seen": 64 * tiny.BATCH,
+        "learning_rates_from": "cool",
+    }
+    methods = ["simclr", "cool", "longer", "raw-pixels"]
+    tree["experiments"]["leaderboard"] |= {"methods": methods, **experiment}
+    return tree
+
+
+def table_of(root: Path) -> Path:
+    return root / "results" / "mini" / "rates" / "leaderboard.json"
+
+
+def test_an_experiment_may_tune_with_seeds_of_its_own(
+    root: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = asked()
+    tree["experiments"]["other"] = tree["experiments"]["leaderboard"] | {"sweep_seeds": [105, 106]}
+    tiny.write_params(root, tree)
+    for experiment, seeds in (("leaderboard", [100]), ("other", [105, 106])):
+        capsys.readouterr()
+        assert parser.main(["plan", "--experiment", experiment]) == 0
+        assert f"some {5 * len(seeds)} trials each" in capsys.readouterr().out
+        trained.clear()
+        assert parser.main(["sweep", "--experiment", experiment]) == 0
+        assert len(trained) == 2 * 5 * len(seeds)
+        table = json.loads((table_of(root).parent / f"{experiment}.json").read_text("utf-8"))
+        assert table["seeds"] == seeds
+        for row in table["rows"]:
+            tried = [(t["learning_rate"], t["seed"]) for t in row["trials"]]
+            rates = [0.01, LOW, RECIPE, HIGH, 1.0]
+            assert sorted(tried) == [(rate, seed) for rate in rates for seed in seeds]
+
+
+def test_no_seed_of_the_sweep_is_in_the_fingerprint_of_a_cell() -> None:
+    own = tiny.changed(asked(), "experiments/leaderboard/sweep_seeds", [105])
+    rates = dict.fromkeys((BN, PLAIN), (0.1, 0.0))
+    plain, other = (plan.cells(tiny.params(t), "leaderboard", rates) for t in (asked(), own))
+    assert [c.on("images").fingerprint for c in plain] == [
+        c.on("images").fingerprint for c in other
+    ]
+
+
+def test_one_method_at_a_time_makes_the_table_of_all(root: Path, trained: list[str]) -> None:
+    tiny.write_params(root, two_methods())
+    assert parser.main(["sweep"]) == 0
+    whole, labels = table_of(root).read_bytes(), sorted(trained)
+    table_of(root).unlink()
+    records.store(root).folder.rename(root / "gone")
+    trained.clear()
+    assert parser.main(["sweep", "--method", "cool"]) == 0
+    assert {label.partition("-")[0] for label in trained} == {"cool"}
+    assert {row.method for row in rate_table.load(table_of(root))} == {"cool"}
+    # The trials of the first method are known from the table alone, as in a fresh clone.
+    records.store(root).folder.rename(root / "gone too")
+    assert parser.main(["sweep", "--method", "simclr"]) == 0
+    assert sorted(trained) == labels
+    assert table_of(root).read_bytes() == whole
+
+
+def test_a_method_is_planned_and_trained_as_soon_as_it_is_tuned(
+    root: Path, trained: list[str], capsys: pytest.CaptureFixture[str], train: list[str]
+) -> None:
+    """`longer` takes the rates of `cool`, so these are what it is tuned by."""
+    tiny.write_params(root, two_methods())
+    again = "`uv run benchmark sweep --experiment leaderboard --method longer`"
+    assert parser.main(["plan", "--method", "longer"]) == 0
+    assert f"2 rows without a tuned learning rate, some 5 trials each: {again}" in (
+        capsys.readouterr().out
+    )
+    assert parser.main(["sweep", "--method", "longer"]) == 0
+    assert {label.partition("-")[0] for label in trained} == {"cool"}
+    capsys.readouterr()
+    assert parser.main(["plan", "--method", "longer"]) == 0
+    assert "tuned" not in capsys.readouterr().out
+    for method in ("longer", "raw-pixels"):
+        assert parser.main(["train", "--method", method]) == 0
+    assert parser.main(["train", "--cell", "cool-resnet-bn-s0"]) == 0
+    assert train == [
+        "longer-resnet-bn-s0", "longer-resnet-none-plain-s0", "raw-pixels-pixels-none-s0",
+        "cool-resnet-bn-s0",
+    ]  # fmt: skip
+    assert "no rate for simclr-resnet-bn" in tiny.refusal(capsys, "train", "--method", "simclr")
+    assert "no rate for simclr-resnet-bn" in tiny.refusal(capsys, "train")
+    assert "unknown method of experiment leaderboard 'colo'" in tiny.refusal(
+        capsys, "sweep", "--method", "colo"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("sweep/seeds", [101]),
+        ("sweep/seeds", [100, 101]),
+        ("experiments/leaderboard/sweep_seeds", [101]),
+        ("sweep/factor", 2.0),
+        ("sweep/learning_rates", 7),
+        ("training/batch_size", 16),
+        ("methods/simclr/learning_rate/resnet", 0.2),
+        ("data/seed", 1),
+    ],
+)
+def test_rows_that_were_tuned_in_another_way_are_not_kept(
+    root: Path, trained: list[str], capsys: pytest.CaptureFixture[str], path: str, value: Any
+) -> None:
+    tiny.write_params(root, two_methods())
+    assert parser.main(["sweep"]) == 0
+    tree = tiny.changed(two_methods(), path, value)
+    tiny.write_params(root, tree)
+    if path == "data/seed":  # other splits: the images of another seed
+        note = json.loads(tiny.note(tiny.params(tree)))
+        note["splits"] = {name: part | {"sha256": "o"} for name, part in note["splits"].items()}
+        splits = {name: Split.model_validate(part) for name, part in note["splits"].items()}
+        note["sha256"] = dataset_checksum(splits)
+        canonical_json.write(root / "data" / "mini" / "manifest.json", json.dumps(note))
+    capsys.readouterr()
+    trained.clear()
+    assert parser.main(["sweep", "--method", "cool"]) == 0
+    assert "left out simclr on resnet, which was tuned with other params" in capsys.readouterr().err
+    assert {row.method for row in rate_table.load(table_of(root))} == {"cool"}
+    assert trained
+    assert parser.main(["sweep"]) == 0
+    table = json.loads(table_of(root).read_text("utf-8"))
+    assert {row["method"] for row in table["rows"]} == {"simclr", "cool"}
+    for row in table["rows"]:
+        assert {trial["seed"] for trial in row["trials"]} == set(table["seeds"])
+
+
+def test_rows_that_fit_with_fewer_seeds_are_chosen_again(root: Path, trained: list[str]) -> None:
+    """Their trials are all there; the fit is that of the seeds that count now."""
+    tiny.write_params(root, tiny.changed(two_methods(), "sweep/seeds", [100, 101]))
+    assert parser.main(["sweep"]) == 0
+    tiny.write_params(root, two_methods())
+    trained.clear()
+    assert parser.main(["sweep", "--method", "cool"]) == 0
+    assert trained == []
+    merged = table_of(root).read_bytes()
+    table_of(root).unlink()
+    assert parser.main(["sweep"]) == 0
+    assert table_of(root).read_bytes() == merged
+
+
+def test_a_method_whose_trial_crashed_leaves_the_table(root: Path, trained: list[str]) -> None:
+    tiny.write_params(root, two_methods())
+    assert parser.main(["sweep", "--method", "simclr"]) == 0
+    before = table_of(root).read_bytes()
+    (root / "crashed").write_text("cool-resnet-bn-lr0.1-s100", encoding="utf-8")
+    assert parser.main(["sweep", "--method", "cool"]) == 1
+    assert table_of(root).read_bytes() == before
+    # Nor does the method whose trials are not all there get a rate from the others.
+    assert parser.main(["sweep", "--method", "simclr"]) == 0
+    assert table_of(root).read_bytes() == before
 
 
 def test_a_damaged_table_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

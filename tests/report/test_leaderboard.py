@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from scipy import stats
 from benchmark.config.schema import Params
 from benchmark.core import canonical_json
 from benchmark.core.errors import UserError
+from benchmark.planning import rate_table
 from benchmark.planning.cell import Cell
 from benchmark.report.leaderboard import write
 from benchmark.results import origins, published
@@ -32,6 +34,7 @@ from tests.helpers.made_up import (
     fail,
     params_of,
     publish,
+    rates,
 )
 
 
@@ -369,6 +372,18 @@ def test_rates_and_flags(tmp_path: Path, params: Params) -> None:
     assert all(" § |" in line for line in text.splitlines() if "| rotation |" in line)
 
 
+def test_seeds_of_the_sweep_are_stated_if_they_are_not_the_tracks(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    for seeds in (None, [100, 101, 102], [100]):
+        own = {} if seeds is None else {"sweep_seeds": seeds}
+        document = written(tmp_path, params_of(raw, seeds=[0], **own))
+        page = (tmp_path / "results/mini/leaderboard.md").read_text(encoding="utf-8")
+        other = seeds == [100]
+        assert document.get("sweep_seeds") == ([100] if other else None)
+        assert ("other seeds than the track's sweep: 100." in page) == other
+
+
 def test_an_experiment_at_the_recipes_rates(tmp_path: Path, raw: dict[str, Any]) -> None:
     grid = {**GRID, "learning_rates": "default", "methods": ["moco"]}
     params = params_of({**raw, "experiments": {**raw["experiments"], "other": grid}})
@@ -400,6 +415,20 @@ def test_a_missing_record_is_named_with_what_to_run(tmp_path: Path, params: Para
     publish(tmp_path, params)
     (published.folder(tmp_path, "mini", "leaderboard", "moco") / "moco-vit-ln-s1.json").unlink()
     with pytest.raises(UserError, match=r"no record of moco-vit-ln-s1: run `uv run dvc repro`"):
+        write.write(tmp_path, params, "leaderboard")
+    assert not (tmp_path / "results/mini/leaderboard.json").exists()
+
+
+def test_no_table_is_made_from_a_part_of_the_methods(tmp_path: Path, params: Params) -> None:
+    """Whole methods are published and tuned one by one, and its ranks would change with the rest."""
+    publish(tmp_path, params)
+    shutil.rmtree(published.folder(tmp_path, "mini", "leaderboard", "moco"))
+    with pytest.raises(UserError, match="no record of moco-resnet-bn-s0 and 11 more"):
+        write.write(tmp_path, params, "leaderboard")
+    table = [row for row in rates(params) if row.method != "moco"]
+    path = rate_table.path(tmp_path, "mini", "leaderboard")
+    rate_table.write(path, params, "leaderboard", table)
+    with pytest.raises(UserError, match=r"leaderboard\.json has no rate for moco-resnet-bn"):
         write.write(tmp_path, params, "leaderboard")
     assert not (tmp_path / "results/mini/leaderboard.json").exists()
 

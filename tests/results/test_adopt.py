@@ -450,7 +450,7 @@ def test_trials_come_first_and_cells_follow_when_their_rate_is_chosen(
     tiny.write_params(root, tree_)
     params = tiny.params(tree_)
     rows = sweep.tunable(params, "leaderboard")
-    trial = sweep.trials(params, rows[0], [1])[0].cell
+    trial = sweep.trials(params, "leaderboard", rows[0], [1])[0].cell
     rates = {row: (sweep.rate_at(params, row, 0.5), 0.0) for row in rows}
     cells = [c for c in plan.cells(params, "leaderboard", rates) if c.method == "simclr"]
 

@@ -114,6 +114,8 @@ class Leaderboard(Document):
     rows: list[Annotated[Row, BeforeValidator(_row)]] = at("entries")
     overrides: Overrides
     """What `--set` set when the table was made, by key; missing if nothing."""
+    sweep_seeds: list[int] = Field(exclude_if=lambda seeds: not seeds)
+    """Seeds of the trials that tuned its learning rates; missing if they are those of the track."""
 
 
 def json(table: Table) -> str:

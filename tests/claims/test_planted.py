@@ -31,7 +31,7 @@ from tests.helpers.effects import ADVICE, CLAIMS, MARGIN, Key, Values
 from tests.helpers.slow import counts
 
 FEW = 100
-TABLES = counts(FEW, 1000)
+TABLES = counts(FEW, 400)
 
 EITHER: tuple[Verdict, ...] = ("supported", "mixed", "refuted")
 TRUE: dict[Rule, dict[float, tuple[Verdict, ...]]] = {

@@ -345,3 +345,20 @@ def test_a_claim_without_an_advice_has_only_its_description(tmp_path: Path) -> N
 def test_the_arms_stand_in_the_order_of_the_difference(made: Path) -> None:
     said = section(made, "C2")
     assert said.index(f"| `{PLUS}` |") < said.index(f"| `{MINUS}` |")
+
+
+OTHERS = sorted(path.parents[1].name for path in tiny.PROJECT.glob("tracks/*/claims/dvc.yaml"))
+
+
+@pytest.mark.parametrize("track", [name for name in OTHERS if name != "mini"])
+def test_another_track_of_the_project_is_judged_by_what_it_has(tmp_path: Path, track: str) -> None:
+    """It has the arms of every claim, and need not have what is shown beside them."""
+    for name in ("params.yaml", "claims.yaml", "literature.yaml", f"tracks/{track}/params.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny.PROJECT / name, tmp_path / name)
+    write.write(tmp_path, track)
+    document = json.loads((tmp_path / f"results/{track}/claims.json").read_text(encoding="utf-8"))
+    advices = [claim["advice"] for claim in document["claims"]]
+    assert {entry["verdict"] for entry in advices} == {"undetermined"}
+    assert all(entry["reasons"][0].startswith("no record of") for entry in advices)
+    assert all(entry["planned"] for entry in advices)

@@ -110,10 +110,13 @@ def halfway(
     """How soon each scheme reached half way, at its best rate, by the kNN watched while training.
 
     None if the first scheme, whose end defines half way, lacks a record or was not watched. A scheme
-    with a missing record is left out, and so is a rate at which a seed failed.
+    that the track lacks or with a missing record is left out, and so is a rate at which a seed failed.
     """
     best: dict[str, tuple[RowRecords, float]] = {}
+    known = {str(row) for row in index.rows(advice.experiment)}
     for scheme in schemes:
+        if not known.issuperset(advice.rows(scheme)):
+            continue
         rows = [index.row(advice.experiment, name) for name in advice.rows(scheme)]
         missing = any(row.missing for row in rows)
         if not missing and (top := index.best(rows, ACCURACY)):

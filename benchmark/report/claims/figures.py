@@ -94,7 +94,10 @@ def _percent(values: Iterable[float]) -> list[float]:
 def _rates(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> None:
     """Accuracy against the learning rate by scheme: mean and range over seeds, failures as crosses."""
     chosen = judged.claim.figure
-    schemes = chosen.schemes if isinstance(chosen, RatesFigure) else ()
+    known = {str(row) for row in index.rows(advice.experiment)}
+    every = chosen.schemes if isinstance(chosen, RatesFigure) else ()
+    # A track need not have what is shown beside the arms.
+    schemes = [scheme for scheme in every if known.issuperset(advice.rows(scheme))]
     panel = _panel(figure, "learning rate", KNN)
     handles, lacking, tried, failures = [], [], set(), False
     for place, scheme in enumerate(schemes):
@@ -203,11 +206,19 @@ def _groups(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> 
     chosen = judged.claim.figure
     if not isinstance(chosen, GroupsFigure):
         return
-    panel = _panel(figure, f"samples in a BN group (batch size {chosen.batch_size})", KNN)
-    sizes = dict(sorted(chosen.schemes.items(), key=lambda item: item[1]))
+    recipe = index.params.methods[chosen.recipe]
+    own = getattr(recipe, "batch_size", None) or index.params.training.batch_size
+    panel = _panel(figure, f"samples in a BN group (batch size {own})", KNN)
+    # The whole batch of the claims is that of the main track.
+    whole = {name: own if n == chosen.batch_size else n for name, n in chosen.schemes.items()}
+    sizes = dict(sorted(whole.items(), key=lambda item: item[1]))
+    known = {str(row) for row in index.rows(advice.experiment)}
     accuracies, lacking = {}, []
     for scheme in (*sizes, *chosen.flat):
-        row = index.row(advice.experiment, str(Row(chosen.recipe, chosen.backbone, scheme)))
+        name = str(Row(chosen.recipe, chosen.backbone, scheme))
+        if name not in known:  # a track need not have what is shown beside the arms
+            continue
+        row = index.row(advice.experiment, name)
         values = _percent(index.values(row, ACCURACY).values())
         if row.missing or not values:
             lacking.append(scheme)

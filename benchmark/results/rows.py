@@ -118,6 +118,10 @@ class RecordIndex:
             self._experiments[experiment] = self._read(experiment)
         return self._experiments[experiment]
 
+    def has(self, experiment: str, names: Iterable[str]) -> bool:
+        """Whether the experiment asks for all rows of these names."""
+        return {str(row) for row in self.rows(experiment)}.issuperset(names)
+
     def row(self, experiment: str, name: str) -> RowRecords:
         """The row called `name`, e.g. `simclr-resnet-bn`."""
         found = {str(row): own for row, own in self.rows(experiment).items()}

@@ -82,10 +82,10 @@ def bar(index: RecordIndex, claims: Claims, experiment: str, backbone: str) -> B
     }
     if absent := [kind for kind, controls in kinds.items() if not controls]:
         return Bar(None, f"experiment {experiment} has no {' and no '.join(absent)}")
-    if missing := [str(own.row) for controls in kinds.values() for own in controls if own.missing]:
+    every = [own for controls in kinds.values() for own in controls]
+    if missing := [str(own.row) for own in every if own.missing]:
         return Bar(None, f"no record of every seed of {', '.join(missing)}")
     # Without one that failed, the best of the others may be lower.
-    every = [own for controls in kinds.values() for own in controls]
     if failed := [
         str(own.row) for own in every if len(index.values(own, ACCURACY)) < len(own.seeds)
     ]:

@@ -113,9 +113,8 @@ def halfway(
     that the track lacks or with a missing record is left out, and so is a rate at which a seed failed.
     """
     best: dict[str, tuple[RowRecords, float]] = {}
-    known = {str(row) for row in index.rows(advice.experiment)}
     for scheme in schemes:
-        if not known.issuperset(advice.rows(scheme)):
+        if not index.has(advice.experiment, advice.rows(scheme)):
             continue
         rows = [index.row(advice.experiment, name) for name in advice.rows(scheme)]
         missing = any(row.missing for row in rows)

@@ -94,10 +94,9 @@ def _percent(values: Iterable[float]) -> list[float]:
 def _rates(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> None:
     """Accuracy against the learning rate by scheme: mean and range over seeds, failures as crosses."""
     chosen = judged.claim.figure
-    known = {str(row) for row in index.rows(advice.experiment)}
     every = chosen.schemes if isinstance(chosen, RatesFigure) else ()
     # A track need not have what is shown beside the arms.
-    schemes = [scheme for scheme in every if known.issuperset(advice.rows(scheme))]
+    schemes = [name for name in every if index.has(advice.experiment, advice.rows(name))]
     panel = _panel(figure, "learning rate", KNN)
     handles, lacking, tried, failures = [], [], set(), False
     for place, scheme in enumerate(schemes):
@@ -212,12 +211,11 @@ def _groups(figure: Any, judged: Judged, advice: Advice, index: RecordIndex) -> 
     # The whole batch of the claims is that of the main track.
     whole = {name: own if n == chosen.batch_size else n for name, n in chosen.schemes.items()}
     sizes = dict(sorted(whole.items(), key=lambda item: item[1]))
-    known = {str(row) for row in index.rows(advice.experiment)}
     accuracies, lacking = {}, []
     for scheme in (*sizes, *chosen.flat):
         name = str(Row(chosen.recipe, chosen.backbone, scheme))
-        if name not in known:  # a track need not have what is shown beside the arms
-            continue
+        if not index.has(advice.experiment, [name]):
+            continue  # as above: beside the arms
         row = index.row(advice.experiment, name)
         values = _percent(index.values(row, ACCURACY).values())
         if row.missing or not values:

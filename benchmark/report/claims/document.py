@@ -13,14 +13,12 @@ from benchmark.analysis.claims.differences import Cell, Paired
 from benchmark.analysis.claims.judge import Judged, Planned, Secondary
 from benchmark.analysis.claims.schema import Claims, Description, Metric, Pilot, Rule, Verdict
 from benchmark.analysis.claims.sensitivity import Sensitivity
+from benchmark.analysis.claims.tracks import SCHEMA
 from benchmark.analysis.contrasts import Finding
 from benchmark.analysis.statistics import Measured
 from benchmark.config.schema import Params
 from benchmark.report.claims.formatting import scale
 from benchmark.report.document import Document, Overrides, at, inside, text
-
-SCHEMA = 2
-"""Version of the JSON layout; see docs/claims.md."""
 
 
 class Described(Document):

@@ -31,7 +31,7 @@ from benchmark.execution.missing import Summary, Work, kept
 from benchmark.execution.processes import PATIENCE, Processes, Signals, Stopped
 from benchmark.execution.progress import Bars
 from benchmark.planning.cell import Task
-from benchmark.results.records import Record, Store
+from benchmark.results.records import Record, RunLog, Store
 
 ANSWER_SECONDS = 10.0
 """Within which a cluster has to answer."""
@@ -269,7 +269,9 @@ class Driver:
         try:
             outcome: remote.Outcome = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            outcome = remote.Outcome("lost", f"{type(error.cause).__name__}: {error.cause}")
+            cause = f"{type(error.cause).__name__}: {error.cause}"
+            log = RunLog(traceback=str(error))
+            outcome = remote.Outcome("lost", cause, run_log=log)
         except ray.exceptions.RayError as error:
             why = str(error).strip().splitlines()
             outcome = remote.Outcome("lost", f"its node was lost {RETRIES + 1} times ({why[0]})")

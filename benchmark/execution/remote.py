@@ -211,10 +211,23 @@ def _leave(child: _Child, place: Place, keep: bool) -> None:
 
 
 def _processes(place: Place) -> Processes:
+    _stand_somewhere()
     if place.plugins:
         os.environ[plugins.VARIABLE] = place.plugins
     determinism.prepare()
     return Processes(Signals())
+
+
+def _stand_somewhere() -> None:
+    """Leaves a folder that is gone: new processes are told where this one stands.
+
+    A node keeps the folder that it was started in, which somebody may remove; a network file system may
+    also forget it. All paths of a cell are absolute.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir(os.sep)
 
 
 @contextlib.contextmanager

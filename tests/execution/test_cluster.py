@@ -221,6 +221,23 @@ def test_a_killed_worker_costs_its_cell_only(
 
 @needs_ray
 @pytest.mark.slow
+def test_a_node_whose_folder_is_gone_trains(nodes: Nodes, root: Path, tmp_path: Path) -> None:
+    """Somebody removes the folder in which `ray start` was run."""
+    folder = tmp_path / "started-here"
+    folder.mkdir()
+    number = nodes.add(folder=folder, num_cpus=2)
+    folder.rmdir()
+    try:
+        # Only that node has two cores.
+        done = tiny.run(root, "train", "--on", nodes.address, "--cores", "2")
+    finally:
+        nodes.remove(number)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == SAID
+
+
+@needs_ray
+@pytest.mark.slow
 def test_nodes_that_cannot_run_a_cell_are_refused(nodes: Nodes, root: Path, tmp_path: Path) -> None:
     def refused(*options: str) -> str:
         done = tiny.run(root, "train", "--on", nodes.address, *options)

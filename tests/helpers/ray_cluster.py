@@ -1,10 +1,12 @@
 """A Ray cluster of processes of this machine, in a process of its own: orders arrive by stdin.
 
-`add` starts a node and prints its number, `remove NUMBER` kills it. The first line is the address.
+`add FOLDER OPTIONS` starts a node and prints its number, `remove NUMBER` kills it. The first line is
+the address.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -28,10 +30,11 @@ class Nodes:
         )  # fmt: skip
         self.address = str(self._answer())
 
-    def add(self, path: Path | None = None, **resources: Any) -> int:
-        """Starts a node, where Python imports from `path` first, and returns its number."""
+    def add(self, path: Path | None = None, folder: Path | None = None, **resources: Any) -> int:
+        """Starts a node in a folder, where Python imports from `path` first; returns its number."""
         more = {"PYTHONPATH": f"{path}:{tiny.PROJECT}"} if path else {}
-        return int(self._order("add", {"num_cpus": 1, "env_vars": more, **resources}))
+        given = {"num_cpus": 1, "env_vars": more, **resources}
+        return int(self._order("add", str(folder or tiny.PROJECT), given))
 
     def remove(self, number: int) -> None:
         """Kills a node and all that runs on it."""
@@ -85,12 +88,13 @@ def serve() -> None:
     answer(cluster.address)
     nodes: list[Any] = []
     for line in sys.stdin:
-        verb, given = json.loads(line)
+        verb, *given = json.loads(line)
         if verb == "add":
-            nodes.append(cluster.add_node(**given))
+            with contextlib.chdir(given[0]):
+                nodes.append(cluster.add_node(**given[1]))
             answer(len(nodes) - 1)
         else:
-            cluster.remove_node(nodes[given], allow_graceful=False)
+            cluster.remove_node(nodes[given[0]], allow_graceful=False)
             answer(None)
     cluster.shutdown()
 

@@ -74,8 +74,7 @@ def place(network: nn.Module, sites: Sites, norms: SectionNorms, branch_gain: in
         active[chosen] = active.get(chosen, False) or found.activated
         if "branch-end" in found.parts and branch_gain == 0:
             ends += 1
-            if isinstance(weight := getattr(layer, "weight", None), nn.Parameter):
-                nn.init.zeros_(weight)
+            _start_at_zero(layer)
     for chosen, activated in active.items():
         if chosen.facts.get("activates") and not activated:
             raise UserError(
@@ -92,6 +91,13 @@ def place(network: nn.Module, sites: Sites, norms: SectionNorms, branch_gain: in
         if scale := norms.at(partial(matches, end)).branch():
             parent, _, name = end.path.rpartition(".")
             setattr(network.get_submodule(parent), name, scale)
+
+
+def _start_at_zero(norm: nn.Module) -> None:
+    """Sets a norm's scales to zero; a norm for tokens may hold the one with the scales."""
+    for layer in norm.modules():
+        if isinstance(weight := getattr(layer, "weight", None), nn.Parameter):
+            nn.init.zeros_(weight)
 
 
 def _check_patterns(sites: Sites, norms: SectionNorms) -> None:

@@ -27,7 +27,7 @@ from benchmark.norms.factory import SectionNorms
 
 COMPONENT = {
     "name": "timm",
-    "version": 1,
+    "version": 2,
     "options": {
         "architecture": "str",
         "arguments": "mapping",

@@ -271,6 +271,18 @@ def test_the_last_norm_of_each_branch_starts_at_the_gain(gain):
         assert bool((weight == (gain if site.path in ends else 1)).all())
 
 
+@pytest.mark.parametrize("norm", ["ln", "bn", "ghost-bn"])
+def test_branches_of_tokens_start_at_zero_whatever_holds_the_norm(norm):
+    """Of a transformer whose branches end in a norm: layers over all tokens, or over channels first."""
+    found = backbone("vit_relpos_small_patch16_rpn_224", norm, branch_gain=0)
+    ends = [site for site in found.sites.norms if "branch-end" in site.parts]
+    assert len(ends) == 24
+    for site in ends:
+        scales = dict(found.net.get_submodule(site.path).named_parameters())
+        (weight,) = (scale for name, scale in scales.items() if name.endswith("weight"))
+        assert not weight.any()
+
+
 @pytest.mark.parametrize("model", [m for m in SMALL if not refused(m, "none-skipinit")])
 def test_skipinit_switches_every_branch_off(model):
     found = backbone(model, "none-skipinit").eval()

@@ -88,7 +88,7 @@ def test_every_key_of_the_json_is_documented(made: Path) -> None:
     assert set(keys(document)) - names
     for key in set(keys(document)) - names:
         assert f"`{key}`" in text, key
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert document["scale"] == "short trainings of small networks"
     assert document["comparisons"] == 6
 

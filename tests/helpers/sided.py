@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ LACKING = {
     "unlearnt": "neither arm has learnt",
     "edge": "the losing arm's learning rate is at the edge of those tried",
     "wide": "the seeds show neither a difference nor equivalence",
+    "blocked": "equivalence is not shown while a learning rate is at the edge of those tried",
 }
 """Why a claim can be undetermined, and how the pages word it."""
 
@@ -54,6 +56,16 @@ def verdict(rule: str, case: str) -> str:
     return RULED[rule][list(SHOWN).index(case)] if case in SHOWN else "undetermined"
 
 
+def differ(rule: str, cases: Sequence[str]) -> bool:
+    """Whether docs/claims.md calls two tracks that decide a claim different."""
+    words = {verdict(rule, case) for case in cases}
+    if {case[:5] for case in cases} >= {"above", "below"}:
+        return True
+    (one, half), (other, beside) = (SHOWN[case] for case in cases)
+    # Of equal degrees of freedom, so that Welch's interval is a little narrower than this.
+    return words == {"supported", "refuted"} and abs(one - other) > math.hypot(half, beside)
+
+
 def estimate(mean: float, half: float, margin: float) -> dict[str, Any]:
     """A published estimate of that interval."""
     se = half / T
@@ -71,7 +83,7 @@ def advice(own: dict[str, Any], case: str) -> dict[str, Any]:
     """The published advice with what a case shows or lacks."""
     own, margin = copy.deepcopy(own), own["margin"]
     arms = {
-        side: {"name": side, "rows": [f"{side}-row"], "learnt": True, "at_edge": False}
+        side: {"name": side, "learnt": True, "at_edge": False, "parameters": 4321, "images": 8765}
         for side in ("plus", "minus")
     }
     own |= {
@@ -79,8 +91,9 @@ def advice(own: dict[str, Any], case: str) -> dict[str, Any]:
         "planned": {"seeds": 16}, "sensitivity": None, "other_images": None,
         "cells": [{"status": "done", "sha256": "0" * 64}],
     }  # fmt: skip
-    sizes = SHOWN.get(case, (0.0, 3.0) if case == "wide" else (2.0, 0.5))
-    own["estimate"] = estimate(sizes[0] * margin, sizes[1] * margin, margin)
+    sizes = SHOWN | {"wide": (0.0, 3.0), "blocked": SHOWN["equivalent"]}
+    mean, half = sizes.get(case, SHOWN["above"])
+    own["estimate"] = estimate(mean * margin, half * margin, margin)
     if case in ("absent", "missing", "failed", "control"):
         own["estimate"] = None
     if case == "absent":
@@ -93,6 +106,9 @@ def advice(own: dict[str, Any], case: str) -> dict[str, Any]:
         arms["plus"]["learnt"] = arms["minus"]["learnt"] = False
     if case == "edge":
         arms["minus"]["at_edge"] = True
+    if case == "blocked":
+        # The arm that is ahead: it could be further ahead still.
+        arms["plus"]["at_edge"] = True
     return own
 
 
@@ -110,7 +126,7 @@ def document(track: str, cases: Mapping[str, str]) -> dict[str, Any]:
 
 
 def stand(root: Path, *documents: Mapping[str, Any]) -> None:
-    """A project with these documents, the tables of their experiments, and our sentences."""
+    """A project with these documents and our sentences."""
     root.mkdir(exist_ok=True)
     shutil.copy(PROJECT / "believe.yaml", root)
     for found in documents:
@@ -120,15 +136,4 @@ def stand(root: Path, *documents: Mapping[str, Any]) -> None:
             (root / "tracks" / track / "params.yaml").touch()
         folder = root / "results" / track
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "claims.json").write_text(json.dumps(found), encoding="utf-8")
-        cost = {"parameters": 4321, "images": 8765}
-        rows = [
-            {"method": arm, "backbone": "row", "scheme": "x", "cost": cost}
-            for arm in ("plus", "minus")
-        ]
-        for claim in found["claims"]:
-            for arm in ((claim["advice"] or {}).get("arms") or {}).values():
-                arm["rows"] = [f"{arm['name']}-row-x"]
-            name = claim["advice"]["experiment"]
-            (folder / f"{name}.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
         (folder / "claims.json").write_text(json.dumps(found), encoding="utf-8")

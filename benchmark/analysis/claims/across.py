@@ -17,6 +17,7 @@ from benchmark.analysis.contrasts import Finding
 from benchmark.analysis.statistics import Measured
 
 WIDE = "the seeds show neither a difference nor equivalence"
+EDGE = "equivalence is not shown while a learning rate is at the edge of those tried"
 
 Agreement = Literal["agree", "agree in part", "differ", "one track", "undecided"]
 
@@ -91,7 +92,7 @@ def compare(documents: Sequence[TrackVerdicts]) -> tuple[Across, ...]:
             if (advice := document.claims[place].advice)
         )
         between = tuple(gaps(views, first.level / first.comparisons))
-        found.append(Across(claim, claim.advice, views, agreement(views), between))
+        found.append(Across(claim, claim.advice, views, agreement(views, between), between))
     return tuple(found)
 
 
@@ -115,18 +116,20 @@ def told(document: TrackVerdicts, claim: Claim, advice: Advice) -> Told:
     )
 
 
-def agreement(views: Sequence[Told]) -> Agreement:
+def agreement(views: Sequence[Told], between: Sequence[Gap]) -> Agreement:
     """Whether the tracks that decide a claim agree.
 
-    They differ if one supports it and another refutes it, and if they show significant differences of
-    opposite signs. They agree in part if only one of two verdicts is "mixed".
+    They differ if they show significant differences of opposite signs, and if one supports it, another
+    refutes it and estimates differ between tracks. They agree in part with other verdicts that are not
+    all the same: a difference and equivalence may well be of one size.
     """
     decided = [view for view in views if view.shown]
     if len(decided) < 2:
         return "one track" if decided else "undecided"
     verdicts = {view.verdict for view in decided}
     signs = {str(view.shown).removesuffix("_equivalent") for view in decided}
-    if verdicts >= {"supported", "refuted"} or signs >= {"above", "below"}:
+    apart = any(gap.significant for gap in between)
+    if signs >= {"above", "below"} or (verdicts >= {"supported", "refuted"} and apart):
         return "differ"
     return "agree" if len(verdicts) == 1 else "agree in part"
 
@@ -167,7 +170,9 @@ def _why(advice: Advice) -> str:
     losing = [arm for arm, sign in ((arms.plus, 1), (arms.minus, -1)) if sign * mean <= 0]
     if any(arm.at_edge for arm in losing):
         return "the losing arm's learning rate is at the edge of those tried"
-    return WIDE if advice.shown is None else "another comparison does not confirm it"
+    if advice.shown is None:
+        return EDGE if advice.estimate.equivalent else WIDE
+    return "another comparison does not confirm it"
 
 
 def _steps(document: TrackVerdicts, advice: Advice) -> Mapping[If, int] | None:

@@ -15,6 +15,7 @@ from benchmark.analysis.claims.schema import STABLE_RATE, Advice, Claims
 from benchmark.analysis.statistics import Measured
 from benchmark.components.facts import PIXELS
 from benchmark.planning import plan
+from benchmark.results.records import Record
 from benchmark.results.rows import RecordIndex, RowRecords
 
 ACCURACY = "knn_reestimated"
@@ -64,6 +65,21 @@ class Arm:
     def rate(self) -> float | None:
         """The tuned learning rate; null for several rates, and if nothing was tuned."""
         return self.rows[0].rate if len(self.rows) == 1 else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Those of the backbone; null if unknown."""
+        return max((own for p in self._records if (own := p.result.parameters)), default=None)
+
+    @property
+    def images(self) -> int | None:
+        """Images seen in training, repetitions counted and views not; null if unknown."""
+        recipes = [recipe for p in self._records if (recipe := p.cell.training)]
+        return max((recipe.images_seen for recipe in recipes), default=None)
+
+    @property
+    def _records(self) -> list[Record]:
+        return [own.record for row in self.rows for own in row.records.values()]
 
 
 def bar(index: RecordIndex, claims: Claims, experiment: str, backbone: str) -> Bar:

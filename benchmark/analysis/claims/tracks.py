@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +17,7 @@ from benchmark.config import params
 from benchmark.core.errors import UserError
 from benchmark.core.value import first_error
 
-SCHEMA = 2
+SCHEMA = 3
 """The layout of `claims.json` that is read here."""
 
 
@@ -43,9 +43,12 @@ class Arm(Part):
     """One side of the difference."""
 
     name: str
-    rows: tuple[str, ...]
     learnt: bool | None
     at_edge: bool
+    parameters: int | None
+    """Of its backbone."""
+    images: int | None
+    """Seen in training, repetitions counted and views not."""
 
 
 class Arms(Part):
@@ -138,32 +141,11 @@ class TrackVerdicts(Part):
     track: str
     title: str
     scale: str | None
+    training_images: int | None
     level: float
     comparisons: int = Field(ge=1)
     claims: tuple[Claim, ...] = Field(min_length=1)
     overrides: dict[str, Any] = {}
-
-
-class Cost(Part):
-    """What a training run of a row takes."""
-
-    parameters: int | None
-    images: int
-
-
-class Row(Part):
-    """A row of a published table."""
-
-    method: str
-    backbone: str
-    scheme: str
-    cost: Cost
-
-
-class Table(Part):
-    """The published table of one experiment."""
-
-    rows: tuple[Row, ...]
 
 
 ASKED = (
@@ -192,28 +174,13 @@ def read(root: Path) -> tuple[TrackVerdicts, ...]:
     return found
 
 
-def sizes(root: Path, track: str, advices: list[Advice]) -> tuple[int, int] | None:
-    """The largest backbone (parameters) and longest training (images) among the arms of a track.
+def sizes(arms: Iterable[Arm]) -> tuple[int, int] | None:
+    """The largest backbone (parameters) and longest training (images) among some arms.
 
-    Images are counted with repetitions, views are not. None without any arm. Raises UserError if the
-    table of an experiment is missing or lacks an arm.
+    None if no arm has them.
     """
-    costs: list[Cost] = []
-    for advice in advices:
-        path = root / "results" / track / f"{advice.experiment}.json"
-        command = f"uv run benchmark leaderboard --track {track} --experiment {advice.experiment}"
-        if not path.is_file():
-            raise UserError(f"{_shown(path)} is missing: run `{command}`")
-        rows = _parse(path, Table).rows
-        known = {f"{row.method}-{row.backbone}-{row.scheme}": row.cost for row in rows}
-        for arm in (advice.arms.plus, advice.arms.minus) if advice.arms else ():
-            for name in arm.rows:
-                if name not in known:
-                    raise UserError(f"{_shown(path)} has no row {name}: run `{command}`")
-                costs.append(known[name])
-    if not costs:
-        return None
-    return max(cost.parameters or 0 for cost in costs), max(cost.images for cost in costs)
+    known = [(arm.parameters, arm.images) for arm in arms if arm.parameters and arm.images]
+    return (max(p for p, _ in known), max(n for _, n in known)) if known else None
 
 
 def _shown(path: Path) -> str:

@@ -89,7 +89,7 @@ def contents(root: Path) -> dict[Path, str]:
     """The texts of `results/verdicts.{md,json}` and `results/what-to-believe.md`.
 
     They depend only on the tracks' published documents and `believe.yaml`. Raises UserError as
-    `tracks.read`, `tracks.sizes` and `sentences.read` do.
+    `tracks.read` and `sentences.read` do.
     """
     documents = tracks.read(root)
     claims = across.compare(documents)
@@ -98,7 +98,7 @@ def contents(root: Path) -> dict[Path, str]:
     return {
         folder / "verdicts.md": markdown(documents, claims),
         folder / "verdicts.json": json(documents, claims),
-        folder / "what-to-believe.md": believe.markdown(root, documents, claims, written),
+        folder / "what-to-believe.md": believe.markdown(documents, claims, written),
     }
 
 

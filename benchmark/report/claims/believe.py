@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from benchmark.analysis.claims import tracks
 from benchmark.analysis.claims.across import Across, If, Told
 from benchmark.analysis.claims.rules import Shown
+from benchmark.analysis.claims.schema import STABLE_RATE
 from benchmark.analysis.claims.tracks import TrackVerdicts
 from benchmark.core.wording import counted
 from benchmark.report.claims import formatting
@@ -29,8 +29,8 @@ SHOWN: dict[If, str] = {
 SMALL: frozenset[Shown] = frozenset({"above_equivalent", "below_equivalent"})
 """Differences too small to choose by."""
 
-WRONG = ("refuted", "mixed")
-"""Verdicts on sentences that are wrong, wholly or in part."""
+LARGEST = "imagenet-1k"
+"""The track of the data set that most published results are on."""
 
 _QUANTITIES = {
     "pretext_same_group": " of pretext accuracy",
@@ -41,31 +41,37 @@ _QUANTITIES = {
 
 
 def markdown(
-    root: Path,
     documents: Sequence[TrackVerdicts],
     claims: Sequence[Across],
     written: Mapping[str, Sentences],
 ) -> str:
-    """The page. Raises UserError as `tracks.sizes` does."""
+    """The page."""
     return render(
         "what-to-believe.md.j2",
-        tracks=[_track(root, document, claims) for document in documents],
+        tracks=[_track(document, claims) for document in documents],
         coverage=f"{100 * (1 - documents[0].level / documents[0].comparisons):.4g}",
         level=f"{100 * (1 - documents[0].level):.4g}",
         several=len(documents) > 1,
-        imagenet=any("imagenet" in document.title.lower() for document in documents),
+        imagenet=any(document.track == LARGEST for document in documents),
         decided=[_decided(entry, written[entry.claim.id]) for entry in claims if entry.decided],
         undecided=list(_undecided(claims)),
-        wrong=list(_wrong(documents, claims)),
+        described=list(_described(documents[0])),
+        tested=list(_tested(documents, claims)),
     )
 
 
 def estimate(entry: Across, view: Told) -> str:
     """The estimate of a track with its interval and unit; there must be one."""
     assert view.finding
-    shown = formatting.interval(view.finding, entry.advice.metric)
-    unit = _unit(entry) + _QUANTITIES.get(entry.advice.metric, "")
-    return f"{'at least ' if view.at_least else ''}{shown} {escape(unit)}"
+    metric = entry.advice.metric
+    shown = formatting.interval(view.finding, metric)
+    if view.at_least:
+        # The far end of the interval of a bound says nothing.
+        mean = view.finding.estimate
+        side, near = ("below", view.finding.high) if mean < 0 else ("above", view.finding.low)
+        shown = f"at least {formatting.amount(mean, metric)}"
+        shown += "" if near is None else f" ({side} {formatting.amount(near, metric)})"
+    return f"{shown} {escape(_unit(entry) + _QUANTITIES.get(metric, ''))}"
 
 
 def _unit(entry: Across) -> str:
@@ -90,7 +96,7 @@ def agreed(entry: Across) -> str:
     return f"{decided} {entry.agreement}{tail}"
 
 
-def _track(root: Path, document: TrackVerdicts, claims: Sequence[Across]) -> str:
+def _track(document: TrackVerdicts, claims: Sequence[Across]) -> str:
     views = [(entry, view) for entry in claims for view in entry.views]
     own = [(entry, view) for entry, view in views if view.track == document.track]
     counts = Counter(view.verdict for _, view in own)
@@ -99,11 +105,15 @@ def _track(root: Path, document: TrackVerdicts, claims: Sequence[Across]) -> str
         if counts[word]
     )  # fmt: skip
     names = {entry.claim.id for entry, view in own if view.shown}
-    advices = [claim.advice for claim in document.claims if claim.advice and claim.id in names]
-    size = tracks.sizes(root, document.track, advices)
+    decided = [claim.advice for claim in document.claims if claim.id in names]
+    size = tracks.sizes(
+        arm for own in decided if own and own.arms for arm in (own.arms.plus, own.arms.minus)
+    )
     scale = f"; {document.scale}" if document.scale else ""
     if size:
         scale += f"; backbones of at most {size[0]:,} parameters, at most {size[1]:,} images seen"
+        if document.training_images:
+            scale += f" in training on {document.training_images:,}"
     return f"`{document.track}` ({escape(document.title + scale)}): {shown}."
 
 
@@ -119,16 +129,13 @@ def _decided(entry: Across, own: Sentences) -> tuple[str, str]:
         signs[str(view.shown).removesuffix("_equivalent")].append(view)
     margin = f"{formatting.whole(entry.advice.margin, entry.advice.metric)} {_unit(entry)}"
     lead, *others = (sign for sign, views in signs.items() if views)
-    small = [view for view in entry.decided if view.shown in SMALL]
     # Not str.format: only the margin is filled in.
     sentence = own.of(lead).shown.replace("{margin}", margin)
-    said = f"On {_names(signs[lead])}, {escape(sentence)}"
+    said = f"On {_names(signs[lead])}, {escape(sentence)}{_small(signs[lead], margin)}"
     for sign in others:
         what = f"equivalence within {margin}" if sign == "equivalent" else "the opposite"
-        said += f"; on {_names(signs[sign])} {escape(what)}"
-    if small:
-        where = "" if small == signs[lead] and not others else f" on {_names(small)}"
-        said += f",{where} by less than the margin of {escape(margin)}"
+        said += f"; on {_names(signs[sign])} {escape(what)}{_small(signs[sign], margin)}"
+    small = any(view.shown in SMALL for view in entry.decided)
     parts = [f"**{escape(entry.claim.title)}** ({_link(entry)}). {said}."]
     if entry.agreement == "differ":
         parts.append("**The tracks differ:** do not expect either elsewhere.")
@@ -140,6 +147,13 @@ def _decided(entry: Across, own: Sentences) -> tuple[str, str]:
         f"On `{view.track}` not decided: {view.why}." for view in entry.views if not view.shown
     ]
     return " ".join(parts), _evidence(entry)
+
+
+def _small(views: Sequence[Told], margin: str) -> str:
+    """Says of which tracks with one sign the difference is within the margin."""
+    small = [view for view in views if view.shown in SMALL]
+    where = "" if small == views else f" on {_names(small)}"
+    return f",{where} by less than the margin of {escape(margin)}" if small else ""
 
 
 def _evidence(entry: Across) -> str:
@@ -158,25 +172,33 @@ def _evidence(entry: Across) -> str:
 
 
 def _published(view: Told) -> str:
-    """Published orderings that the records show or contradict; those left open only without either."""
-    counts = {word: view.published.get(word, 0) for word in ("agrees", "disagrees")}
-    if not any(counts.values()):
-        counts = {"undecided": view.published.get("undecided", 0)}
-    shown = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    return f"published: {shown}" if shown else ""
+    """How many published results of the same question the records show, contradict or leave open."""
+    words = {"agrees": "confirmed", "disagrees": "contradicted", "undecided": "left open"}
+    shown = [f"{n} {words[word]}" for word in words if (n := view.published.get(word, 0))]
+    return f"published: {', '.join(shown)}" if shown else ""
 
 
 def _view(entry: Across, view: Told) -> str:
     assert view.finding
     parts = [f"`{view.track}` {estimate(entry, view)}, {counted(view.finding.n, 'seed')}"]
     parts += [f"`{name}` has learnt nothing" for name in view.unlearnt]
-    if view.steps:
-        changed = sum(n for found, n in view.steps.items() if found not in (view.shown, "unknown"))
-        known = sum(view.steps.values()) - view.steps.get("unknown", 0)
-        parts += [f"{changed} of {known} other rates change it"] if known else []
+    parts += _rates(entry, view)
     if view.images:
-        parts.append(f"other images {'do not' if view.images == view.shown else 'may'}")
+        same = "holds" if view.images == view.shown else "not shown"
+        parts.append(f"{same} over test images")
     return ", ".join(parts)
+
+
+def _rates(entry: Across, view: Told) -> list[str]:
+    """How the learning rates were chosen, and what others would show."""
+    if entry.advice.metric == STABLE_RATE:
+        return []
+    if view.steps is None:
+        return ["rate not tuned"]
+    unknown = view.steps.get("unknown", 0)
+    changed = sum(n for found, n in view.steps.items() if found not in (view.shown, "unknown"))
+    rest = f" ({unknown} unknown)" if unknown else ""
+    return [f"{changed} of {sum(view.steps.values())} rate steps{rest} change it"]
 
 
 def _undecided(claims: Sequence[Across]) -> Iterator[str]:
@@ -187,30 +209,40 @@ def _undecided(claims: Sequence[Across]) -> Iterator[str]:
             reasons: dict[str, list[Told]] = {}
             for view in entry.views:
                 reasons.setdefault(str(view.why), []).append(view)
-            why = "; ".join(f"on {_names(views)} {reason}" for reason, views in reasons.items())
+            why = "; ".join(
+                f"on {_names(views)} {reason}{_wide(entry, views)}"
+                for reason, views in reasons.items()
+            )
             groups.setdefault(why, []).append(f"{escape(entry.claim.title)} ({_link(entry)})")
     for why, names in groups.items():
         yield f"{', '.join(names)}: {why}."
 
 
-def _wrong(documents: Sequence[TrackVerdicts], claims: Sequence[Across]) -> Iterator[str]:
-    """The sentences that sources or a track's records refute, wholly or in part."""
+def _wide(entry: Across, views: Sequence[Told]) -> str:
+    """The estimates of tracks that decide nothing with all their seeds."""
+    found = "; ".join(estimate(entry, view) for view in views if view.finding)
+    return f" ({found})" if found else ""
 
-    def listed(found: Mapping[str, list[str]]) -> str:
-        return "; ".join(f"**{word}** {', '.join(found[word])}" for word in WRONG if found[word])
 
-    described: dict[str, list[str]] = {word: [] for word in WRONG}
-    for claim in documents[0].claims:
-        if claim.description and claim.description.verdict in WRONG:
-            sentence = f"{escape(claim.id)} “{escape(claim.sentence)}”"
-            described[claim.description.verdict].append(sentence)
-    if shown := listed(described):
-        yield f"As descriptions of the methods, by code and papers: {shown}"
+def _described(document: TrackVerdicts) -> Iterator[str]:
+    """The sentences that code and papers contradict, wholly or in part."""
+    for word, part in (("refuted", ""), ("mixed", " in part")):
+        for claim in document.claims:
+            if claim.description and claim.description.verdict == word:
+                yield f"{escape(claim.id)}{part} ({escape(claim.sentence.rstrip('.'))})"
+
+
+def _tested(documents: Sequence[TrackVerdicts], claims: Sequence[Across]) -> Iterator[str]:
+    """The claims whose advice a track's records refute, wholly or in part."""
     for document in documents:
-        advised: dict[str, list[str]] = {word: [] for word in WRONG}
-        for entry in claims:
-            for view in entry.decided:
-                if view.track == document.track and view.verdict in WRONG:
-                    advised[view.verdict].append(_link(entry))
-        if shown := listed(advised):
-            yield f"Read as advice, on `{document.track}`: {shown}."
+        parts = []
+        for word in ("refuted", "mixed"):
+            links = [
+                _link(entry)
+                for entry in claims
+                for view in entry.decided
+                if (view.track, view.verdict) == (document.track, word)
+            ]
+            parts += [f"{', '.join(links)} {word}"] if links else []
+        if parts:
+            yield f"on `{document.track}`: {'; '.join(parts)}."

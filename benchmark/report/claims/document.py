@@ -64,6 +64,8 @@ class Arm(Document):
     learnt: bool | None
     learning_rate: float | None = at("rate")
     at_edge: bool
+    parameters: int | None
+    images: int | None
 
 
 class Arms(Document):
@@ -142,6 +144,8 @@ class Verdicts(Document):
     track: str
     title: str
     scale: str | None
+    training_images: int | None
+    """How many images networks are trained on; null if the track asks for a share of its source."""
     knn_k: tuple[int, int]
     level: float
     comparisons: int
@@ -164,6 +168,7 @@ def json(
             track=params.track,
             title=params.title,
             scale=scale(params.track),
+            training_images=train if isinstance(train := params.data.splits.train, int) else None,
             knn_k=params.evaluation.knn_k,
             level=claims.level,
             comparisons=claims.comparisons,

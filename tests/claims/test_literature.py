@@ -132,6 +132,22 @@ def test_several_orderings_have_one_word_where_they_have_the_same(tmp_path: Path
     assert literature.compare(entries["roe"], index) == "not comparable"
 
 
+def test_a_claim_has_the_word_of_the_orderings_that_bear_on_it(tmp_path: Path) -> None:
+    wrong = {**ORDERING, "higher": GN, "lower": BN, "claims": []}
+    index = library(tmp_path, compare=[{**ORDERING, "claims": ["C1"]}, wrong])
+    plant(index, "first", {BN: HIGH, GN: LOW})
+    entry = literature.read(tmp_path).entries["doe"]
+    assert literature.compare(entry, index, "C1") == "agrees"
+    assert literature.compare(entry, index, "C2") == "not comparable"
+    assert literature.compare(entry, index) == "undecided"
+
+
+def test_an_ordering_bears_on_claims_of_its_entry_alone(tmp_path: Path) -> None:
+    library(tmp_path, compare=[{**ORDERING, "claims": ["C7"]}])
+    with pytest.raises(UserError, match=r"unknown claim of an ordering in literature\.yaml: doe"):
+        literature.read(tmp_path)
+
+
 def test_where_one_of_several_orderings_is_not_run_the_entry_is_not(tmp_path: Path) -> None:
     index = stand(tmp_path, tree(first=grid("bn", "gn"), second=grid("bn", "gn")))
     orderings = [ORDERING, {**ORDERING, "experiment": "second"}]

@@ -214,7 +214,7 @@ def report(name: str, values: Values) -> tuple[Judged, dict[str, Any], str]:
     claims = effects.only(name)
     verdicts = judge(claims, effects.filled(empty(), values))
     library = published()
-    compared = dict.fromkeys(library.entries, "not yet run")
+    compared = {name: dict.fromkeys(library.entries, "not yet run")}
     written = json.loads(document.json(claims, effects.PARAMS, verdicts, compared))
     text = page.markdown(claims, effects.PARAMS, verdicts, library, compared)
     (line,) = (line for line in text.splitlines() if line.startswith(f"| [{name}]"))

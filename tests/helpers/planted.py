@@ -346,7 +346,7 @@ def record_of(root: Path, label: str, experiment: str = "study") -> Path:
 def judged(root: Path, name: str = "C", track: str = "mini") -> dict[str, Any]:
     """The advice of a claim in the JSON that the project's records give."""
     written, index = load.read(root), RecordIndex(root, params.read(params.track_file(root, track)))
-    compared = {entry: "" for claim in written.claims.values() for entry in claim.literature}
+    compared = {own: dict.fromkeys(claim.literature, "") for own, claim in written.claims.items()}
     text = document.json(written, index.params, judge.judge(written, index), compared)
     (found,) = (entry["advice"] for entry in json.loads(text)["claims"] if entry["id"] == name)
     return dict(found)

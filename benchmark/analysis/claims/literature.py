@@ -35,6 +35,8 @@ class Ordering(Model):
     metric: Literal["knn", "knn_reestimated", "pretext"]
     higher: str
     lower: str
+    claims: tuple[str, ...] | None = None
+    """Those of the entry's claims that it bears on; all of them if not given."""
 
 
 class Entry(Model):
@@ -129,6 +131,9 @@ def read(root: Path, known: Mapping[str, RecordIndex] | None = None) -> Library:
         if bool(entry.compare) == (entry.not_comparable is not None):
             raise UserError(f"{where}: needs either compare or not_comparable, and not both")
         for ordering in entry.compare:
+            for claim in ordering.claims or ():
+                if claim not in entry.claims:
+                    raise unknown(f"claim of an ordering in {where}", claim, entry.claims)
             _check(where, ordering, tracks)
     return Library(entries, titles)
 
@@ -203,13 +208,18 @@ def compare_rows(ordering: Ordering, index: RecordIndex) -> Comparison | None:
     return Comparison("agrees" if difference > 0 else "disagrees", difference, half)
 
 
-def compare(entry: Entry, index: RecordIndex) -> str:
-    """One word for all orderings of an entry on a track.
+def compare(entry: Entry, index: RecordIndex, claim: str | None = None) -> str:
+    """One word for all orderings of an entry on a track, or for those that bear on a claim.
 
     `agrees` or `disagrees` if they all do, `not yet run` if one has not been run, `not comparable` if
     the track has none of them, else `undecided`; see `compare_rows`.
     """
-    compared = (compare_rows(ordering, index) for ordering in entry.compare)
+    bearing = (
+        ordering
+        for ordering in entry.compare
+        if claim is None or ordering.claims is None or claim in ordering.claims
+    )
+    compared = (compare_rows(ordering, index) for ordering in bearing)
     words = {comparison.word for comparison in compared if comparison}
     if not words:
         return "not comparable"

@@ -158,9 +158,12 @@ class Verdicts(Document):
 
 
 def json(
-    claims: Claims, params: Params, verdicts: Sequence[Judged], literature: Mapping[str, str]
+    claims: Claims,
+    params: Params,
+    verdicts: Sequence[Judged],
+    literature: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """The text of `claims.json`; `literature` has the word of each published result."""
+    """The text of `claims.json`; `literature` has for each claim the word of every published result."""
     return text(
         Verdicts(
             layout=SCHEMA,
@@ -175,7 +178,7 @@ def json(
             margins=claims.margins,
             stable=claims.stable,
             learnt=claims.learnt,
-            claims=[_claim(judged, literature) for judged in verdicts],
+            claims=[_claim(judged, literature[judged.name]) for judged in verdicts],
             overrides=dict(params.overrides),
         )
     )

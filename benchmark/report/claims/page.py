@@ -33,10 +33,10 @@ def markdown(
     params: Params,
     verdicts: Sequence[Judged],
     library: Library,
-    compared: Mapping[str, str],
+    compared: Mapping[str, Mapping[str, str]],
     ranks: Ranks | None = None,
 ) -> str:
-    """The page; `compared` has the word of each published result for this track's records."""
+    """The page; `compared` has for each claim the words of published results, by this track."""
     return render(
         "claims.md.j2",
         where=formatting.on_track(params.track),

@@ -27,8 +27,12 @@ def write(root: Path, track: str, own: Params | None = None) -> list[Path]:
     index = indexes[track]
     matched.check(claims, index.params)
     verdicts = judge.judge(claims, index)
-    wanted = {name for claim in claims.claims.values() for name in claim.literature}
-    compared = {name: literature.compare(library.entries[name], index) for name in sorted(wanted)}
+    compared = {
+        claim: {
+            name: literature.compare(library.entries[name], index, claim) for name in own.literature
+        }
+        for claim, own in claims.claims.items()
+    }
     folder = root / "results" / track
     ranks = ranking.ranking(folder)
     text = page.markdown(claims, index.params, verdicts, library, compared, ranks)

@@ -89,7 +89,7 @@ def test_a_sentence_states_what_is_shown_and_no_more(tmp_path: Path, pair: tuple
 
 
 @pytest.mark.parametrize("pair", list(itertools.product(LACKING, LACKING)), ids="-".join)
-def test_an_undecided_claim_has_its_reasons_and_no_number(
+def test_an_undecided_claim_has_its_reasons_and_no_number_of_a_part(
     tmp_path: Path, pair: tuple[str, str]
 ) -> None:
     text = page(tmp_path, *(dict.fromkeys(NAMES, case) for case in pair))

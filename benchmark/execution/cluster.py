@@ -124,6 +124,10 @@ class Cluster:
             return environment, gpus, loaded
         except ray.exceptions.RayTaskError as error:
             raise _refusal(error) from None
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"no node could build the networks, in {RETRIES + 1} attempts: {_first_line(error)}"
+            ) from None
 
     def _room(self, has: Mapping[str, float]) -> int:
         """How many cells a node with these resources can run at once."""
@@ -273,8 +277,8 @@ class Driver:
             log = RunLog(traceback=str(error))
             outcome = remote.Outcome("lost", cause, run_log=log)
         except ray.exceptions.RayError as error:
-            why = str(error).strip().splitlines()
-            outcome = remote.Outcome("lost", f"its node was lost {RETRIES + 1} times ({why[0]})")
+            cause = f"its node was lost {RETRIES + 1} times ({_first_line(error)})"
+            outcome = remote.Outcome("lost", cause)
         if outcome.kind == "stopped":
             self.stopping = True
             return None
@@ -471,6 +475,10 @@ def _await(refs: Sequence[Any], signals: Signals) -> None:
         if signals.asked:
             raise Stopped
         _, left = ray.wait(left, num_returns=len(left), timeout=0.25)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _refusal(error: Any) -> Exception:

@@ -36,6 +36,10 @@ class Stopped(Exception):
         self.lines = lines
 
 
+class NotStarted(OSError):
+    """No process could be started: the one that forks them has died, or its socket is gone."""
+
+
 class Signals:
     """Remembers a signal to stop, instead of stopping at once."""
 
@@ -93,22 +97,22 @@ class Processes:
         """A process that runs `target` with a pipe and the arguments, and this end of the pipe.
 
         Its environment is the one of this process and `variables`. Raises Stopped if a signal has ended
-        the process that workers are forked from.
+        the process that workers are forked from, and NotStarted if it ended otherwise.
         """
-        ours, theirs = self.context.Pipe()
-        given = (dict(os.environ) | dict(variables or {}), target, theirs, *arguments)
-        process = self.context.Process(target=worker.begin, args=given)
-        # A forked process inherits from the fork server that Ctrl-C is ignored. The first start waits
-        # for the imports of the server: Ctrl-C must reach this process meanwhile.
-        forked = self.context.get_start_method() == "forkserver"
         try:
+            ours, theirs = self.context.Pipe()
+            given = (dict(os.environ) | dict(variables or {}), target, theirs, *arguments)
+            process = self.context.Process(target=worker.begin, args=given)
+            # A forked process inherits from the fork server that Ctrl-C is ignored. The first start
+            # waits for the imports of the server: Ctrl-C must reach this process meanwhile.
+            forked = self.context.get_start_method() == "forkserver"
             with contextlib.nullcontext() if forked else self.signals.held_back():
                 process.start()
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             # A termination of the whole process group ends the fork server.
             if self.signals.asked:
                 raise Stopped from None
-            raise
+            raise NotStarted(f"no process can be started: {error}") from error
         theirs.close()
         return process, ours
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -25,7 +26,7 @@ from benchmark.components import plugins
 from benchmark.core import determinism
 from benchmark.data.manifest import Storage
 from benchmark.execution import missing, node, worker
-from benchmark.execution.processes import PATIENCE, Processes, Signals, ending
+from benchmark.execution.processes import PATIENCE, NotStarted, Processes, Signals, ending
 from benchmark.planning.cell import Task
 from benchmark.results.records import Record, RunLog, Store
 
@@ -104,7 +105,7 @@ _idle: _Child | None = None
 
 def check(tasks: Sequence[Task], place: Place) -> tuple[dict[str, Any], int, list[str]]:
     """See `missing.check_here`, on this node."""
-    with _no_main():
+    with _no_main(), _or_another():
         return missing.check_here(_processes(place), tasks, place.data, place.device, 1)
 
 
@@ -192,7 +193,7 @@ def _child(place: Place) -> _Child:
         return child
     home = place.shared or Path(tempfile.mkdtemp(prefix="benchmark-"))
     given = (home, place.data, place.device, place.storage, place.sharing)
-    with _no_main():
+    with _no_main(), _or_another():
         return _Child(*_processes(place).start(worker.main, *given), home)
 
 
@@ -216,6 +217,19 @@ def _processes(place: Place) -> Processes:
         os.environ[plugins.VARIABLE] = place.plugins
     determinism.prepare()
     return Processes(Signals())
+
+
+@contextlib.contextmanager
+def _or_another() -> Iterator[None]:
+    """Ends Ray's process here if it can start no process any more: Ray runs its task in another one.
+
+    Ray kills what a process of its own has started just before that process itself, when a node goes.
+    """
+    try:
+        yield
+    except NotStarted:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _stand_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ from benchmark.components import plugins
 from benchmark.core import determinism
 from benchmark.execution import cluster, node
 from benchmark.execution.cell import run
+from benchmark.planning.cell import Task
 from benchmark.results import published as collect
 from benchmark.results.records import Store
 from tests.helpers import tiny
@@ -82,6 +84,12 @@ def trained(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (root / ".benchmark" / "trained").iterdir()}
 
 
+def tracebacks(root: Path) -> str:
+    """Of the crashed cells of a project."""
+    logs = (path.read_text() for path in (root / ".benchmark").rglob("run.json"))
+    return "\n".join(filter(None, (json.loads(log).get("traceback") for log in logs)))
+
+
 @needs_ray
 @pytest.mark.slow
 def test_a_cluster_makes_the_store_of_one_machine(nodes: Nodes, root: Path, local: Path) -> None:
@@ -130,20 +138,37 @@ def test_nodes_lost_at_random_moments_cost_no_cell(
                 process.wait(300)
         assert process.stderr
         said = process.stderr.read()
-        assert process.returncode == 0, said
+        assert process.returncode == 0, said + tracebacks(root)
         assert said.splitlines()[-1] == "13 trained, 0 found done, 0 crashed"
         assert tiny.published(root) == tiny.published(reference)
+
+
+def long_cell(root: Path) -> Task:
+    return tiny.cell("rotation-resnet-bn-s0", "long").on(tiny.dataset(root))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The record of the long cell."""
+    task, store = long_cell(fresh), Store(tmp_path_factory.mktemp("uninterrupted"))
+    made = run(task, fresh / "data" / "mini", store, determinism.start("cpu"), lambda *_: True)
+    return collect.document(task.cell, made)
 
 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_driver_that_ends_leaves_nothing_running_and_its_cell_resumes(
-    nodes: Nodes, root: Path, tmp_path: Path, started: list[subprocess.Popen[str]], how: str
+    nodes: Nodes,
+    root: Path,
+    tmp_path: Path,
+    started: list[subprocess.Popen[str]],
+    how: str,
+    uninterrupted: str,
 ) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
-    task = tiny.cell("rotation-resnet-bn-s0", "long").on(tiny.dataset(root))
+    task = long_cell(root)
     checkpoint = Store(shared).checkpoint(task.fingerprint)
     command = "train", "--experiment", "long", "--on", nodes.address, "--shared", str(shared)
     process = tiny.begin(root, *command)
@@ -167,10 +192,8 @@ def test_a_driver_that_ends_leaves_nothing_running_and_its_cell_resumes(
     log = tiny.store(root).run_log(task.fingerprint)
     assert (log.resumed_at_step or 0) >= before
     assert not checkpoint.exists()
-    other = Store(tmp_path / "uninterrupted")
-    made = run(task, root / "data" / "mini", other, determinism.start("cpu"), lambda *_: True)
     (found,) = tiny.published(root, "long").values()
-    assert found.decode() == collect.document(task.cell, made)
+    assert found.decode() == uninterrupted
 
 
 @needs_ray
@@ -234,6 +257,40 @@ def test_a_node_whose_folder_is_gone_trains(nodes: Nodes, root: Path, tmp_path: 
         nodes.remove(number)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == SAID
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_node_whose_fork_server_dies_trains(nodes: Nodes, root: Path, tmp_path: Path) -> None:
+    """Each second one as it starts; if all die, the cell is a crash."""
+    folder, starts, none = tmp_path / "first", tmp_path / "starts", tmp_path / "none"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        f"""
+import os, pathlib, sys
+if "multiprocessing.forkserver" in " ".join(sys.orig_argv):
+    with open({str(starts)!r}, "a") as file:
+        print(file=file, flush=True)
+    if os.path.getsize({str(starts)!r}) % 2 or os.path.exists({str(none)!r}):
+        os.kill(os.getpid(), 9)
+"""
+    )
+    number = nodes.add(folder, num_cpus=4)
+    # Only that node has two cores for a cell; it has them for two at once.
+    command = "train", "--on", nodes.address, "--cores", "2"
+    try:
+        done = tiny.run(root, *command)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == SAID
+        assert starts.stat().st_size > 1
+        none.touch()
+        shutil.rmtree(root / ".benchmark")
+        shutil.rmtree(root / "results")
+        lost = tiny.run(root, *command, "--method", "raw-pixels")
+    finally:
+        nodes.remove(number)
+    assert lost.returncode == 1, lost.stderr
+    assert "raw-pixels-pixels-none-s0: its node was lost 11 times" in lost.stderr
 
 
 @needs_ray
